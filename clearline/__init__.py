@@ -1,0 +1,1 @@
+"""Composition: command line, configuration, embedded runtime, audit."""

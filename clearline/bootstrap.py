@@ -1,0 +1,19 @@
+"""Prepares a world: topics, schemas, tables. Idempotent: it runs at every start, and changes nothing that is there."""
+
+from __future__ import annotations
+
+from clearline.config import Settings
+from clearline.connection import clickhouse_config, kafka_config, registry_of
+from sinks import migrate
+from streams.topics import Topics, create_topics
+
+
+def prepare_world(settings: Settings) -> None:
+    """Creates what is missing of the settings' world. `settings` hold all addresses.
+
+    Raises TopicMismatchError when a topic has another number of partitions, BadInputError when the registry refuses a
+    schema or a migration was changed, PartUnavailableError when a part does not answer.
+    """
+    create_topics(kafka_config(settings), Topics(settings.world), settings.partitions)
+    registry_of(settings).register_all()
+    migrate.apply(clickhouse_config(settings))

@@ -1,0 +1,108 @@
+"""`clearline partner`: who may call, and in which state."""
+
+from __future__ import annotations
+
+from datetime import date
+from typing import Annotated, Any
+
+import typer
+
+from clearline import screen
+from clearline.commands.common import example, live
+from clearline.commands.give import ByOption, KeyOption, NoteOption, asked_by, give_command, key_of
+from schemas.errors import BadInputError
+
+Partner = Annotated[str, typer.Argument(help="The partner's path, such as acme or acme/shop-17.")]
+
+
+def register(app: typer.Typer) -> None:
+    group = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+    app.add_typer(
+        group, name="partner", help="List, show, admit, suspend and resume partners.",
+        epilog="Example: clearline partner list",
+    )  # fmt: skip
+    group.command("list", **example("clearline partner list --below acme"))(list_)
+    group.command("show", **example("clearline partner show acme/shop-17"))(show)
+    group.command("admit", **example('clearline partner admit acme/shop-17 --name "Shop 17"'))(admit)
+    group.command("suspend", **example('clearline partner suspend acme --note "inspection"'))(suspend)
+    group.command("resume", **example("clearline partner resume acme"))(resume)
+
+
+def list_(
+    below: Annotated[str, typer.Option(help="Only this partner and its tree.")] = "", as_json: screen.JsonFlag = False
+) -> None:
+    """All partners, with their state."""
+    from clearline import directory
+
+    found = directory.read_directory(live(), below)
+    partners = [found.partners[p] for p in directory.below(below, found.partners)]
+    rows = [{"partner_id": p.partner_id, "name": p.name, "state": p.state} for p in partners]
+    shown = screen.table("", ("partner", "name", "state"), [tuple(r.values()) for r in rows])
+    screen.answer({"partners": rows}, as_json, [shown if rows else "no partner is admitted yet"])
+
+
+def show(partner: Partner, as_json: screen.JsonFlag = False) -> None:
+    """One partner, those directly below it, and the accounts of its tree."""
+    from clearline import directory
+
+    found = directory.read_directory(live(), partner)
+    p = found.partners.get(partner)
+    if p is None:
+        raise BadInputError(f"there is no partner {partner}; see `clearline partner list`")
+    tree = directory.below(partner, found.partners)
+    accounts = directory.below(partner, found.accounts)
+    suspended = [a for a in _path(partner) if a in found.partners and found.partners[a].state != "live"]
+    document: dict[str, Any] = {
+        "partner_id": p.partner_id, "name": p.name, "state": p.state,
+        "works": not suspended, "suspended_above": [a for a in suspended if a != partner],
+        "below": [t for t in tree if t != partner], "accounts": len(accounts),
+    }  # fmt: skip
+    lines = [f"{k.replace('_', ' ')}: {', '.join(v) if isinstance(v, list) else v}" for k, v in document.items()]
+    screen.answer(document, as_json, lines)
+
+
+def _path(partner: str) -> list[str]:
+    parts = partner.split("/")
+    return ["/".join(parts[: i + 1]) for i in range(len(parts))]
+
+
+def admit(
+    partner: Partner,
+    name: Annotated[str, typer.Option(help="Display name.")] = "",
+    by: ByOption = "",
+    note: NoteOption = "",
+    key: KeyOption = "",
+    as_json: screen.JsonFlag = False,
+) -> None:
+    """Admit a partner below its parent; it is live at once."""
+    _give(
+        {"command": "AdmitPartner", "subject_id": partner, "name": name},
+        by,
+        note,
+        key,
+        as_json,
+        f"{partner} is admitted",
+    )
+
+
+def suspend(
+    partner: Partner, by: ByOption = "", note: NoteOption = "", key: KeyOption = "", as_json: screen.JsonFlag = False
+) -> None:
+    """Suspend a partner with its whole tree: its commands are rejected from this place in the log on."""
+    document = {"command": "SetPartnerState", "subject_id": partner, "state": "suspended"}
+    _give(document, by, note, key, as_json, f"{partner} is suspended, with all below it")
+
+
+def resume(
+    partner: Partner, by: ByOption = "", note: NoteOption = "", key: KeyOption = "", as_json: screen.JsonFlag = False
+) -> None:
+    """Let a suspended partner go on."""
+    document = {"command": "SetPartnerState", "subject_id": partner, "state": "live"}
+    _give(document, by, note, key, as_json, f"{partner} is live")
+
+
+def _give(document: dict[str, Any], by: str, note: str, key: str, as_json: bool, done: str) -> None:
+    from clearline.contract import read_command
+
+    values = {**document, "idempotency_key": key_of(key), "requested_by": asked_by(by), "note": note}
+    give_command(read_command(values, date.min), as_json, done)

@@ -1,0 +1,180 @@
+"""`clearline setup`, `up`, `down`, `status`: the embedded stack and its roles."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import RenderableType
+
+from clearline import screen
+from clearline.commands.common import example
+
+if TYPE_CHECKING:
+    from clearline.config import Settings
+
+
+def register(app: typer.Typer) -> None:
+    app.command("setup", **example("clearline setup"))(setup)
+    app.command("up", **example("clearline up", "clearline up --role worker --slot 0"))(up)
+    app.command("down", **example("clearline down"))(down)
+    app.command("status", **example("clearline status --json"))(status)
+
+
+def setup(as_json: screen.JsonFlag = False) -> None:
+    """Download what the embedded parts need, once per machine; a later start needs no network."""
+    from clearline.config import load_settings
+    from clearline.stack import Stack
+
+    settings = load_settings()
+    stack = Stack(settings)
+    downloads = screen.Downloads()
+    stack.prepare(downloads)
+    document = {
+        "parts": list(stack.parts), "cache_dir": str(settings.cache_dir),
+        "downloaded_files": downloads.files, "downloaded_bytes": downloads.total,
+    }  # fmt: skip
+    parts = ", ".join(stack.parts) or "no part is embedded, all have addresses in the settings"
+    screen.answer(document, as_json, [f"ready: {parts} ({settings.cache_dir})"])
+
+
+def up(
+    role: Annotated[str, typer.Option(help="One role, in the foreground: worker, sink-clickhouse, sink-redis.")] = "",
+    slot: Annotated[int, typer.Option(min=0, help="Which worker this is, with --role worker.")] = 0,
+    foreground: Annotated[bool, typer.Option("--foreground", help="Stay until Ctrl-C instead of detaching.")] = False,
+    as_json: screen.JsonFlag = False,
+) -> None:
+    """Start Kafka, registry, ClickHouse, Redis and all roles, and keep them running; a killed role is restarted."""
+    from clearline.config import load_settings
+
+    settings = load_settings()
+    if role:
+        from clearline.roles import run_role
+
+        run_role(role, settings, slot)
+        return
+    if foreground:
+        _stay(settings, as_json)
+        return
+    from clearline import detached
+    from clearline.embedded.folder import DataFolder
+    from clearline.stack import Stack
+
+    run = detached.running(DataFolder(settings.data_dir))
+    if run is not None:
+        screen.say(f"already running, supervised by pid {run['supervisor']['pid']}")
+    else:
+        Stack(settings).prepare(screen.Downloads())
+        run = detached.start(settings, screen.Arrivals())
+    screen.answer({"state": run["state"], **_summary(run)}, as_json, [*_readable(run), "stop it with `./run down`"])
+
+
+def _stay(settings: Settings, as_json: bool) -> None:
+    """Runs the stack in this process until a signal. A signal during the start ends the start and what came up."""
+    from clearline.stack import Stack
+
+    ended = threading.Event()
+    starting = True
+
+    def on_signal(_number: int, _frame: object) -> None:
+        ended.set()
+        if starting:
+            raise KeyboardInterrupt
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, on_signal)
+    with Stack(settings) as stack:
+        stack.start(roles=True)
+        starting = False
+        run = stack.status()
+        screen.answer({"state": run["state"], **_summary(run)}, as_json, _readable(run))
+        ended.wait()
+
+
+def down(as_json: screen.JsonFlag = False) -> None:
+    """Stop all roles and parts. Data stays; the next `up` goes on where this one ended."""
+    from clearline import detached
+    from clearline.config import load_settings
+
+    settings = load_settings()
+    stopped = detached.stop(settings)
+    text = "everything is stopped" if stopped else f"nothing was running on {settings.data_dir}"
+    screen.answer({"stopped": stopped, "data_dir": str(settings.data_dir)}, as_json, [text])
+
+
+def status(as_json: screen.JsonFlag = False) -> None:
+    """Every part and role with its pid, every address, and how far each role is behind."""
+    from clearline import detached, lag
+    from clearline.config import load_settings
+    from clearline.embedded.folder import DataFolder
+
+    settings = load_settings()
+    folder = DataFolder(settings.data_dir)
+    run = detached.running(folder)
+    external = all((settings.kafka.bootstrap, settings.registry.url, settings.clickhouse.host, settings.redis.url))
+    if run is None and not external:
+        document: dict[str, Any] = {"state": "stopped", "world": settings.world, "data_dir": str(settings.data_dir)}
+        screen.answer(document, as_json, [f"nothing is running on {settings.data_dir}; start it with `./run up`"])
+        raise typer.Exit(3)
+    shown = run or {"state": "external", "world": settings.world, "parts": {}, "roles": {}}
+    document = {"state": shown["state"], **_summary(shown), "lag": lag.measure(settings, folder)}
+    screen.answer(document, as_json, [*_readable(shown), *_lag_table(document["lag"])])
+    troubled = [n for n, c in {**shown["parts"], **shown["roles"]}.items() if c["state"] != "ready"]
+    lags = document["lag"]
+    if shown["state"] not in ("running", "external") or troubled or lags.get("error") or lags["waiting"]:
+        raise typer.Exit(3)
+
+
+def _summary(run: dict[str, Any]) -> dict[str, Any]:
+    """run.json without what only the supervisor needs."""
+    keep = ("pid", "state", "restarts", "error", "log")
+
+    def short(children: dict[str, Any]) -> dict[str, Any]:
+        return {name: {k: child.get(k) for k in keep} for name, child in children.items()}
+
+    return {
+        "world": run.get("world"),
+        "data_dir": run.get("data_dir"),
+        "error": run.get("error"),
+        "supervisor": run.get("supervisor", {}).get("pid"),
+        "addresses": run.get("addresses", {}),
+        "parts": short(run.get("parts", {})),
+        "roles": short(run.get("roles", {})),
+    }
+
+
+def _readable(run: dict[str, Any]) -> list[RenderableType]:
+    rows = [
+        (name, child["state"], child["pid"] and str(child["pid"]), child["restarts"], _short(child.get("error") or ""))
+        for name, child in {**run.get("parts", {}), **run.get("roles", {})}.items()
+    ]
+    at = run.get("addresses", {})
+    house = f"{at.get('clickhouse_host')}:{at.get('clickhouse_port')}"
+    addresses = [
+        ("Kafka bootstrap", at.get("kafka_bootstrap")),
+        ("schema registry", at.get("registry_url")),
+        ("ClickHouse native", house),
+        ("ClickHouse HTTP", f"http://{at.get('clickhouse_host')}:{at.get('clickhouse_http_port')}"),
+        ("Redis", at.get("redis_url")),
+        ("data", run.get("data_dir")),
+    ]
+    return [
+        f"world {run.get('world')}: {run.get('state')}",
+        screen.table("", ("name", "state", "pid", "restarts", ""), rows, right=["pid", "restarts"]),
+        "",
+        *([screen.table("", ("address", ""), addresses)] if at else []),
+    ]
+
+
+def _lag_table(lag: dict[str, Any]) -> list[RenderableType]:
+    if lag.get("error"):
+        return [f"lag is not known: {lag['error']}"]
+    rows = [(role, sum(by.values()), " ".join(f"{p}:{n}" for p, n in by.items())) for role, by in lag["roles"].items()]
+    waiting = [f"{role} waits: {why}" for role, why in lag["waiting"].items()]
+    return ["", screen.table("", ("records behind", "total", "by partition"), rows, right=["total"]), *waiting]
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 100 else text[:99] + "…"

@@ -1,0 +1,251 @@
+"""Every setting in one place, checked before anything starts.
+
+Values come, strongest first, from the environment (`CLEARLINE_KAFKA__BOOTSTRAP=...`), from a TOML file
+(`clearline.toml` in the working directory, or the file named by `CLEARLINE_CONFIG`), and from the defaults
+here. An address that is not set means: run that part embedded, on this machine.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from schemas.errors import BadInputError
+
+ENV_PREFIX = "CLEARLINE_"
+CONFIG_FILE_ENV = "CLEARLINE_CONFIG"
+CONFIG_FILE_DEFAULT = "clearline.toml"
+
+_ADDRESS = re.compile(r"^(\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]+):(\d{1,5})$")
+_WORLD = re.compile(r"^[a-z][a-z0-9-]{0,30}$")
+
+
+def _bootstrap(value: str) -> str:
+    for address in value.split(","):
+        found = _ADDRESS.match(address.strip())
+        if found is None or not 0 < int(found[2]) < 65536:
+            raise ValueError(f"must be host:port, or several with commas between; {address.strip()!r} is not")
+    return value
+
+
+def _url(*schemes: str) -> AfterValidator:
+    def check(value: str) -> str:
+        if not re.match(rf"^({'|'.join(schemes)})://[^/\s]", value):
+            raise ValueError(f"must be a URL that starts with {' or '.join(s + '://' for s in schemes)}")
+        return value.rstrip("/")
+
+    return AfterValidator(check)
+
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+FreePort = Annotated[int, Field(ge=0, le=65535)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class KafkaSettings(_Section):
+    """`bootstrap` None: a broker is run here. `client`: further librdkafka settings, such as SASL and TLS."""
+
+    bootstrap: Annotated[str, AfterValidator(_bootstrap)] | None = None
+    client: dict[str, str] = Field(default_factory=dict, repr=False)
+    heap_mb: int = Field(default=512, ge=256, le=65536)
+
+
+class RegistrySettings(_Section):
+    """`url` None: Apicurio Registry is run here. A URL is the base of a Confluent-compatible API."""
+
+    url: Annotated[str, _url("http", "https")] | None = None
+
+
+class ClickHouseSettings(_Section):
+    """`host` None: the development server over chDB is run here. `database` empty: `clearline_<world>`.
+
+    `reader_user` may only read; reports and `clearline sql` run as it. `secure`: TLS.
+    """
+
+    host: str | None = None
+    port: Port = 9000
+    http_port: Port = 8123
+    user: str = "default"
+    password: str = Field(default="", repr=False)
+    reader_user: str = "clearline_reader"
+    reader_password: str = Field(default="", repr=False)
+    secure: bool = False
+    database: str = Field(default="", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$|^$")
+
+
+class RedisSettings(_Section):
+    """`url` None: Valkey (or a redis-server found on the path) is run here."""
+
+    url: Annotated[str, _url("redis", "rediss")] | None = Field(default=None, repr=False)
+
+
+class SettlementSettings(_Section):
+    """How the settlement host gathers, commits and gives up; `watchdog_s` ends a process that hangs."""
+
+    gather_ms: int = Field(default=5, ge=0, le=1000)
+    batch_records_max: int = Field(default=4000, ge=1, le=100_000)
+    producers: int = Field(default=3, ge=1, le=8)
+    session_timeout_ms: int = Field(default=6000, ge=1000, le=300_000)
+    transaction_timeout_ms: int = Field(default=10_000, ge=1000, le=900_000)
+    watchdog_s: float = Field(default=6.0, gt=0, le=300)
+    idempotency_days: int = Field(default=30, ge=1, le=3660)
+    message_bytes_max: int = Field(default=262_144, ge=1024, le=1_000_000)
+
+
+class PortSettings(_Section):
+    """Ports of the embedded parts; 0 takes a free one, which the data folder keeps for later starts."""
+
+    kafka: FreePort = 0
+    kafka_controller: FreePort = 0
+    registry: FreePort = 0
+    clickhouse: FreePort = 0
+    clickhouse_http: FreePort = 0
+    redis: FreePort = 0
+
+
+class Settings(BaseSettings):
+    """All settings. Build it with `load_settings`, which turns mistakes into one clear sentence."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True, validate_default=True
+    )
+
+    world: str = "live"
+    data_dir: Path = Field(default_factory=lambda values: _data_home() / str(values.get("world", "live")))
+    cache_dir: Path = Field(default_factory=lambda: _xdg("XDG_CACHE_HOME", ".cache") / "clearline")
+    partitions: int = Field(default=4, ge=1, le=1024)
+    workers: int = Field(default=2, ge=1, le=64)
+    maven_repository: Annotated[str, _url("http", "https", "file")] | None = None
+    kafka: KafkaSettings = KafkaSettings()
+    registry: RegistrySettings = RegistrySettings()
+    clickhouse: ClickHouseSettings = ClickHouseSettings()
+    redis: RedisSettings = RedisSettings()
+    settlement: SettlementSettings = SettlementSettings()
+    ports: PortSettings = PortSettings()
+
+    @field_validator("world")
+    @classmethod
+    def _world_is_a_prefix(cls, value: str) -> str:
+        if not _WORLD.match(value):
+            raise ValueError("must be a short lower-case name such as live or sandbox")
+        return value
+
+    @field_validator("data_dir", "cache_dir")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        return value.expanduser().absolute()
+
+    @model_validator(mode="after")
+    def _database_of_the_world(self) -> Self:
+        if not self.clickhouse.database:
+            named = self.clickhouse.model_copy(update={"database": f"clearline_{self.world.replace('-', '_')}"})
+            object.__setattr__(self, "clickhouse", named)
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments, then environment, then the TOML file."""
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, config_file())
+
+
+def config_file() -> Path | None:
+    """The TOML file that is read, if any."""
+    named = os.environ.get(CONFIG_FILE_ENV)
+    if named:
+        return Path(named)
+    default = Path(CONFIG_FILE_DEFAULT)
+    return default if default.is_file() else None
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Settings from overrides, environment and file.
+
+    Raises BadInputError: one sentence that names the first mistake.
+    """
+    file = config_file()
+    if file is not None and not file.exists():
+        raise BadInputError(f"the settings file {file} (from {CONFIG_FILE_ENV}) does not exist")
+    try:
+        return Settings(**overrides)
+    except ValidationError as e:
+        raise BadInputError(_sentence(e)) from None
+    except tomllib.TOMLDecodeError as e:
+        raise BadInputError(f"the settings file {file} is not TOML: {e}") from None
+    except ValueError as e:  # pydantic-settings: a JSON value in the environment that does not parse
+        raise BadInputError(f"a setting cannot be read: {e}") from None
+
+
+def _sentence(error: ValidationError) -> str:
+    first, more = error.errors()[0], error.error_count() - 1
+    path = [str(p) for p in first["loc"]]
+    name = ".".join(path) or "settings"
+    secret = path[-1:] in (["password"], ["reader_password"]) or path[:1] == ["redis"] or "client" in path
+    if first["type"] == "extra_forbidden":
+        text = f"setting {name} is not known; docs/settings.md has the names"
+    else:
+        reason = first["msg"].removeprefix("Value error, ")
+        reason = reason[:1].lower() + reason[1:]
+        value = "set to a wrong value" if secret else f"{first['input']!r}"
+        text = f"setting {name} ({ENV_PREFIX}{'__'.join(path).upper()}) is {value}: {reason}"
+    return text + (f" (and {more} more)" if more else "")
+
+
+def settings_env(settings: Settings) -> dict[str, str]:
+    """The settings as environment variables: a child process sees exactly these, whatever its folder holds.
+
+    The result holds passwords: hand it to a process, never to a log.
+    """
+    out: dict[str, str] = {CONFIG_FILE_ENV: os.devnull}
+    _flatten(settings.model_dump(mode="json"), ENV_PREFIX, out)
+    return out
+
+
+def _flatten(values: Mapping[str, Any], prefix: str, out: dict[str, str]) -> None:
+    for key, value in values.items():
+        name = prefix + key.upper()
+        if key == "client":
+            out[name] = json.dumps(value)
+        elif isinstance(value, Mapping):
+            _flatten(value, name + "__", out)
+        elif value is not None:
+            out[name] = str(value)
+
+
+def _xdg(variable: str, below_home: str) -> Path:
+    named = os.environ.get(variable)
+    return Path(named) if named and Path(named).is_absolute() else Path.home() / below_home
+
+
+def _data_home() -> Path:
+    return _xdg("XDG_DATA_HOME", ".local/share") / "clearline"

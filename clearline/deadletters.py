@@ -1,0 +1,111 @@
+"""The dead letters: what could not be taken, why, and the original bytes, for `clearline dlq`."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from dataclasses import dataclass
+from typing import Any
+
+from clearline.connection import Connection
+from schemas.codec import UndecodableError
+from schemas.errors import BadInputError
+from schemas.records import DeadLetter
+from streams.reader import end_offsets, read_to_end
+from streams.sink_host import letter_of
+
+_PREVIEW_BYTES = 4_096
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A dead letter and where it stands in `transactions.dead`: its id is `partition:offset`."""
+
+    partition: int
+    offset: int
+    letter: DeadLetter
+
+    @property
+    def id(self) -> str:
+        return f"{self.partition}:{self.offset}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values without the bytes."""
+        x = self.letter
+        return {
+            "id": self.id,
+            "reason": x.reason,
+            "detail": x.detail,
+            "source_topic": x.source_topic,
+            "source_partition": x.source_partition,
+            "source_offset": x.source_offset,
+            "received_at": x.received_at,
+            "attempts": x.attempts,
+            "key": (x.key or b"").decode("utf-8", "backslashreplace"),
+            "bytes": len(x.value or b""),
+        }
+
+
+def list_letters(system: Connection, reason: str = "", newest_max: int = 50) -> tuple[Counter[str], list[Found]]:
+    """How many letters there are of each reason, and the newest `newest_max` of them (of `reason`, if one is given)."""
+    counts: Counter[str] = Counter()
+    newest: deque[Found] = deque(maxlen=newest_max)
+    for r in read_to_end(system.kafka, system.topics.dead):
+        letter = letter_of(r)
+        counts[letter.reason] += 1
+        if reason in ("", letter.reason):
+            newest.append(Found(r.partition, r.offset, letter))
+    return counts, sorted(newest, key=lambda f: (f.letter.received_at, f.partition, f.offset), reverse=True)
+
+
+def find_letter(system: Connection, letter_id: str) -> Found:
+    """The letter with this id. Raises BadInputError when it is no id, or no letter has it."""
+    partition, _, offset = letter_id.partition(":")
+    if not (partition.isdecimal() and offset.isdecimal()):
+        raise BadInputError(f"{letter_id} is no dead letter's id, which is PARTITION:OFFSET as in `clearline dlq ls`")
+    p, o = int(partition), int(offset)
+    if o < end_offsets(system.kafka, system.topics.dead).get(p, 0):
+        for r in read_to_end(system.kafka, system.topics.dead, {p: o}):
+            if r.offset == o:
+                return Found(p, o, letter_of(r))
+            break
+    raise BadInputError(f"there is no dead letter {letter_id} in {system.topics.dead}: see `clearline dlq ls`")
+
+
+def explain(system: Connection, found: Found) -> dict[str, Any]:
+    """The letter with what can be said of its bytes: a preview, and the record when it decodes now."""
+    value = found.letter.value or b""
+    out = {**found.to_dict(), "hex": value[:_PREVIEW_BYTES].hex(), "hex_complete": len(value) <= _PREVIEW_BYTES}
+    if len(value) >= 5 and value[0] == 0:
+        out["schema_id"] = int.from_bytes(value[1:5], "big")
+    try:
+        out["text"] = value[:_PREVIEW_BYTES].decode() if value else ""
+    except UnicodeDecodeError:
+        out["text"] = None
+    try:
+        record = system.codec.decode(value)
+        out["record_type"] = type(record).__name__
+        out["record"] = {f: _plain(getattr(record, f)) for f in record.__struct_fields__}
+    except UndecodableError as e:
+        out["record"] = None
+        out["decode_error"] = str(e)
+    return out
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, tuple):
+        return [{f: _plain(getattr(v, f)) for f in v.__struct_fields__} for v in value]
+    return value
+
+
+def hex_lines(raw: bytes, lines_max: int = 16) -> list[str]:
+    """A hex dump for people: offset, 16 bytes, their printable characters."""
+    out = []
+    for i in range(0, min(len(raw), 16 * lines_max), 16):
+        part = raw[i : i + 16]
+        shown = "".join(chr(b) if 32 <= b < 127 else "." for b in part)
+        out.append(f"{i:06x}  {part.hex(' '):<47}  {shown}")
+    if len(raw) > 16 * lines_max:
+        out.append(f"...     {len(raw) - 16 * lines_max} more bytes")
+    return out

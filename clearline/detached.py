@@ -1,0 +1,125 @@
+"""The stack in the background: `up` starts a supervisor that outlives the terminal, `down` ends it.
+
+The supervisor is this same command with --foreground; it says in run.json (in the data folder) what it runs, and that
+file is all that `status` and `down` need.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import psutil
+
+from clearline.config import Settings, settings_env
+from clearline.embedded.folder import DataFolder, end_all
+from clearline.embedded.process import same_process
+from clearline.stack import python_path
+from schemas.errors import ClearlineError
+
+START_S = 240.0
+STOP_S = 60.0
+
+
+def running(folder: DataFolder) -> dict[str, Any] | None:
+    """What run.json says, when its supervisor lives; None when nothing is supervised."""
+    run = folder.read_run()
+    if run is None or supervisor_of(run) is None:
+        return None
+    return run
+
+
+def supervisor_of(run: dict[str, Any]) -> psutil.Process | None:
+    """The living supervisor of a run."""
+    record = run.get("supervisor", {})
+    return same_process(record.get("pid"), record.get("create_time"))
+
+
+def start(settings: Settings, progress: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """Starts the supervisor and waits until everything serves; returns its run. `progress` is called with each state.
+
+    Raises ClearlineError with the supervisor's own sentence when the start fails; then nothing is left running.
+    """
+    folder = DataFolder(settings.data_dir)
+    try:
+        folder.logs.mkdir(parents=True, exist_ok=True)
+        log_path = folder.logs / "supervisor.log"
+        log = log_path.open("ab")
+    except OSError as e:
+        sentence = f"the data folder {settings.data_dir} cannot be used: {e.strerror}; set CLEARLINE_DATA_DIR"
+        raise ClearlineError(sentence) from None
+    with log:
+        begin = log.tell()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "clearline", "up", "--foreground"],
+            env={**os.environ, **settings_env(settings), **python_path()},
+            stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+        )  # fmt: skip
+    try:
+        return _wait_up(folder, process, progress, lambda: _said(log_path, begin))
+    except BaseException:
+        if process.poll() is None:  # Ctrl-C, or it took too long: whatever came up goes down again
+            process.terminate()
+            process.wait(STOP_S)
+        raise
+
+
+def _wait_up(
+    folder: DataFolder,
+    process: subprocess.Popen[bytes],
+    progress: Callable[[dict[str, Any]], None],
+    said: Callable[[], str],
+) -> dict[str, Any]:
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline:
+        code = process.poll()
+        if code is not None:
+            raise StartFailedError(said() or f"the supervisor ended with code {code}; see {folder.logs}", code)
+        run = folder.read_run() or {}
+        if run.get("supervisor", {}).get("pid") == process.pid:
+            progress(run)
+            if run.get("state") == "running":
+                return run
+        time.sleep(0.1)
+    raise ClearlineError(f"the stack did not come up within {START_S:.0f} s; see {folder.logs}")
+
+
+class StartFailedError(ClearlineError):
+    """The supervisor gave up; its exit code is ours."""
+
+    def __init__(self, sentence: str, code: int) -> None:
+        super().__init__(sentence)
+        self.exit_code = code if code in (1, 2, 3) else 3
+
+
+def _said(log_path: Any, begin: int) -> str:
+    """The supervisor's last error sentence in its log."""
+    with log_path.open("rb") as log:
+        log.seek(begin)
+        lines = log.read().decode("utf-8", "replace").splitlines()
+    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    return errors[-1] if errors else ""
+
+
+def stop(settings: Settings) -> bool:
+    """Stops everything of the data folder and waits until it is gone. False when nothing was running.
+
+    Raises ClearlineError when a process stays.
+    """
+    folder = DataFolder(settings.data_dir)
+    run = folder.read_run()
+    supervisor = supervisor_of(run) if run else None
+    if supervisor is not None:
+        supervisor.terminate()
+        try:
+            supervisor.wait(STOP_S)
+        except psutil.TimeoutExpired:
+            supervisor.kill()
+    left = end_all(folder.leftovers())
+    if left:
+        raise ClearlineError(f"processes that do not end: {', '.join(str(p.pid) for p in left)}")
+    return supervisor is not None

@@ -1,0 +1,56 @@
+"""How far each role is behind, in records: the ends of the topics against where the roles have come to.
+
+Settlement's place is its committed group offset; a sink's is what it has proven to be in its store, which it tells in
+its ready file.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from clearline.config import Settings
+from clearline.connection import kafka_config
+from clearline.embedded.folder import DataFolder
+from schemas.errors import ClearlineError
+from streams.reader import committed_offsets, end_offsets
+from streams.topics import Topics
+
+
+def measure(settings: Settings, folder: DataFolder) -> dict[str, Any]:
+    """Records behind by role and partition, and what a role waits for.
+
+    A part that does not answer is told in `error`, not raised.
+    """
+    from clearline.stack import resolved_settings
+
+    try:
+        settings = resolved_settings(settings)
+        kafka, topics = kafka_config(settings), Topics(settings.world)
+        submitted = end_offsets(kafka, topics.submitted)
+        done = committed_offsets(kafka, topics.group, topics.submitted)
+        roles = {"settlement": _behind(submitted, done)}
+        waiting: dict[str, str] = {}
+        for name, topic in (("sink-clickhouse", topics.journal), ("sink-redis", topics.state)):
+            told = _told(folder, name)
+            if told is not None:
+                verified = {int(p): o for p, o in told.get("verified", {}).items()}
+                roles[name] = _behind(end_offsets(kafka, topic), verified)
+                if told.get("waiting_for"):
+                    waiting[name] = str(told["waiting_for"])
+        return {"submitted": submitted, "roles": roles, "waiting": waiting}
+    except ClearlineError as e:
+        return {"roles": {}, "waiting": {}, "error": str(e)}
+
+
+def _behind(ends: dict[int, int], done: dict[int, int]) -> dict[int, int]:
+    return {p: max(0, end - max(0, done.get(p, 0))) for p, end in ends.items()}
+
+
+def _told(folder: DataFolder, name: str) -> dict[str, Any] | None:
+    """What a role says of itself; None when it runs elsewhere."""
+    try:
+        found = json.loads((folder.ready / f"{name}.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None

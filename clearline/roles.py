@@ -1,0 +1,80 @@
+"""The roles: long-running processes of one system, each started as `clearline up --role NAME`.
+
+A role writes its figures to the file named by CLEARLINE_READY_FILE when it serves, and ends on SIGTERM.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+
+from clearline.config import Settings
+from clearline.connection import clickhouse_config, kafka_config, redis_config, registry_of
+from schemas.errors import BadInputError
+from streams.topics import Topics
+
+
+def run_role(name: str, settings: Settings, slot: int) -> None:
+    """Runs a role until it is told to stop. `slot`: which worker this is, 0 to `workers` - 1.
+
+    Raises BadInputError for an unknown role or slot, PartUnavailableError when it cannot start.
+    """
+    if name not in ROLES:
+        raise BadInputError(f"{name} is not a role; roles are {', '.join(ROLES)}")
+    if not 0 <= slot < settings.workers:
+        highest = settings.workers - 1
+        raise BadInputError(f"slot {slot} does not exist: CLEARLINE_WORKERS={settings.workers} makes 0 to {highest}")
+    log_to_stderr()
+    ready = os.environ.get("CLEARLINE_READY_FILE")
+    _RUN[name](settings, slot, Path(ready) if ready else None)
+
+
+def _worker(settings: Settings, slot: int, ready_file: Path | None) -> None:
+    from clearline import worker
+
+    worker.run(settings, slot, ready_file)
+
+
+def _sink_clickhouse(settings: Settings, _slot: int, ready_file: Path | None) -> None:
+    from streams.sink_host import run_clickhouse_sink
+
+    run_clickhouse_sink(
+        kafka_config(settings), Topics(settings.world), registry_of(settings), clickhouse_config(settings), ready_file
+    )
+
+
+def _sink_redis(settings: Settings, _slot: int, ready_file: Path | None) -> None:
+    from streams.sink_host import run_redis_sink
+
+    run_redis_sink(
+        kafka_config(settings), Topics(settings.world), registry_of(settings), redis_config(settings), ready_file
+    )
+
+
+_RUN: dict[str, Callable[[Settings, int, Path | None], None]] = {
+    "worker": _worker,
+    "sink-clickhouse": _sink_clickhouse,
+    "sink-redis": _sink_redis,
+}
+ROLES = tuple(_RUN)
+
+
+def log_to_stderr() -> None:
+    """Logs as one line of key=value each, on stderr, which the supervisor keeps in a file."""
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.KeyValueRenderer(key_order=["timestamp", "level", "event"]),
+        ],
+        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+    )

@@ -1,0 +1,169 @@
+"""The Book of one partition: takes commands in the order of the log and says what became of each.
+
+Every command is checked completely before anything is changed, and what is then applied cannot fail; so a rejected
+command changes nothing. The Book sees no clock, no randomness and no environment: the same commands in the same order
+give the same journal, byte for byte.
+"""
+
+from __future__ import annotations
+
+from hashlib import sha256
+
+from ledger import control
+from ledger.operations import OPERATIONS
+from ledger.reasons import Reason, Rejection
+from ledger.state import Draft
+from schemas.errors import InvariantError
+from schemas.identity import BANK
+from schemas.records import Command, JournalRecord, PostedLeg, Transaction
+
+_NOTHING: dict[str, str] = {}
+_UNSEEN = (Reason.PARTNER_UNKNOWN, "")
+
+
+class Book:
+    """Settles commands against a draft of one partition's state. `partition`: its number, for the records."""
+
+    __slots__ = ("_standing", "draft", "head", "partition")
+
+    def __init__(self, partition: int, draft: Draft) -> None:
+        self.partition = partition
+        self.draft = draft
+        self.head = draft.head
+        self._standing: dict[str, tuple[Reason, str] | None] = {}
+
+    def settle(self, command: Command, command_id: bytes, digest: bytes, offset: int, booked_at: int) -> JournalRecord:
+        """The outcome of one command, applied to the draft; its `chain` is added by `seal`.
+
+        `command_id` and `digest` are those of `schemas.identity`; `offset` is the command's place in the log;
+        `booked_at` its append time, milliseconds UTC. Raises InvariantError when offsets go backwards.
+        """
+        head = self.head
+        if offset < head.next_offset:
+            raise InvariantError(f"partition {self.partition}: offset {offset} came again, {head.next_offset} is next")
+        keys = self.draft.keys
+        first = keys.get(command_id)
+        if first is not None:
+            record = self._again(command, command_id, digest, offset, booked_at, first)
+        else:
+            # Whatever is raised in here is raised by a check, before anything was changed.
+            try:
+                if type(command) is Transaction:
+                    legs = self._post(command, offset)
+                    head.settled += 1
+                    record = JournalRecord(
+                        command_id, digest, True, "settled", head.sequence + 1, self.partition, offset, booked_at,
+                        "Transaction", command.partner_id, command.idempotency_key, command.product, 0,
+                        command.operation, command.value_date, command.reference, command.metadata,
+                        "", _NOTHING, -1, "", _NOTHING, legs,
+                    )  # fmt: skip
+                else:
+                    record = self._control(command, command_id, digest, offset, booked_at)
+            except Rejection as r:
+                record = self._reject(command, command_id, digest, offset, booked_at, r)
+            keys[command_id] = (digest, offset)
+        head.sequence += 1
+        head.received += 1
+        head.next_offset = offset + 1
+        if booked_at > head.event_time:
+            head.event_time = booked_at
+        return record
+
+    def _control(
+        self, command: Command, command_id: bytes, digest: bytes, offset: int, booked_at: int
+    ) -> JournalRecord:
+        subject, changes = control.apply(self, command, offset)
+        self.head.applied += 1
+        self._standing.clear()
+        return self._record(command, command_id, digest, offset, booked_at, "applied", subject=subject, changes=changes)
+
+    def _reject(
+        self, command: Command, command_id: bytes, digest: bytes, offset: int, booked_at: int, why: Rejection
+    ) -> JournalRecord:
+        self.head.rejected += 1
+        return self._record(
+            command, command_id, digest, offset, booked_at, "rejected", reason=why.reason, detail=why.detail
+        )
+
+    def dead(self, offset: int, booked_at: int) -> None:
+        """Counts a record that went to the dead letters. Raises InvariantError when offsets go backwards."""
+        head = self.head
+        if offset < head.next_offset:
+            raise InvariantError(f"partition {self.partition}: offset {offset} came again, {head.next_offset} is next")
+        head.dead += 1
+        head.received += 1
+        head.next_offset = offset + 1
+        head.event_time = max(head.event_time, booked_at)
+
+    def seal(self, body: bytes) -> bytes:
+        """The chain value of the next journal record: SHA-256 of the previous one and the record's Avro body."""
+        chain = self.head.chain = sha256(self.head.chain + body).digest()
+        return chain
+
+    def require_live(self, partner_id: str) -> None:
+        """Raises Rejection unless the partner and all above it are admitted and live. `bank` always is."""
+        try:
+            refused = self._standing[partner_id]
+        except KeyError:
+            refused = self._standing[partner_id] = self._find_standing(partner_id)
+        if refused is not None:
+            raise Rejection(refused[0], field="partner_id", partner=refused[1])
+
+    def _find_standing(self, partner_id: str) -> tuple[Reason, str] | None:
+        if partner_id == BANK:
+            return None
+        partners = self.draft.partners
+        if partners.find(partner_id) is None:
+            return Reason.PARTNER_UNKNOWN, partner_id
+        parts = partner_id.split("/")
+        for i in range(len(parts)):
+            above = partners.find("/".join(parts[: i + 1]))
+            if above is None or above.state != "live":
+                return Reason.PARTNER_SUSPENDED, "/".join(parts[: i + 1])
+        return None
+
+    def _post(self, t: Transaction, offset: int) -> tuple[PostedLeg, ...]:
+        """Checks the whole transaction, then posts it; nothing after the checks can fail."""
+        if self._standing.get(t.partner_id, _UNSEEN) is not None:
+            self.require_live(t.partner_id)
+        operation = OPERATIONS.get(t.operation)
+        if operation is None:
+            raise Rejection(Reason.OPERATION_UNKNOWN, field="operation", operation=t.operation[:64])
+        posted = []
+        for a, side, amount in operation(self.draft.accounts, t):
+            if side == "debit":
+                a.debits_posted += amount
+            else:
+                a.credits_posted += amount
+            a.offset = offset
+            leg = PostedLeg(
+                a.account_id, side, amount, a.currency,
+                a.debits_pending, a.debits_posted, a.credits_pending, a.credits_posted,
+            )  # fmt: skip
+            posted.append(leg)
+        return tuple(posted)
+
+    def _again(
+        self, c: Command, command_id: bytes, digest: bytes, offset: int, booked_at: int, first: tuple[bytes, int]
+    ) -> JournalRecord:
+        if first[0] == digest:
+            self.head.repeated += 1
+            return self._record(c, command_id, digest, offset, booked_at, "repeated", first_offset=first[1])
+        self.head.rejected += 1
+        return self._record(
+            c, command_id, digest, offset, booked_at, "rejected", reason=Reason.IDEMPOTENCY_CONFLICT,
+            detail={"field": "idempotency_key", "rule": "a key names one payload"}, first_offset=first[1],
+        )  # fmt: skip
+
+    def _record(
+        self, c: Command, command_id: bytes, digest: bytes, offset: int, booked_at: int, outcome: str, *,
+        reason: str = "", detail: dict[str, str] = _NOTHING, first_offset: int = -1,
+        subject: str = "", changes: dict[str, str] = _NOTHING,
+    ) -> JournalRecord:  # fmt: skip
+        t = c if type(c) is Transaction else None
+        return JournalRecord(
+            command_id, digest, first_offset < 0, outcome, self.head.sequence + 1, self.partition, offset, booked_at,
+            type(c).__name__, c.partner_id, c.idempotency_key, t.product if t else "", 0, t.operation if t else "",
+            t.value_date if t else booked_at // 86_400_000, t.reference if t else "", t.metadata if t else _NOTHING,
+            str(reason), detail, first_offset, subject, changes, (),
+        )  # fmt: skip

@@ -1,0 +1,76 @@
+"""Why a command is rejected: stable codes, in the order in which they are looked for.
+
+When several apply, over all postings of an entry, the first in this list is given.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """Each value is part of the contract: it is never renamed, and new ones take a place of their own."""
+
+    IDEMPOTENCY_CONFLICT = "idempotency_conflict"
+    PARTNER_UNKNOWN = "partner_unknown"
+    PARTNER_SUSPENDED = "partner_suspended"
+    OPERATION_UNKNOWN = "operation_unknown"
+    FIELD_INVALID = "field_invalid"
+    CURRENCY_UNKNOWN = "currency_unknown"
+    AMOUNT_NOT_POSITIVE = "amount_not_positive"
+    AMOUNT_TOO_LARGE = "amount_too_large"
+    POSTINGS_COUNT = "postings_count"
+    POSTINGS_UNBALANCED = "postings_unbalanced"
+    ACCOUNT_UNKNOWN = "account_unknown"
+    ACCOUNT_NOT_OWNED = "account_not_owned"
+    ACCOUNT_CLOSED = "account_closed"
+    ACCOUNT_CURRENCY = "account_currency"
+    DEBITS_BLOCKED = "debits_blocked"
+    CREDITS_BLOCKED = "credits_blocked"
+    SAME_ACCOUNT = "same_account"
+    INSUFFICIENT_FUNDS = "insufficient_funds"
+    COUNTER_OVERFLOW = "counter_overflow"
+    NOT_PERMITTED = "not_permitted"
+    ACCOUNT_EXISTS = "account_exists"
+    ACCOUNT_NOT_EMPTY = "account_not_empty"
+    PARTNER_EXISTS = "partner_exists"
+    PARENT_UNKNOWN = "parent_unknown"
+    STATE_UNKNOWN = "state_unknown"
+
+
+MEANING: dict[Reason, str] = {
+    Reason.IDEMPOTENCY_CONFLICT: "The key was used before with another payload; `first_offset` points to it.",
+    Reason.PARTNER_UNKNOWN: "The partner was never admitted in this world.",
+    Reason.PARTNER_SUSPENDED: "The partner, or one above it, is suspended; `partner` names which.",
+    Reason.OPERATION_UNKNOWN: "The product offers no such operation.",
+    Reason.FIELD_INVALID: "A field is missing, malformed or contradicts another; `field` and `rule` name it.",
+    Reason.CURRENCY_UNKNOWN: "Not an active ISO 4217 code.",
+    Reason.AMOUNT_NOT_POSITIVE: "Amounts are whole minor units of at least 1.",
+    Reason.AMOUNT_TOO_LARGE: "More than 9223372036854775807 minor units in one posting.",
+    Reason.POSTINGS_COUNT: "An entry has 2 to 1,000 postings.",
+    Reason.POSTINGS_UNBALANCED: "Debits and credits differ in a currency; the detail says by how much.",
+    Reason.ACCOUNT_UNKNOWN: "No such account in the partner's partition.",
+    Reason.ACCOUNT_NOT_OWNED: "The partner may debit only its own subtree's accounts, and credit only its root's.",
+    Reason.ACCOUNT_CLOSED: "The account is closed for good.",
+    Reason.ACCOUNT_CURRENCY: "The posting's currency is not the account's.",
+    Reason.DEBITS_BLOCKED: "The account refuses debits.",
+    Reason.CREDITS_BLOCKED: "The account refuses credits.",
+    Reason.SAME_ACCOUNT: "Payer and payee are one account.",
+    Reason.INSUFFICIENT_FUNDS: "The entry would leave less than the account's minimum available balance.",
+    Reason.COUNTER_OVERFLOW: "A counter of the account would pass 10^38 - 1 minor units.",
+    Reason.NOT_PERMITTED: "This partner may not give this command.",
+    Reason.ACCOUNT_EXISTS: "The account is open already.",
+    Reason.ACCOUNT_NOT_EMPTY: "Only an account with a zero balance and no holds can be closed.",
+    Reason.PARTNER_EXISTS: "The partner is admitted already.",
+    Reason.PARENT_UNKNOWN: "The partner above it in the path was never admitted.",
+    Reason.STATE_UNKNOWN: "A partner's state is live or suspended.",
+}
+
+
+class Rejection(Exception):  # noqa: N818 - an outcome, not an error; it never leaves the Book
+    """Carries a reason out of the checks of one command. `detail` names field, account, limit, in words."""
+
+    def __init__(self, reason: Reason, **detail: object) -> None:
+        super().__init__(reason.value)
+        self.reason = reason
+        self.detail = {k: str(v) for k, v in detail.items()}

@@ -1,0 +1,1 @@
+"""Event in, events out: the settlement of a batch, and the Faust agents."""

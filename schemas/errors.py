@@ -1,0 +1,34 @@
+"""The one small tree of errors. A rejected transaction is not an error: it is an outcome with a reason."""
+
+from __future__ import annotations
+
+
+class ClearlineError(Exception):
+    """Base; its text is one sentence for people. `exit_code` is what the command line ends with."""
+
+    exit_code = 3
+
+
+class DifferenceFoundError(ClearlineError):
+    """A check ran and found that two things differ."""
+
+    exit_code = 1
+
+
+class BadInputError(ClearlineError):
+    """The caller gave something that cannot be taken: usage, a file, a setting."""
+
+    exit_code = 2
+
+
+class PartUnavailableError(ClearlineError):
+    """A part (broker, registry, ClickHouse, Redis) does not answer. Pause and try again."""
+
+    def __init__(self, part: str, address: str, hint: str = "") -> None:
+        super().__init__(f"{part} at {address} does not answer{': ' + hint if hint else ''}")
+        self.part = part
+        self.address = address
+
+
+class InvariantError(ClearlineError):
+    """Something that can never be true is true. The partition stops: a wrong ledger must not go on."""

@@ -1,0 +1,31 @@
+"""Example payloads beside the schemas: the same ones in tests, documents and benchmarks, so that they cannot go stale.
+
+A file holds a list of records as JSON, fields as in the record class: amounts in minor units, dates in days, times in
+milliseconds; bytes are written in hexadecimal.
+"""
+
+from __future__ import annotations
+
+import json
+from importlib.resources import files
+from typing import Any, get_type_hints
+
+import msgspec
+
+from schemas.records import RECORDS, Record
+
+
+def examples(record_name: str) -> tuple[Record, ...]:
+    """The examples of one record. Raises KeyError for an unknown record, msgspec.ValidationError for a wrong file."""
+    made = RECORDS[record_name]
+    hints = get_type_hints(made)
+    documents: list[dict[str, Any]] = json.loads(
+        (files("schemas") / "avro" / "examples" / f"{record_name}.json").read_text(encoding="utf-8")
+    )
+    return tuple(
+        msgspec.convert({k: _bytes(v, hints[k]) for k, v in d.items()}, made, builtin_types=(bytes,)) for d in documents
+    )
+
+
+def _bytes(value: Any, hint: Any) -> Any:
+    return bytes.fromhex(value) if isinstance(value, str) and hint in (bytes, bytes | None) else value

@@ -1,0 +1,101 @@
+"""Named places where a process can be made to die, so that a test can kill it exactly between two steps.
+
+It stands in the lowest package because the settlement host and the sinks both use it. Unarmed, a call costs one global
+read and one comparison. Armed by `CLEARLINE_FAILPOINTS=name=kill@3,other=raise`: the process kills itself (SIGKILL, so
+nothing is flushed or closed) at the third time it comes by `name`, and raises FailPointError at the first of `other`;
+`stop` pauses it (SIGSTOP) until somebody sends SIGCONT, which makes a zombie of it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from schemas.errors import BadInputError
+
+VARIABLE = "CLEARLINE_FAILPOINTS"
+
+SETTLEMENT = (
+    "settlement.after_consume",
+    "settlement.after_begin",
+    "settlement.mid_emit",
+    "settlement.before_send_offsets",
+    "settlement.after_send_offsets",
+    "settlement.before_commit",
+    "settlement.after_commit",
+)
+SINK_CLICKHOUSE = (
+    "sink_clickhouse.after_fence",
+    "sink_clickhouse.after_read",
+    "sink_clickhouse.before_insert",
+    "sink_clickhouse.mid_insert",  # the query is sent, its rows are not
+    "sink_clickhouse.after_send",  # the rows are sent, the server has not answered
+    "sink_clickhouse.after_insert_changes",
+    "sink_clickhouse.after_insert_postings",
+    "sink_clickhouse.after_insert_outcomes",
+    "sink_clickhouse.after_proof",
+    "sink_clickhouse.after_audit",
+    "sink_clickhouse.after_insert_dead_letters",
+)
+SINK_REDIS = (
+    "sink_redis.after_read",
+    "sink_redis.mid_batch",
+    "sink_redis.after_batch",
+)
+NAMES = (*SETTLEMENT, *SINK_CLICKHOUSE, *SINK_REDIS)
+
+
+class FailPointError(RuntimeError):
+    """Raised by a fail point that is armed with `raise`."""
+
+
+@dataclass(slots=True)
+class _Armed:
+    action: str
+    at: int
+    hits: int = 0
+
+
+_NOTHING: dict[str, _Armed] = {}
+_armed: dict[str, _Armed] | None = None  # None: the environment has not been read yet
+
+
+def failpoint(name: str) -> None:
+    """Passes by the fail point `name`; does nothing unless it is armed.
+
+    Raises FailPointError when armed with `raise`, BadInputError when the variable cannot be read.
+    """
+    if _armed is not _NOTHING:
+        _pass_by(name)
+
+
+def _pass_by(name: str) -> None:
+    armed = arm(os.environ.get(VARIABLE, "")) if _armed is None else _armed
+    point = armed.get(name)
+    if point is None:
+        return
+    point.hits += 1
+    if point.hits != point.at:
+        return
+    if point.action != "raise":
+        os.kill(os.getpid(), signal.SIGKILL if point.action == "kill" else signal.SIGSTOP)
+        return
+    raise FailPointError(f"fail point {name} at its hit {point.at}")
+
+
+def arm(text: str) -> Mapping[str, _Armed]:
+    """Arms this process with `text`, in the form of the variable; an empty text disarms it. Raises BadInputError."""
+    global _armed
+    parsed: dict[str, _Armed] = {}
+    for item in filter(None, (part.strip() for part in text.split(","))):
+        name, _, what = item.partition("=")
+        action, _, at = what.partition("@")
+        if name not in NAMES:
+            raise BadInputError(f"{VARIABLE}: there is no fail point {name!r}; schemas/failpoints.py lists them")
+        if action not in ("kill", "raise", "stop") or not (at or "1").isdigit() or int(at or "1") < 1:
+            raise BadInputError(f"{VARIABLE}: {item!r} is not NAME=kill@K, raise@K or stop@K with K at least 1")
+        parsed[name] = _Armed(action, int(at or "1"))
+    _armed = parsed or _NOTHING
+    return _armed

@@ -1,0 +1,159 @@
+"""Talking to ClickHouse: one client class, and errors of the driver turned into ours, said in one sentence."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from clickhouse_driver import Client, errors
+
+from schemas.errors import BadInputError, ClearlineError, PartUnavailableError
+from schemas.failpoints import failpoint
+
+VIOLATED_CONSTRAINT = 469
+_MISSING = {60: "table", 81: "database", 47: "column"}  # codes of what a migration would have made
+_QUERY_FAULTS = frozenset({
+    6, 10, 16, 36, 38, 41, 42, 43, 46, 53, 62, 70, 115, 158, 164, 184, 215, 352, 386, 396, 452, 497, 507,
+})  # fmt: skip
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+@dataclass(frozen=True, slots=True)
+class ClickHouseConfig:
+    """Where the server is and which database is ours. `reader_user` may only read; people's own SQL runs as it."""
+
+    host: str
+    port: int
+    database: str
+    user: str = "default"
+    password: str = field(default="", repr=False)
+    reader_user: str = "clearline_reader"
+    reader_password: str = field(default="", repr=False)
+    secure: bool = False
+    timeout_s: float = 30.0
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.database):
+            raise BadInputError(f"ClickHouse database {self.database!r}: letters, digits and _ only")
+
+    @property
+    def address(self) -> str:
+        return f"{self.host}:{self.port}"
+
+
+class FencedError(ClearlineError):
+    """Another sink has taken over: this one may not write any more and must end."""
+
+
+class _InsertClient(Client):  # type: ignore[misc]
+    """A client with fail points where an insert is half done."""
+
+    def send_data(self, sample_block: Any, data: Any, types_check: bool = False, columnar: bool = False) -> int:
+        failpoint("sink_clickhouse.mid_insert")
+        rows: int = super().send_data(sample_block, data, types_check=types_check, columnar=columnar)
+        failpoint("sink_clickhouse.after_send")
+        return rows
+
+
+class Database:
+    """One connection to one database. Not thread-safe. Opens when first used, and again after it broke.
+
+    Every call raises PartUnavailableError when the server does not answer or cannot serve now, BadInputError for a
+    query that can never work, and FencedError when an insert met another sink's fence.
+    """
+
+    def __init__(self, config: ClickHouseConfig, *, reader: bool = False, with_database: bool = True) -> None:
+        self.config = config
+        self.name = config.database
+        self._reader = reader
+        self._database = config.database if with_database else "default"
+        self._client = self._connection(raw=False)
+        self._inserter: Client | None = None
+
+    def _connection(self, *, raw: bool) -> Client:
+        config = self.config
+        return _InsertClient(
+            config.host,
+            port=config.port,
+            database=self._database,
+            user=config.reader_user if self._reader else config.user,
+            password=config.reader_password if self._reader else config.password,
+            secure=config.secure,
+            compression="lz4",  # its frames carry checksums
+            connect_timeout=5,
+            send_receive_timeout=config.timeout_s,
+            sync_request_timeout=5,
+            settings={"strings_as_bytes": raw},
+        )
+
+    def rows(self, query: str, params: dict[str, Any] | None = None) -> list[tuple[Any, ...]]:
+        """All rows of a query. `%(name)s` in it are put in, quoted, by the driver."""
+        with self._errors():
+            return list(self._client.execute(query, params or None))
+
+    def columns_and_rows(self, query: str) -> tuple[list[tuple[str, str]], list[tuple[Any, ...]]]:
+        """Names and types of the columns, and all rows."""
+        with self._errors():
+            rows, columns = self._client.execute(query, with_column_types=True)
+            return list(columns), list(rows)
+
+    def stream(self, query: str, params: dict[str, Any] | None = None) -> Iterator[tuple[Any, ...]]:
+        """Rows as they come, for results that need not fit into memory."""
+        with self._errors():
+            yield from self._client.execute_iter(query, params or None, settings={"max_block_size": 65_536})
+
+    def run(self, statement: str) -> None:
+        """A statement without an answer."""
+        with self._errors():
+            self._client.execute(statement)
+
+    def insert(self, table: str, columns: Sequence[str], data: Sequence[Any]) -> None:
+        """One block of rows into a table, as numpy columns. It lands whole or not at all if it is of one month.
+
+        The driver's own numpy mode is not used: it is no faster for these columns, and needs pandas.
+        """
+        query = f"INSERT INTO {self.name}.{table} ({', '.join(columns)}) VALUES"
+        if self._inserter is None:
+            self._inserter = self._connection(raw=True)
+        with self._errors():
+            lists = [column.tolist() for column in data]
+            self._inserter.execute(query, lists, columnar=True, settings={"async_insert": 0})
+
+    def close(self) -> None:
+        self._client.disconnect()
+        if self._inserter is not None:
+            self._inserter.disconnect()
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except errors.ServerException as e:
+            raise self._translated(e) from None
+        except (errors.Error, OSError, EOFError) as e:
+            self.close()
+            text = str(e).strip().splitlines()
+            hint = text[-1] if text else type(e).__name__
+            raise PartUnavailableError("ClickHouse", self.config.address, hint) from None
+        except GeneratorExit:  # the rest of a stream is not wanted: the connection is of no more use
+            self.close()
+            raise
+
+    def _translated(self, e: errors.ServerException) -> ClearlineError:
+        text = first_line(e.message)
+        if e.code == VIOLATED_CONSTRAINT and "`run_" in text:
+            return FencedError(f"another ClickHouse sink has taken over the database {self.name}; this one ends")
+        if e.code in _MISSING:
+            return BadInputError(f"ClickHouse lacks a {_MISSING[e.code]} ({text}); run `./run setup` to migrate it")
+        if e.code in _QUERY_FAULTS or e.code == VIOLATED_CONSTRAINT:
+            return BadInputError(f"ClickHouse refuses the query: {text}")
+        return PartUnavailableError("ClickHouse", self.config.address, text)
+
+
+def first_line(message: str) -> str:
+    """What the server says, without its prefix, its stack trace and its code name."""
+    text = re.sub(r"^(Code: \d+\.\s*)*(DB::Exception: )*", "", message.strip())
+    return re.sub(r"\s*(\. )?Stack trace:.*", "", text, flags=re.S).strip().splitlines()[0][:500]

@@ -1,0 +1,80 @@
+"""One sink writes at a time, held by ClickHouse itself.
+
+Every row carries the `run` of the sink process that wrote it, and the sink in office holds a CHECK on that column of
+each table. A sink that was paused, replaced and woken in the middle of an insert meets the other's CHECK: the server
+refuses its rows, however late they come. So after `take_over` nothing that an earlier sink (or an earlier connection of
+the same one) had sent can still land, and what is read then is the truth.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import time
+
+from schemas.errors import ClearlineError, PartUnavailableError
+from sinks.clickhouse import Database, FencedError
+
+_CONSTRAINT = re.compile(r"CONSTRAINT run_(\d+)")
+_QUIET_TIMEOUT_S = 120.0
+
+
+def take_over(db: Database, tables: tuple[str, ...]) -> int:
+    """Fences every earlier run off these tables and waits until none of its inserts is on the way; the new run.
+
+    Raises FencedError when another sink takes over at the same time, PartUnavailableError.
+    """
+    run = int.from_bytes(os.urandom(8), "big") >> 1 | 1
+    for table in tables:
+        _hold(db, table, run)
+    for table in tables:
+        if _holders(db, table) != [run]:
+            raise FencedError(f"two ClickHouse sinks start at once on {db.name}; this one ends")
+    _wait_for_inserts(db)
+    return run
+
+
+def _holders(db: Database, table: str) -> list[int]:
+    found = db.rows(
+        "SELECT create_table_query FROM system.tables WHERE database = %(d)s AND name = %(t)s",
+        {"d": db.name, "t": table},
+    )
+    return [int(run) for run in _CONSTRAINT.findall(found[0][0])] if found else []
+
+
+def _hold(db: Database, table: str, run: int) -> None:
+    """Puts this run's CHECK in the place of every other, in one change of the table."""
+    for _ in range(5):
+        others = [r for r in _holders(db, table) if r != run]
+        drops = "".join(f", DROP CONSTRAINT IF EXISTS run_{r}" for r in others)
+        try:
+            db.run(f"ALTER TABLE {db.name}.{table} ADD CONSTRAINT IF NOT EXISTS run_{run} CHECK run = {run}{drops}")
+        except PartUnavailableError as e:  # two changes of one table at once
+            if "ALTER" not in str(e) and "lock" not in str(e).lower():
+                raise
+        if _holders(db, table) == [run]:
+            return
+        time.sleep(random.uniform(0.05, 0.4))
+    raise FencedError(f"another ClickHouse sink is taking over {db.name}.{table}; this one ends")
+
+
+def _wait_for_inserts(db: Database) -> None:
+    """An insert that began before the CHECK stood may still finish: end it, and wait until there is none."""
+    deadline = time.monotonic() + _QUIET_TIMEOUT_S
+    while True:
+        running = db.rows(
+            "SELECT query_id FROM system.processes WHERE query_kind = 'Insert' AND position(query, %(d)s) > 0",
+            {"d": f"{db.name}."},
+        )
+        if not running:
+            return
+        if time.monotonic() > deadline:
+            hint = f"an insert of an earlier sink still runs after {_QUIET_TIMEOUT_S:.0f} s"
+            raise PartUnavailableError("ClickHouse", db.config.address, hint)
+        for (query_id,) in running:
+            try:
+                db.rows("KILL QUERY WHERE query_id = %(q)s ASYNC", {"q": query_id})
+            except ClearlineError:
+                pass  # it may have ended, or the user may not kill: waiting does it as well
+        time.sleep(0.05)

@@ -1,0 +1,291 @@
+"""The journal into ClickHouse, exactly once in effect, with the store itself as the only authority.
+
+Order of a batch: control changes and postings are inserted and read back; then the outcomes, which make it count; then
+those are read back too. So whatever is killed in between, the last outcome of each partition is the point to go on
+from, and what a torn batch had already brought beyond it is found by its offset and left out the second time. Nothing
+is ever retried blindly: after any error the sink takes over anew (see `fence`) and reads what is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from schemas.codec import Codec
+from schemas.errors import BadInputError, InvariantError, PartUnavailableError
+from schemas.failpoints import failpoint
+from sinks.clickhouse import ClickHouseConfig, Database
+from sinks.columnar import Ints, decode_journal
+from sinks.fence import take_over
+from sinks.rows import (
+    Columns,
+    Expected,
+    JournalRows,
+    changes_block,
+    expectations,
+    outcomes_block,
+    postings_block,
+)
+
+TABLES = ("postings", "outcomes", "control_changes")
+POSTINGS_PER_INSERT = 400_000
+
+
+class Arrival(NamedTuple):
+    """One committed record of the journal."""
+
+    partition: int
+    offset: int
+    value: bytes | None
+
+
+@dataclass(slots=True)
+class Position:
+    """Where a partition stands in the store. `postings` and `records`: how many rows it has."""
+
+    next_offset: int = 0
+    sequence: int = 0
+    records: int = 0
+    postings: int = 0
+
+
+class LedgerSink:
+    """Writes journal records. `topic`: the journal's name and id, as `name@id`. Call `take_over` first, and again
+    after any error of `write`."""
+
+    def __init__(self, config: ClickHouseConfig, topic: str, codec: Codec) -> None:
+        self._db = Database(config)
+        self._topic = topic
+        self._codec = codec
+        self.run = 0
+        self.positions: dict[int, Position] = {}
+        self._torn: dict[str, dict[int, Ints]] = {}
+
+    def take_over(self) -> dict[int, int]:
+        """Becomes the one sink and reads where each partition stands: the next offset, for those that have any.
+
+        Raises InvariantError when what is stored cannot be a prefix of the journal, BadInputError when it is of another
+        journal, FencedError, PartUnavailableError.
+        """
+        self.run = 0
+        run = take_over(self._db, TABLES)
+        failpoint("sink_clickhouse.after_fence")
+        self.positions = self._read_positions()
+        self._torn = {t: self._read_torn(t) for t in ("postings", "control_changes")}
+        self._check_totals()
+        self.run = run
+        return {p: at.next_offset for p, at in self.positions.items()}
+
+    def write(self, arrivals: Sequence[Arrival]) -> int:
+        """Stores and proves these records; what is stored already is left out. Returns the number of new records.
+
+        Raises what `take_over` raises, and UnknownSchemaError before anything was written.
+        """
+        assert self.run, "take_over comes before write"
+        if not arrivals:
+            return 0
+        columns = decode_journal([a.value for a in arrivals], self._codec)
+        run, self.run = self.run, 0  # whatever is raised below: only take_over makes this sink writable again
+        j = JournalRows(
+            self._topic.encode(),
+            run,
+            np.fromiter((a.partition for a in arrivals), np.int64, len(arrivals)),
+            np.fromiter((a.offset for a in arrivals), np.int64, len(arrivals)),
+            columns,
+        )
+        fresh = self._fresh(j)
+        for rows in chunks(j, fresh):
+            self._write_chunk(j, rows)
+        self.run = run
+        return len(fresh)
+
+    def close(self) -> None:
+        self._db.close()
+
+    def _fresh(self, j: JournalRows) -> Ints:
+        """The records not stored yet, in order; holds the sequence without gap or repeat."""
+        keep: list[Ints] = []
+        sequence = j.columns.numbers["sequence"]
+        for p in np.unique(j.partition).tolist():
+            rows = np.flatnonzero(j.partition == p)
+            at = self.positions.setdefault(p, Position())
+            seen = np.maximum.accumulate(np.concatenate(([at.next_offset - 1], j.offset[rows])))[:-1]
+            rows = rows[j.offset[rows] > seen]
+            wanted = np.arange(at.sequence + 1, at.sequence + 1 + len(rows), dtype=np.int64)
+            wrong = np.flatnonzero(sequence[rows] != wanted)
+            if wrong.size:
+                i = int(wrong[0])
+                raise InvariantError(
+                    f"journal partition {p} offset {int(j.offset[rows[i]])} has sequence {int(sequence[rows[i]])}, "
+                    f"{int(wanted[i])} comes next: records are missing or repeated"
+                )
+            keep.append(rows)
+        return np.sort(np.concatenate(keep))
+
+    def _write_chunk(self, j: JournalRows, rows: Ints) -> None:
+        failpoint("sink_clickhouse.before_insert")
+        expected = list(expectations(j, rows))
+        self._insert("control_changes", changes_block(j, rows, self._present(j, rows, "control_changes")))
+        failpoint("sink_clickhouse.after_insert_changes")
+        self._insert("postings", postings_block(j, rows, self._present(j, rows, "postings")))
+        failpoint("sink_clickhouse.after_insert_postings")
+        self._prove("postings", expected)
+        if any(e.changes[0] for e in expected):
+            self._prove("control_changes", expected)
+        self._insert("outcomes", outcomes_block(j, rows))
+        failpoint("sink_clickhouse.after_insert_outcomes")
+        self._prove("outcomes", expected)
+        failpoint("sink_clickhouse.after_proof")
+        for e in expected:
+            at = self.positions[e.partition]
+            at.next_offset, at.sequence = e.last_offset + 1, e.last_sequence
+            at.records += e.outcomes[0]
+            at.postings += e.postings[0]
+        self._note(j, expected)
+        failpoint("sink_clickhouse.after_audit")
+
+    def _insert(self, table: str, block: Columns) -> None:
+        if len(block["run"]):
+            self._db.insert(table, list(block), list(block.values()))
+
+    def _present(self, j: JournalRows, rows: Ints, table: str) -> Ints:
+        """Those of these records that a torn batch had already brought into `table`."""
+        out = [np.zeros(0, dtype=np.int64)]
+        for p, offsets in self._torn[table].items():
+            own = rows[j.partition[rows] == p]
+            out.append(own[np.isin(j.offset[own], offsets)])
+        return np.concatenate(out)
+
+    def _prove(self, table: str, expected: list[Expected]) -> None:
+        """Reads back what was inserted. Raises InvariantError when there is too much of it, or another sum."""
+        sums, by, wanted = _PROOFS[table]
+        first, last = f"first_{by}", f"last_{by}"
+        ranges = " OR ".join(
+            f"(partition = {e.partition} AND {by} BETWEEN {getattr(e, first)} AND {getattr(e, last)})" for e in expected
+        )
+        found = {
+            int(row[0]): tuple(int(v) for v in row[1:])
+            for row in self._db.rows(
+                f"SELECT partition, {sums} FROM {self._db.name}.{table} WHERE topic = %(topic)s AND ({ranges}) "
+                "GROUP BY partition",
+                {"topic": self._topic},
+            )
+        }
+        for e in expected:
+            must: tuple[int, ...] = getattr(e, wanted)
+            have = found.get(e.partition, (0,) * len(must))
+            if have == must:
+                continue
+            where = f"{table} of partition {e.partition}, offsets {e.first_offset} to {e.last_offset}"
+            if have[0] < must[0]:
+                hint = f"it took an insert, but {where}, has {have[0]} of {must[0]} rows"
+                raise PartUnavailableError("ClickHouse", self._db.config.address, hint)
+            raise InvariantError(f"{where}: rows and sums must be {must}, are {have}")
+
+    def _note(self, j: JournalRows, expected: list[Expected]) -> None:
+        now = int(datetime.now(UTC).timestamp() * 1000)
+        n = len(expected)
+        topic = np.empty(n, dtype=object)
+        topic[:] = j.topic
+        columns: dict[str, Any] = {
+            "run": np.full(n, j.run, dtype=np.uint64),
+            "topic": topic,
+            "partition": np.array([e.partition for e in expected], dtype=np.uint16),
+            "first_offset": np.array([e.first_offset for e in expected], dtype=np.uint64),
+            "last_offset": np.array([e.last_offset for e in expected], dtype=np.uint64),
+            "records": np.array([e.outcomes[0] for e in expected], dtype=np.uint32),
+            "postings": np.array([e.postings[0] for e in expected], dtype=np.uint32),
+            "verified_at": np.full(n, now, dtype=np.int64),
+        }
+        self._db.insert("ingest_batches", list(columns), list(columns.values()))
+
+    def _read_positions(self) -> dict[int, Position]:
+        out: dict[int, Position] = {}
+        rows = self._db.rows(
+            "SELECT topic, partition, count(), min(sequence), max(sequence), max(offset), sum(toUInt64(legs)) "
+            f"FROM {self._db.name}.outcomes GROUP BY topic, partition"
+        )
+        for topic, p, count, low, high, offset, legs in rows:
+            if topic != self._topic:
+                raise BadInputError(
+                    f"database {self._db.name} holds the journal {topic}, this is {self._topic}: a re-created topic "
+                    "needs a new database, or another world"
+                )
+            if (low, high) != (1, count):
+                raise InvariantError(
+                    f"outcomes of partition {p}: {count} rows with sequences {low} to {high}: some miss or repeat"
+                )
+            out[int(p)] = Position(int(offset) + 1, int(high), int(count), int(legs))
+        return out
+
+    def _read_torn(self, table: str) -> dict[int, Ints]:
+        """Offsets in `table` beyond the last outcome of their partition, by partition."""
+        known = " OR ".join(f"(partition = {p} AND offset >= {at.next_offset})" for p, at in self.positions.items())
+        fresh = f"partition NOT IN ({', '.join(map(str, self.positions))})" if self.positions else "1"
+        rows = self._db.rows(
+            f"SELECT partition, groupUniqArray(offset) FROM {self._db.name}.{table} WHERE {known or '0'} OR {fresh} "
+            "GROUP BY partition"
+        )
+        return {int(p): np.array(sorted(offsets), dtype=np.int64) for p, offsets in rows}
+
+    def _check_totals(self) -> None:
+        """Every posting of every outcome is there once: counts over the whole store, from its projections."""
+        rows = self._db.rows(
+            f"SELECT partition, count() FROM {self._db.name}.postings WHERE topic = %(t)s GROUP BY partition",
+            {"t": self._topic},
+        )
+        counts = {int(p): int(n) for p, n in rows}
+        torn = {
+            int(p): int(n)
+            for p, n in self._db.rows(
+                f"SELECT partition, count() FROM {self._db.name}.postings WHERE "
+                + " OR ".join(
+                    f"(partition = {p} AND offset >= {self._next(p)})" for p in self._torn["postings"]
+                )
+                + " GROUP BY partition"
+            )
+        } if self._torn["postings"] else {}  # fmt: skip
+        for p in counts.keys() | self.positions.keys():
+            must = self.positions[p].postings if p in self.positions else 0
+            have = counts.get(p, 0) - torn.get(p, 0)
+            if have != must:
+                raise InvariantError(f"postings of partition {p}: the outcomes say {must}, {have} are stored")
+
+    def _next(self, partition: int) -> int:
+        return self.positions[partition].next_offset if partition in self.positions else 0
+
+
+_PROOFS = {  # sums to read back, the column that bounds the range, and the field of Expected that must be found
+    "postings": (
+        "count(), sumIf(amount, side = 'debit'), sumIf(amount, side = 'credit'), sum(toUInt64(line))",
+        "offset",
+        "postings",
+    ),
+    "outcomes": ("count(), sum(sequence), sum(source_offset), sum(toUInt64(legs))", "sequence", "outcomes"),
+    "control_changes": ("count(), sum(sequence)", "sequence", "changes"),
+}
+
+
+def chunks(j: JournalRows, rows: Ints) -> Iterator[Ints]:
+    """Cuts records into what one insert may hold: one month of booking, a bounded number of postings.
+
+    Within a partition the order is kept from chunk to chunk, also when the broker's clock steps back over the end of
+    a month.
+    """
+    months = j.months()[rows]
+    wave = np.zeros(len(rows), dtype=np.int64)
+    if len(rows) and (months != months[0]).any():
+        for p in np.unique(j.partition[rows]):
+            own = np.flatnonzero(j.partition[rows] == p)
+            wave[own[1:]] = np.cumsum(months[own][1:] != months[own][:-1])
+    for w in np.unique(wave):
+        for month in np.unique(months[wave == w]):
+            same = rows[(wave == w) & (months == month)]
+            piece = np.cumsum(j.legs[same]) // POSTINGS_PER_INSERT
+            for cut in np.split(same, np.flatnonzero(np.diff(piece)) + 1):
+                if len(cut):
+                    yield cut

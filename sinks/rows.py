@@ -1,0 +1,225 @@
+"""From decoded journal columns to the columns of the tables, and what must be found when they are read back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from schemas.codec import schema_of
+from sinks.columnar import Ints, JournalColumns, Objects, Span, scalar_long
+
+Columns = dict[str, Any]
+
+_OUTCOMES = next(f["type"]["symbols"] for f in schema_of("JournalRecord")["fields"] if f["name"] == "outcome")
+_OUTCOME_NAMES = np.array([s.encode() for s in _OUTCOMES], dtype=object)
+APPLIED = _OUTCOMES.index("applied")
+SETTLED = _OUTCOMES.index("settled")
+
+
+@dataclass(slots=True)
+class JournalRows:
+    """Decoded records with their place in the journal. `run` names the sink process that writes them."""
+
+    topic: bytes
+    run: int
+    partition: Ints
+    offset: Ints
+    columns: JournalColumns
+
+    def __len__(self) -> int:
+        return len(self.offset)
+
+    @property
+    def legs(self) -> Ints:
+        """Number of postings of each record."""
+        return self.columns.legs["count"]
+
+    def months(self) -> Ints:
+        """The month of booking of each record, as months since 1970: one insert may hold one month only."""
+        return self.columns.numbers["booked_at"].astype("datetime64[ms]").astype("datetime64[M]").astype(np.int64)
+
+    def place(self, rows: Ints) -> Columns:
+        """The columns that say where a row comes from."""
+        numbers = self.columns.numbers
+        return {
+            "topic": _same(self.topic, len(rows)),
+            "partition": self.partition[rows].astype(np.uint16),
+            "offset": self.offset[rows].astype(np.uint64),
+            "source_offset": numbers["source_offset"][rows].astype(np.uint64),
+            "sequence": numbers["sequence"][rows].astype(np.uint64),
+            "booked_at": numbers["booked_at"][rows],
+            "run": np.full(len(rows), self.run, dtype=np.uint64),
+        }
+
+    def text(self, name: str, rows: Ints) -> Objects:
+        span = self.columns.texts[name]
+        return self.columns.slices(Span(span.start[rows], span.end[rows]))
+
+
+def postings_block(j: JournalRows, records: Ints, skip: Ints) -> Columns:
+    """The postings of these records, those of `skip` left out. Records without postings give none."""
+    c = j.columns
+    wanted = np.zeros(len(j), dtype=bool)
+    wanted[records] = True
+    wanted[skip] = False
+    legs = np.flatnonzero(wanted[c.legs["record"]])
+    owner = c.legs["record"][legs]
+    own_rows, back = np.unique(owner, return_inverse=True)
+
+    def per_entry(values: Objects) -> Objects:
+        return values[back]
+
+    account, currency = c.leg_texts["account_id"], c.leg_texts["currency"]
+    return {
+        **j.place(owner),
+        "line": c.legs["line"][legs].astype(np.uint16),
+        "partner_id": per_entry(j.text("partner_id", own_rows)),
+        "account_id": c.slices(Span(account.start[legs], account.end[legs])),
+        "side_code": ((c.legs["side"][legs] >> 1) + 1).astype(np.uint8),
+        "amount_in": c.legs["amount"][legs],
+        "currency": c.slices(Span(currency.start[legs], currency.end[legs])),
+        "counters": _chunks(c.counters[legs].tobytes(), 64, len(legs)),
+        "product": per_entry(j.text("product", own_rows)),
+        "operation": per_entry(j.text("operation", own_rows)),
+        "reference": per_entry(j.text("reference", own_rows)),
+        "command_id": per_entry(j.columns.fixed_bytes("command_id", 16, own_rows)),
+        "value_day": c.numbers["value_date"][owner],
+    }
+
+
+def outcomes_block(j: JournalRows, rows: Ints) -> Columns:
+    """One row for each of these records."""
+    c = j.columns
+    numbers = c.numbers
+    return {
+        **j.place(rows),
+        "outcome": _OUTCOME_NAMES[numbers["outcome"][rows] >> 1],
+        **{n: j.text(n, rows) for n in ("command", "partner_id", "idempotency_key", "product", "operation")},
+        **{n: j.text(n, rows) for n in ("reference", "reason", "subject_id")},
+        "command_id": c.fixed_bytes("command_id", 16, rows),
+        "product_version": numbers["product_version"][rows].astype(np.uint32),
+        "value_day": numbers["value_date"][rows],
+        "metadata": _as_json(j.text("metadata", rows)),
+        "detail": _as_json(j.text("detail", rows)),
+        "first_offset": numbers["first_offset"][rows],
+        "legs": j.legs[rows].astype(np.uint16),
+        "chain": c.fixed_bytes("chain", 32, rows),
+    }
+
+
+def changes_block(j: JournalRows, records: Ints, skip: Ints) -> Columns:
+    """One row for each applied control command among these records, those of `skip` left out."""
+    rows = np.setdiff1d(applied_rows(j, records), skip)
+    raw = j.text("changes", rows)
+    commands = j.text("command", rows)
+    opened = [dict(map_items(r)) if c == b"OpenAccount" else {} for r, c in zip(raw, commands, strict=True)]
+    return {
+        **j.place(rows),
+        "command": commands,
+        **{n: j.text(n, rows) for n in ("partner_id", "subject_id")},
+        "account_type": _objects([o.get("type", "").encode() for o in opened]),
+        "currency": _objects([o.get("currency", "").encode() for o in opened]),
+        "changes": _as_json(raw),
+    }
+
+
+def applied_rows(j: JournalRows, records: Ints) -> Ints:
+    """Those of these records that are applied control commands."""
+    out: Ints = records[j.columns.numbers["outcome"][records] >> 1 == APPLIED]
+    return out
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What reading back must find for one partition's range: a count and three sums for each table."""
+
+    partition: int
+    first_offset: int
+    last_offset: int
+    first_sequence: int
+    last_sequence: int
+    outcomes: tuple[int, ...]  # rows, sum of sequence, of source_offset, of legs
+    postings: tuple[int, ...]  # rows, sum of debits, of credits, of line
+    changes: tuple[int, ...]  # rows, sum of sequence
+
+
+def expectations(j: JournalRows, rows: Ints) -> Iterator[Expected]:
+    """What must be in the store for these records, by partition."""
+    c = j.columns
+    numbers = c.numbers
+    for p in np.unique(j.partition[rows]).tolist():
+        own = rows[j.partition[rows] == p]
+        mask = np.zeros(len(j), dtype=bool)
+        mask[own] = True
+        legs = np.flatnonzero(mask[c.legs["record"]])
+        amount, debit = c.legs["amount"][legs], c.legs["side"][legs] == 0
+        sequence = numbers["sequence"][own]
+        applied = applied_rows(j, own)
+        yield Expected(
+            partition=p,
+            first_offset=int(j.offset[own[0]]),
+            last_offset=int(j.offset[own[-1]]),
+            first_sequence=int(sequence[0]),
+            last_sequence=int(sequence[-1]),
+            outcomes=(
+                len(own), int(sequence.sum()), int(numbers["source_offset"][own].sum()), int(j.legs[own].sum())
+            ),
+            postings=(
+                len(legs), exact_sum(amount[debit]), exact_sum(amount[~debit]), int(c.legs["line"][legs].sum())
+            ),
+            changes=(len(applied), int(numbers["sequence"][applied].sum())),
+        )  # fmt: skip
+
+
+def exact_sum(values: Ints) -> int:
+    """The sum of 64-bit numbers as it is, however large: numpy's own would wrap."""
+    high, low = values >> 32, values & 0xFFFFFFFF
+    return (int(high.sum()) << 32) + int(low.sum())
+
+
+def map_items(raw: bytes) -> Iterator[tuple[str, str]]:
+    """Keys and values of a map of strings in Avro bytes."""
+    at = 0
+    while True:
+        count, at = scalar_long(raw, at)
+        if count == 0:
+            return
+        for _ in range(count):
+            size, at = scalar_long(raw, at)
+            key = raw[at : at + size].decode()
+            at += size
+            size, at = scalar_long(raw, at)
+            yield key, raw[at : at + size].decode()
+            at += size
+
+
+def _as_json(raw: Objects) -> Objects:
+    """Maps as JSON texts; an empty map as an empty text. Most maps of a batch repeat, so each is made once."""
+    known: dict[bytes, bytes] = {b"\0": b""}
+    out = []
+    for r in raw:
+        text = known.get(r)
+        if text is None:
+            text = known[r] = msgspec.json.encode(dict(map_items(r)))
+        out.append(text)
+    return _objects(out)
+
+
+def _objects(values: list[Any]) -> Objects:
+    out = np.empty(len(values), dtype=object)
+    out[:] = values
+    return out
+
+
+def _same(value: bytes, count: int) -> Objects:
+    out = np.empty(count, dtype=object)
+    out[:] = value
+    return out
+
+
+def _chunks(data: bytes, size: int, count: int) -> Objects:
+    return _objects([data[i : i + size] for i in range(0, size * count, size)])

@@ -1,0 +1,1 @@
+"""Kafka and Faust: topics, clients, the transactional settlement host, publishing and reading."""

@@ -1,0 +1,90 @@
+"""How every Kafka client is configured: one place, so that a cluster's security settings reach all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from confluent_kafka import KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]  # exported, but not said so
+
+from schemas.errors import PartUnavailableError
+
+# librdkafka repeats connection errors on stderr; callers report an unreachable broker once, in words.
+_QUIET: dict[str, Any] = {"log_level": 2, "log.connection.close": False}
+
+
+@dataclass(frozen=True, slots=True)
+class KafkaConfig:
+    """Where the brokers are (`host:port,...`) and further librdkafka settings, such as SASL and TLS."""
+
+    bootstrap: str
+    extra: Mapping[str, str] = field(default_factory=dict)
+
+    def base(self) -> dict[str, Any]:
+        """Settings that every client shares."""
+        return {"bootstrap.servers": self.bootstrap, **_QUIET, **self.extra}
+
+    def consumer(self, group: str, **settings: Any) -> dict[str, Any]:
+        """A consumer that sees only committed Kafka transactions and never commits by itself.
+
+        Keyword names are librdkafka's with underscores for dots.
+        """
+        return {
+            **self.base(),
+            "group.id": group,
+            "enable.auto.commit": False,
+            "auto.offset.reset": "earliest",
+            "isolation.level": "read_committed",
+            "fetch.wait.max.ms": 100,  # the broker answers as soon as there is something; idle clients ask less often
+            "fetch.queue.backoff.ms": 5,
+            **_dotted(settings),
+        }
+
+    def producer(self, **settings: Any) -> dict[str, Any]:
+        """An idempotent producer that waits for all in-sync replicas and places keys as Kafka's Java clients do."""
+        return {
+            **self.base(),
+            "enable.idempotence": True,
+            "acks": "all",
+            "partitioner": "murmur2_random",
+            "linger.ms": 1,
+            "retry.backoff.ms": 5,
+            "retry.backoff.max.ms": 100,
+            "queue.buffering.max.messages": 1_000_000,
+            **_dotted(settings),
+        }
+
+
+def _dotted(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {k.replace("_", "."): v for k, v in settings.items()}
+
+
+def admin_client(kafka: KafkaConfig, timeout_s: float = 5.0) -> AdminClient:
+    """An admin client of a broker that has answered. Raises PartUnavailableError after `timeout_s`."""
+    admin = AdminClient(kafka.base())
+    try:
+        admin.list_topics(timeout=timeout_s)
+    except KafkaException as e:
+        hint = f"{e.args[0].str()}; start it with `./run up`, or set CLEARLINE_KAFKA__BOOTSTRAP"
+        raise PartUnavailableError("Kafka", kafka.bootstrap, hint) from None
+    return admin
+
+
+def every_partition_is_led(kafka: KafkaConfig, timeout_s: float = 5.0) -> bool:
+    """Whether the leader of every partition answers. A broker that has just started gives its metadata before that.
+
+    Raises PartUnavailableError when no broker answers.
+    """
+    admin = admin_client(kafka, timeout_s)
+    try:
+        topics = admin.list_topics(timeout=timeout_s).topics
+        latest: OffsetSpec = OffsetSpec.latest()  # type: ignore[no-untyped-call]
+        ends = {TopicPartition(t, p): latest for t, found in topics.items() for p in found.partitions}
+        if ends:
+            for answer in admin.list_offsets(ends, request_timeout=timeout_s).values():
+                answer.result()
+    except KafkaException:
+        return False
+    return True

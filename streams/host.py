@@ -1,0 +1,189 @@
+"""The settlement host: a Faust app whose service drives a transactional core and whose agent settles its batches.
+
+Faust brings the worker, its event loop, its services and its agents; its own consumer, tables and transactions stay
+off. The core runs in a thread of its own; a watchdog ends the process when a client call hangs, because after a
+broker's restart such a call can hang for minutes and a restart of the slot takes two seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import faust
+import mode
+import structlog
+from confluent_kafka import KafkaException
+from faust.app.base import BootStrategy
+
+from processors.agents import add_settlement_agent
+from processors.settlement import Batch, Outlets, Settlement
+from schemas.codec import Codec
+from schemas.errors import InvariantError, PartUnavailableError
+from streams.clients import KafkaConfig
+from streams.core import CoreDroppedError, Flow, HostOptions, TransactionalCore
+from streams.registry import Registry, learn_schemas
+from streams.topics import Topics, partition_counts
+
+EXIT_HUNG = 70
+EXIT_INVARIANT = 78
+log = structlog.get_logger("settlement")
+
+
+class _NoKafka(BootStrategy):
+    enable_kafka = False
+    enable_web = False
+
+
+class _App(faust.App):
+    BootStrategy = _NoKafka
+
+
+class SettlementService(mode.Service):
+    """Builds cores, one after another, until it is stopped."""
+
+    def __init__(
+        self, app: Any, channel: Any, settlement: Settlement, kafka: KafkaConfig, topics: Topics,
+        options: HostOptions, codec: Codec, ready_file: Path | None,
+    ) -> None:  # fmt: skip
+        self.app, self.channel, self.settlement = app, channel, settlement
+        self.kafka, self.topics, self.options, self.codec = kafka, topics, options, codec
+        self.ready_file = ready_file
+        self.flow = Flow()
+        self.core: TransactionalCore | None = None
+        self._ending = threading.Event()
+        super().__init__(loop=app.loop, beacon=app.beacon)
+
+    async def on_start(self) -> None:
+        self.app.flow_control.resume()  # nothing else does it without Faust's consumer, and it would drop our events
+        loop = asyncio.get_running_loop()
+        self._thread = threading.Thread(target=self._main, args=(loop,), name="core", daemon=True)
+        self._thread.start()
+
+    def _main(self, loop: asyncio.AbstractEventLoop) -> None:
+        def hand_over(batch: Batch) -> None:
+            asyncio.run_coroutine_threadsafe(self.channel.send(value=batch), loop)
+
+        pause_s = 0.1
+        while not self._ending.is_set():
+            before = self.flow.commits
+            try:
+                self._run_core(hand_over)
+                continue
+            except InvariantError as e:
+                log.critical("invariant broken, this worker stops", error=str(e))
+                _exit(EXIT_INVARIANT)
+            except (CoreDroppedError, KafkaException, PartUnavailableError) as e:
+                log.warning("core dropped, a new one takes over", error=str(e), kind=type(e).__name__)
+            except Exception:
+                log.exception("core dropped after an unexpected error")
+            pause_s = 0.1 if self.flow.commits > before else min(pause_s * 2, 5.0)
+            self._ending.wait(pause_s)
+
+    def _run_core(self, hand_over: Callable[[Batch], None]) -> None:
+        core = self.core = TransactionalCore(
+            self.kafka, self.topics, self.options, self.codec, hand_over, self._ending, self.flow
+        )
+        try:
+            core.connect()
+            core.run()
+        finally:
+            core.close()
+            self.core = None
+
+    @mode.Service.task
+    async def _watchdog(self) -> None:
+        """Ends the process when one client call blocks for longer than `watchdog_s`."""
+        while not self.should_stop:
+            await self.sleep(0.5)
+            call = self.core.in_call if self.core is not None else None
+            allowed = self.options.watchdog_s
+            if call is not None and call[0] in ("committed", "init_transactions"):
+                allowed = max(30.0, allowed)  # they wait for a predecessor's transaction to end
+            if call is not None and time.monotonic() - call[1] > allowed:
+                log.critical("client call hangs, the process ends to be restarted", call=call[0], seconds=allowed)
+                _exit(EXIT_HUNG)
+
+    @mode.Service.task
+    async def _report(self) -> None:
+        """Tells the supervisor twice a second what this worker has and does."""
+        while not self.should_stop:
+            await self.sleep(0.5)
+            if self.ready_file is not None:
+                _write(self.ready_file, self.figures())
+
+    def figures(self) -> dict[str, Any]:
+        """Assignment, progress and memory of this worker, as JSON values."""
+        core = self.core
+        ledgers = dict(core.ledgers) if core is not None else {}
+        f = self.flow
+        return {
+            "pid": os.getpid(), "ready": core is not None and core.joined, "slot": self.options.slot,
+            "partitions": sorted(ledgers),
+            "next_offset": {str(p): x.base.head.next_offset for p, x in ledgers.items()},
+            "accounts": sum(len(x.base.accounts) for x in ledgers.values()),
+            "keys": sum(len(x.keys) for x in ledgers.values()),
+            "keys_bytes": sum(x.keys.memory_bytes for x in ledgers.values()),
+            "commands": f.commands, "commits": f.commits, "aborts": f.aborts, "last_commit_at": f.last_commit_at,
+            "gather_s": f.gather_s, "wait_s": f.wait_s, "commit_s": f.commit_s,
+            "stages": {n: getattr(self.settlement.stages, n) for n in self.settlement.stages.__slots__},
+        }  # fmt: skip
+
+    async def on_stop(self) -> None:
+        self._ending.set()
+        await asyncio.get_running_loop().run_in_executor(None, self._thread.join, 10)
+
+
+def _exit(code: int) -> None:
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _write(path: Path, document: dict[str, Any]) -> None:
+    scratch = path.with_suffix(f".{os.getpid()}")
+    scratch.write_text(json.dumps(document))
+    scratch.replace(path)
+
+
+def build_app(
+    kafka: KafkaConfig, registry_url: str, world: str, options: HostOptions, ready_file: Path | None, data_dir: Path
+) -> Any:
+    """The Faust app of one settlement worker. It connects to nothing before it is started by a Faust worker."""
+    topics = Topics(world)
+    registry = Registry(registry_url)
+    codec = registry.codec()
+    refused: set[int] = set()
+
+    def learn(schema_ids: set[int]) -> set[int]:
+        if len(refused) > 10_000:
+            refused.clear()
+        learn_schemas(codec, registry, schema_ids, refused)
+        return refused
+
+    reply_partitions = partition_counts(kafka).get(topics.replies, 0)
+    outlets = Outlets(
+        topics.submitted, topics.journal, topics.state, topics.dead, topics.replies, options.partitions,
+        reply_partitions, options.message_bytes_max,
+    )  # fmt: skip
+    settlement = Settlement(codec, outlets, learn)
+    data_dir.mkdir(parents=True, exist_ok=True)
+    app = _App(
+        f"{topics.group}-{options.slot}", broker=f"kafka://{kafka.bootstrap}", datadir=str(data_dir),
+        store="memory://", web_enabled=False,
+    )  # fmt: skip
+    channel = app.channel()
+    add_settlement_agent(app, channel, settlement)
+
+    @app.service
+    class Settle(SettlementService):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(app, channel, settlement, kafka, topics, options, codec, ready_file)
+
+    return app

@@ -1,0 +1,162 @@
+"""Reading a topic as an auditor does: read_committed, by partition and offset, without a consumer group."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple, TypeVar
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+
+from schemas.errors import PartUnavailableError
+from streams.clients import KafkaConfig
+
+_STALL_S = 60.0
+_ASK_S = 30.0
+T = TypeVar("T")
+
+
+class LogRecord(NamedTuple):
+    """One committed record. `timestamp_ms`: the broker's, milliseconds since 1970 UTC."""
+
+    partition: int
+    offset: int
+    timestamp_ms: int
+    key: bytes | None
+    value: bytes | None
+    headers: list[tuple[str, bytes]] | None
+
+
+def record_of(message: Any) -> LogRecord:
+    """A LogRecord from the client's message."""
+    return LogRecord(
+        message.partition(), message.offset(), message.timestamp()[1], message.key(), message.value(), message.headers()
+    )
+
+
+class LogReader:
+    """Follows a topic from `start` (partition -> offset; None: every partition from its first record).
+
+    Not thread-safe. `position` holds the next offset of each partition, past transaction markers as well.
+    """
+
+    def __init__(self, kafka: KafkaConfig, topic: str, start: Mapping[int, int] | None = None) -> None:
+        self.kafka = kafka
+        self.topic = topic
+        self._consumer = Consumer(
+            kafka.consumer("clearline-reader", enable_partition_eof=True, queued_max_messages_kbytes=65536)
+        )
+        parts = _partitions(self._consumer, kafka, topic)
+        self.position: dict[int, int] = {}
+        for p in parts:
+            low, _ = _span(self._consumer, kafka, topic, p)
+            self.position[p] = max(low, start.get(p, low)) if start else low
+        if start is not None:
+            self.position = {p: o for p, o in self.position.items() if p in start}
+        self.at_end: set[int] = set()
+        self._consumer.assign([TopicPartition(topic, p, o) for p, o in self.position.items()])
+
+    def poll(self, records_max: int = 10_000, timeout_s: float = 0.1) -> list[LogRecord]:
+        """What came, at most `records_max` after at most `timeout_s`. Raises KafkaException on a fatal error only."""
+        out: list[LogRecord] = []
+        got: list[Any] = self._consumer.consume(records_max, timeout_s)
+        for m in got:
+            error = m.error()
+            if error is None:
+                p = m.partition()
+                self.position[p] = m.offset() + 1
+                self.at_end.discard(p)
+                out.append(record_of(m))
+            elif error.code() == KafkaError._PARTITION_EOF:
+                self.position[m.partition()] = max(self.position[m.partition()], m.offset())
+                self.at_end.add(m.partition())
+            elif error.fatal():
+                raise KafkaException(error)
+        return out
+
+    def close(self) -> None:
+        self._consumer.close()
+
+    def __enter__(self) -> LogReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _patiently(kafka: KafkaConfig, ask: Callable[[], T]) -> T:
+    """Asks again for up to 30 s: the first question may meet a connection that the client is just replacing.
+
+    Raises PartUnavailableError with the client's last word.
+    """
+    deadline = time.monotonic() + _ASK_S
+    while True:
+        try:
+            return ask()
+        except KafkaException as e:
+            if time.monotonic() > deadline:
+                raise PartUnavailableError("Kafka", kafka.bootstrap, e.args[0].str()) from None
+        time.sleep(0.1)
+
+
+def _span(consumer: Consumer, kafka: KafkaConfig, topic: str, partition: int) -> tuple[int, int]:
+    place = TopicPartition(topic, partition)
+    found: tuple[int, int] = _patiently(kafka, lambda: consumer.get_watermark_offsets(place, timeout=10))
+    return found
+
+
+def _partitions(consumer: Consumer, kafka: KafkaConfig, topic: str) -> list[int]:
+    try:
+        described = consumer.list_topics(topic, timeout=10).topics[topic]
+    except KafkaException as e:
+        raise PartUnavailableError("Kafka", kafka.bootstrap, e.args[0].str()) from None
+    if described.error is not None:
+        raise PartUnavailableError("Kafka", kafka.bootstrap, f"topic {topic}: {described.error.str()}")
+    return sorted(described.partitions)
+
+
+def spans(kafka: KafkaConfig, topic: str) -> dict[int, tuple[int, int]]:
+    """First offset that is kept, and high watermark (the offset of the next record), of each partition now."""
+    consumer = Consumer(kafka.consumer("clearline-reader"))
+    try:
+        return {p: _span(consumer, kafka, topic, p) for p in _partitions(consumer, kafka, topic)}
+    finally:
+        consumer.close()
+
+
+def end_offsets(kafka: KafkaConfig, topic: str) -> dict[int, int]:
+    """The high watermark of each partition now (the offset of the next record)."""
+    return {p: high for p, (_, high) in spans(kafka, topic).items()}
+
+
+def committed_offsets(kafka: KafkaConfig, group: str, topic: str) -> dict[int, int]:
+    """Where a group stands in each partition of a topic; -1001 where it has committed nothing."""
+    consumer = Consumer(kafka.consumer(group))
+    try:
+        wanted = [TopicPartition(topic, p) for p in _partitions(consumer, kafka, topic)]
+        found = _patiently(kafka, lambda: consumer.committed(wanted, timeout=30))
+        return {tp.partition: tp.offset for tp in found}
+    finally:
+        consumer.close()
+
+
+def read_to_end(kafka: KafkaConfig, topic: str, start: Mapping[int, int] | None = None) -> Iterator[LogRecord]:
+    """Every committed record from `start` up to the end offsets at the time of the call.
+
+    Raises PartUnavailableError when nothing moves for 60 s before the end (a Kafka transaction that stays open).
+    """
+    ends = end_offsets(kafka, topic)
+    with LogReader(kafka, topic, start) as reader:
+        open_parts = {p for p in reader.position if reader.position[p] < ends[p]}
+        deadline = time.monotonic() + _STALL_S
+        while open_parts:
+            before = dict(reader.position)
+            for r in reader.poll(10_000, 0.2):
+                if r.offset < ends[r.partition]:
+                    yield r
+            open_parts = {p for p in open_parts if reader.position[p] < ends[p]}
+            if reader.position != before:
+                deadline = time.monotonic() + _STALL_S
+            elif time.monotonic() > deadline:
+                where = ", ".join(f"{topic}[{p}] at {reader.position[p]} of {ends[p]}" for p in sorted(open_parts))
+                raise PartUnavailableError("Kafka", kafka.bootstrap, f"a Kafka transaction stays open: {where}")

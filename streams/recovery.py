@@ -1,0 +1,124 @@
+"""Takes over a partition: from the compacted state topic the accounts, from the journal the idempotency keys.
+
+The order matters. The caller has asked for the committed offsets first, which waits until no Kafka transaction of a
+predecessor is open; then everything below the high watermarks is stable. The stored next offset must equal the group's:
+both were written in one Kafka transaction, so any difference means that something else wrote here, and the partition
+must not run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from confluent_kafka import Consumer, TopicPartition
+
+from ledger.accounts import Account
+from ledger.keys import KeyIndex
+from ledger.state import Head, PartitionBase, Partner
+from schemas.codec import CHAIN_BYTES, HEADER_BYTES, Codec, journal_source_offset
+from schemas.errors import InvariantError
+from schemas.records import AccountState, PartitionState
+from streams.clients import KafkaConfig
+from streams.reader import read_to_end
+from streams.topics import Topics
+
+_ID_END = HEADER_BYTES + 16
+_DIGEST_END = HEADER_BYTES + 24
+
+
+class PartitionLedger:
+    """What a worker holds of one partition: the committed state and the remembered keys."""
+
+    __slots__ = ("base", "keys", "partition")
+
+    def __init__(self, partition: int, window_ms: int) -> None:
+        self.partition = partition
+        self.base = PartitionBase()
+        self.keys = KeyIndex(window_ms)
+
+
+def recover(
+    kafka: KafkaConfig, topics: Topics, codec: Codec, committed: Mapping[int, int], window_ms: int
+) -> list[PartitionLedger]:
+    """The ledgers of these partitions. `committed`: the group's offset of each, below 0 for none.
+
+    Raises InvariantError when state, journal and offsets do not belong together.
+    """
+    ledgers = {p: PartitionLedger(p, window_ms) for p in committed}
+    _restore_state(kafka, topics, codec, ledgers)
+    for p, offset in committed.items():
+        head = ledgers[p].base.head
+        # The state is what counts. A group's offsets expire when it sleeps for a week, and a broker that comes back
+        # from a kill can answer with old ones (Kafka 4.3 loaded __consumer_offsets twice at once: 70,000 commands
+        # behind). But the group can never be ahead of the state that was committed with its offsets.
+        if offset > head.next_offset:
+            raise InvariantError(
+                f"partition {p}: the state stands at offset {head.next_offset}, the group at {offset}; "
+                "they are written together, so something else wrote here: run `clearline verify`"
+            )
+    _restore_keys(kafka, topics, ledgers)
+    return list(ledgers.values())
+
+
+def _restore_state(kafka: KafkaConfig, topics: Topics, codec: Codec, ledgers: dict[int, PartitionLedger]) -> None:
+    """Reads the state topic to its end; of several records of one key the highest offset counts, not the last."""
+    for r in read_to_end(kafka, topics.state, dict.fromkeys(ledgers, 0)):
+        if r.value is None:
+            continue
+        base = ledgers[r.partition].base
+        state = codec.decode(r.value)
+        if isinstance(state, PartitionState):
+            if state.next_offset >= base.head.next_offset:
+                base.head = Head.from_record(state)
+        elif isinstance(state, AccountState):
+            known = base.accounts.get(state.account_id)
+            if known is None or state.source_offset >= known.offset:
+                base.accounts[state.account_id] = Account.from_state(state)
+        else:
+            partner = base.partners.get(state.partner_id)
+            if partner is None or state.source_offset >= partner.offset:
+                base.partners[state.partner_id] = Partner(
+                    state.partner_id, state.name, state.state, state.source_offset
+                )
+
+
+def _restore_keys(kafka: KafkaConfig, topics: Topics, ledgers: dict[int, PartitionLedger]) -> None:
+    """Reads the journal's last window: only the fixed bytes at each record's start, without decoding it."""
+    since = {p: ledger.keys.oldest_ms(ledger.base.head.event_time) for p, ledger in ledgers.items()}
+    columns: dict[int, tuple[list[bytes], list[bytes], list[int], list[int]]] = {p: ([], [], [], []) for p in ledgers}
+    tails: dict[int, bytes] = {}
+    for p, _, timestamp, _, value, _ in read_to_end(kafka, topics.journal, _offsets_at(kafka, topics.journal, since)):
+        assert value is not None
+        tails[p] = value
+        if value[_DIGEST_END] and timestamp >= since[p]:
+            ids, digests, offsets, times = columns[p]
+            ids.append(value[HEADER_BYTES:_ID_END])
+            digests.append(value[_ID_END:_DIGEST_END])
+            offsets.append(journal_source_offset(value))
+            times.append(timestamp)
+            if len(ids) >= 50_000:
+                ledgers[p].keys.add(*columns[p])
+                columns[p] = ([], [], [], [])
+    for p, ledger in ledgers.items():
+        ledger.keys.add(*columns[p])
+        head = ledger.base.head
+        if p in tails and tails[p][-CHAIN_BYTES:] != head.chain:
+            raise InvariantError(
+                f"partition {p}: the journal's last record is not the chain head of the state at sequence "
+                f"{head.sequence}: run `clearline verify`"
+            )
+
+
+def _offsets_at(kafka: KafkaConfig, topic: str, since: Mapping[int, int]) -> dict[int, int]:
+    """The first offset of each partition whose record is at or after a time; the end where there is none."""
+    consumer = Consumer(kafka.consumer("clearline-reader"))
+    try:
+        found = consumer.offsets_for_times([TopicPartition(topic, p, ms) for p, ms in since.items()], timeout=30)
+        ends = {
+            tp.partition: consumer.get_watermark_offsets(TopicPartition(topic, tp.partition), timeout=30)[1]
+            for tp in found
+            if tp.offset < 0
+        }
+        return {tp.partition: tp.offset if tp.offset >= 0 else ends[tp.partition] for tp in found}
+    finally:
+        consumer.close()

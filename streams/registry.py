@@ -1,0 +1,112 @@
+"""The schema registry: registers our schemas at set-up and turns ids into a codec.
+
+Workers and publishers never register anything; they ask for the ids of exactly the committed schemas and refuse to run
+when one is missing, so a schema can only change where its compatibility was checked. Four calls of Confluent's API are
+all that is needed; its Python client would load an OAuth stack for them, half a second at every start of a role.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+from tenacity import retry, retry_if_exception, stop_after_delay, wait_exponential
+
+from schemas.codec import Codec, UndecodableError, schema_text
+from schemas.errors import BadInputError, PartUnavailableError
+from schemas.records import RECORDS, Subjects
+
+_REFUSED = (409, 422)
+
+
+class Registry:
+    """One registry that speaks Confluent's API at `url`. Calls raise PartUnavailableError when it does not answer."""
+
+    def __init__(self, url: str, timeout_s: float = 5.0) -> None:
+        self.url = url
+        self._timeout_s = timeout_s
+
+    def register_all(self) -> dict[str, int]:
+        """Registers every schema (again: the same id) and sets FULL_TRANSITIVE; ids by record name.
+
+        Raises BadInputError when the registry refuses a schema as incompatible.
+        """
+        out = {}
+        with self._client() as client:
+            for name in RECORDS:
+                subject = Subjects.of(name)
+                answer = self._ask(client, "POST", f"/subjects/{subject}/versions", _document(name))
+                out[name] = int(answer["id"])
+                self._ask(client, "PUT", f"/config/{subject}", {"compatibility": "FULL_TRANSITIVE"})
+        return out
+
+    def ids(self) -> dict[str, int]:
+        """Ids of the committed schemas. Raises BadInputError when one was never registered."""
+        out = {}
+        with self._client() as client:
+            for name in RECORDS:
+                found = self._ask(client, "POST", f"/subjects/{Subjects.of(name)}", _document(name))
+                if found is None:
+                    raise BadInputError(
+                        f"schema {Subjects.of(name)} is not in the registry at {self.url}: run `./run up`"
+                    )
+                out[name] = int(found["id"])
+        return out
+
+    def codec(self) -> Codec:
+        """A codec with the registry's ids."""
+        return Codec(self.ids())
+
+    def schema_text(self, schema_id: int) -> str | None:
+        """The schema behind an id; None when the registry does not know the id."""
+        with self._client() as client:
+            found = self._ask(client, "GET", f"/schemas/ids/{schema_id}")
+        return None if found is None else str(found["schema"])
+
+    def _client(self) -> httpx.Client:
+        return httpx.Client(base_url=self.url, timeout=self._timeout_s)
+
+    def _ask(self, client: httpx.Client, method: str, path: str, document: dict[str, str] | None = None) -> Any:
+        """The answer's document, None for "not found"; asks for up to 20 s while the registry is starting or away."""
+        try:
+            answer = _patiently(client, method, path, document)
+        except httpx.HTTPError as e:
+            raise PartUnavailableError("Schema registry", self.url, str(e)) from None
+        if answer.status_code == httpx.codes.NOT_FOUND:
+            return None
+        if answer.status_code in _REFUSED:
+            raise BadInputError(f"the registry at {self.url} refuses {path}: {answer.text[:300]}")
+        if answer.is_error:
+            raise PartUnavailableError("Schema registry", self.url, f"{path}: HTTP {answer.status_code}")
+        return answer.json()
+
+
+def _document(record_name: str) -> dict[str, str]:
+    return {"schema": schema_text(record_name), "schemaType": "AVRO"}
+
+
+def _is_passing(error: BaseException) -> bool:
+    return isinstance(error, httpx.HTTPError)
+
+
+@retry(
+    retry=retry_if_exception(_is_passing), stop=stop_after_delay(20), wait=wait_exponential(0.1, max=2), reraise=True
+)
+def _patiently(client: httpx.Client, method: str, path: str, document: dict[str, str] | None) -> httpx.Response:
+    answer = client.request(method, path, json=document)
+    if answer.status_code >= httpx.codes.INTERNAL_SERVER_ERROR:
+        answer.raise_for_status()
+    return answer
+
+
+def learn_schemas(codec: Codec, registry: Registry, schema_ids: set[int], refused: set[int]) -> None:
+    """Teaches the codec the schemas behind unknown ids; ids that are not ours are put into `refused`."""
+    for schema_id in sorted(schema_ids - refused):
+        text = registry.schema_text(schema_id)
+        try:
+            if text is None:
+                refused.add(schema_id)
+            else:
+                codec.add_writer_schema(schema_id, text)
+        except UndecodableError:
+            refused.add(schema_id)

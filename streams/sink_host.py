@@ -1,0 +1,388 @@
+"""The loops that read committed records from Kafka and hand them to the sinks.
+
+A sink reads by assignment, not in a consumer group: where to go on from is what its own store says, so there is no
+offset anywhere that could disagree with the rows. Whatever fails, the session ends, and the next one asks the store
+again; a broken invariant or another sink's fence ends the process.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+import structlog
+from confluent_kafka import Consumer, KafkaException, TopicPartition
+
+from schemas.codec import Codec, UnknownSchemaError
+from schemas.errors import InvariantError, PartUnavailableError
+from schemas.failpoints import failpoint
+from schemas.records import DeadLetter
+from sinks.balances import Balances, Coalescer, RedisConfig, StateArrival
+from sinks.clickhouse import ClickHouseConfig
+from sinks.dead_letters import DeadLetterSink, Letter
+from sinks.ledger_sink import Arrival, LedgerSink
+from streams.clients import KafkaConfig
+from streams.reader import LogReader, LogRecord, end_offsets
+from streams.registry import Registry, learn_schemas
+from streams.topics import Topics, topic_ids
+
+log = structlog.get_logger()
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class SinkOptions:
+    """When a batch is full: `batch_records_max` records, or `flush_interval_ms` after its first one came."""
+
+    batch_records_max: int = 50_000
+    flush_interval_ms: int = 1000
+    poll_records_max: int = 10_000
+    retry_s_max: float = 5.0
+    report_interval_s: float = 1.0
+
+
+@dataclass(slots=True)
+class Report:
+    """What a sink says of itself in its ready file, written at most once per `interval_s`."""
+
+    role: str
+    path: Path | None
+    interval_s: float
+    ends: Callable[[], dict[int, int]] | None = None
+    ready: bool = False
+    waiting_for: str = ""
+    verified: dict[int, int] = field(default_factory=dict)
+    records: int = 0
+    _written: float = 0.0
+    _since: tuple[float, int] = (0.0, 0)
+
+    def tell(self, *, now: bool = False) -> None:
+        """Writes the file if it is time. The end offsets are asked for at the same rate."""
+        at = time.monotonic()
+        if self.path is None or (at - self._written < self.interval_s and not now):
+            return
+        since, records = self._since
+        rate = (self.records - records) / (at - since) if since else 0.0
+        self._written, self._since = at, (at, self.records)
+        ends = self._ends()
+        lag = None if ends is None else sum(max(0, end - self.verified.get(p, 0)) for p, end in ends.items())
+        facts: dict[str, Any] = {
+            "pid": os.getpid(),
+            "role": self.role,
+            "ready": self.ready,
+            "waiting_for": self.waiting_for,
+            "verified": {str(p): o for p, o in sorted(self.verified.items())},
+            "lag": lag,
+            "records": self.records,
+            "records_per_second": round(rate, 1),
+            "at": int(time.time() * 1000),
+        }
+        draft = self.path.with_name(self.path.name + ".tmp")
+        draft.write_bytes(orjson.dumps(facts))
+        draft.replace(self.path)
+
+    def _ends(self) -> dict[int, int] | None:
+        try:
+            return self.ends() if self.ends else None
+        except KafkaException:
+            return None
+
+
+class _Ends:
+    """Asks one topic's end offsets again and again over one connection."""
+
+    def __init__(self, kafka: KafkaConfig, topic: str, partitions: Iterable[int]) -> None:
+        self._consumer = Consumer(kafka.consumer("clearline-reader"))
+        self._parts = [TopicPartition(topic, p) for p in partitions]
+
+    def __call__(self) -> dict[int, int]:
+        return {tp.partition: self._consumer.get_watermark_offsets(tp, timeout=2)[1] for tp in self._parts}
+
+    def close(self) -> None:
+        self._consumer.close()
+
+
+class _Learner:
+    """Calls something that decodes, and teaches the codec the schema versions it meets."""
+
+    def __init__(self, codec: Codec, registry: Registry) -> None:
+        self.codec = codec
+        self._registry = registry
+
+    def __call__(self, decode: Callable[[], Any]) -> Any:
+        asked: set[int] = set()
+        while True:
+            try:
+                return decode()
+            except UnknownSchemaError as e:
+                if e.schema_id in asked:
+                    raise InvariantError(
+                        f"a topic of the ledger's own holds schema id {e.schema_id}, not ours"
+                    ) from None
+                asked.add(e.schema_id)
+                learn_schemas(self.codec, self._registry, {e.schema_id}, set())
+
+
+def run_clickhouse_sink(
+    kafka: KafkaConfig,
+    topics: Topics,
+    registry: Registry,
+    clickhouse: ClickHouseConfig,
+    ready_file: Path | None,
+    options: SinkOptions = SinkOptions(),
+    stop: threading.Event | None = None,
+) -> None:
+    """Blocks until SIGTERM, SIGINT or `stop`. Waits out what does not answer; raises FencedError when another sink took
+    over, InvariantError, and BadInputError when the database is not migrated or belongs to another journal."""
+    stop = stop or _stop_on_signals()
+    report = Report("sink-clickhouse", ready_file, options.report_interval_s)
+    learner = _Learner(registry.codec(), registry)
+
+    def session() -> None:
+        ids = topic_ids(kafka, [topics.journal, topics.dead])
+        ledger = LedgerSink(clickhouse, f"{topics.journal}@{ids[topics.journal]}", learner.codec)
+        dead = DeadLetterSink(clickhouse, f"{topics.dead}@{ids[topics.dead]}")
+        try:
+            ends = end_offsets(kafka, topics.journal)
+            at, dead_at = ledger.take_over(), dead.take_over()
+            start = {p: at.get(p, 0) for p in ends}
+            with (
+                LogReader(kafka, topics.journal, start) as journal,
+                LogReader(kafka, topics.dead, {p: dead_at.get(p, 0) for p in ends}) as letters,
+            ):
+                report.verified = dict(start)
+                watch = _Ends(kafka, topics.journal, ends)
+                report.ends = watch
+                try:
+                    _clickhouse_loop(journal, letters, ledger, dead, learner, options, report, stop)
+                finally:
+                    report.ends = None
+                    watch.close()
+        finally:
+            ledger.close()
+            dead.close()
+
+    _keep_running(session, report, options, stop)
+
+
+def _clickhouse_loop(
+    journal: LogReader,
+    letters: LogReader,
+    ledger: LedgerSink,
+    dead: DeadLetterSink,
+    learner: _Learner,
+    options: SinkOptions,
+    report: Report,
+    stop: threading.Event,
+) -> None:
+    batch: list[Arrival] = []
+    full_at = 0.0
+    while not stop.is_set():
+        wait = 0.1 if not batch else max(0.0, min(0.1, full_at - time.monotonic()))
+        records = journal.poll(min(options.poll_records_max, options.batch_records_max - len(batch)), wait)
+        if records:
+            failpoint("sink_clickhouse.after_read")
+            if not batch:
+                full_at = time.monotonic() + options.flush_interval_ms / 1000
+            batch += [Arrival(r.partition, r.offset, r.value) for r in records]
+        if batch and (len(batch) >= options.batch_records_max or time.monotonic() >= full_at):
+            report.records += learner(lambda: ledger.write(batch))  # noqa: B023 - called at once
+            batch = []
+        if not batch:
+            report.verified = dict(journal.position)
+        found = letters.poll(options.poll_records_max, 0.0)
+        if found:
+            dead.write([Letter(r.partition, r.offset, letter_of(r)) for r in found])
+        report.ready, report.waiting_for = True, ""
+        report.tell()
+
+
+def run_redis_sink(
+    kafka: KafkaConfig,
+    topics: Topics,
+    registry: Registry,
+    config: RedisConfig,
+    ready_file: Path | None,
+    options: SinkOptions = SinkOptions(),
+    stop: threading.Event | None = None,
+) -> None:
+    """Blocks until SIGTERM, SIGINT or `stop`. Waits out what does not answer; builds up again what Redis has lost."""
+    stop = stop or _stop_on_signals()
+    report = Report("sink-redis", ready_file, options.report_interval_s)
+    learner = _Learner(registry.codec(), registry)
+
+    def session() -> None:
+        _redis_session(kafka, topics, config, learner, options, report, stop, None)
+
+    _keep_running(session, report, options, stop)
+
+
+def rebuild_redis(
+    kafka: KafkaConfig, topics: Topics, registry: Registry, config: RedisConfig, progress: Progress | None = None
+) -> int:
+    """Deletes the world's balances and builds them up from ledger.state; returns the number of shards written.
+
+    `progress` is called with the records done and the records to do. A running sink may go on beside it: an older
+    offset never overwrites a newer one. Raises PartUnavailableError.
+    """
+    balances = Balances(config)
+    try:
+        balances.clear()
+    finally:
+        balances.close()
+    report = Report("redis-rebuild", None, 1.0)
+    learner = _Learner(registry.codec(), registry)
+    while not _redis_session(
+        kafka, topics, config, learner, SinkOptions(), report, threading.Event(), progress or (lambda *_: None)
+    ):
+        pass
+    return report.records
+
+
+def _redis_session(
+    kafka: KafkaConfig,
+    topics: Topics,
+    config: RedisConfig,
+    learner: _Learner,
+    options: SinkOptions,
+    report: Report,
+    stop: threading.Event,
+    until_end: Progress | None,
+) -> bool:
+    """One stretch of following ledger.state from Redis's own markers. Ends when Redis turns out to have lost something
+    (False), and, with `until_end`, when everything that was there at the start is in (True)."""
+    balances = Balances(config)
+    watch: _Ends | None = None
+    try:
+        topic = f"{topics.state}@{topic_ids(kafka, [topics.state])[topics.state]}"
+        ends = end_offsets(kafka, topics.state)
+        applied = _begin(balances, topic, ends)
+        watch = report.ends = _Ends(kafka, topics.state, ends)
+        report.verified = dict(applied)
+        with LogReader(kafka, topics.state, applied) as reader:
+            follower = _Follower(reader, balances, topic, applied, learner)
+            while not stop.is_set():
+                if not follower.step(options.poll_records_max):
+                    log.warning("redis lost data; reading again from its markers", redis=config.address)
+                    return False
+                report.records += follower.written
+                report.verified = dict(applied)
+                report.ready, report.waiting_for = True, ""
+                report.tell()
+                if until_end is not None:
+                    until_end(sum(min(applied[p], ends[p]) for p in ends), sum(ends.values()))
+                    if all(applied[p] >= ends[p] for p in ends):
+                        return True
+        return True
+    finally:
+        report.ends = None
+        if watch is not None:
+            watch.close()
+        balances.close()
+
+
+def _begin(balances: Balances, topic: str, ends: dict[int, int]) -> dict[int, int]:
+    """Where to go on in each partition; starts those of which Redis knows nothing."""
+    markers = balances.marker(list(ends))
+    if any(m.topic != topic for m in markers.values()):
+        log.warning("ledger.state was re-created; balances are built up anew", topic=topic)
+        balances.clear()
+        markers = {}
+    for p, end in ends.items():
+        if p not in markers:
+            balances.begin(p, topic, end)
+    return {p: markers[p].next_offset if p in markers else 0 for p in ends}
+
+
+class _Follower:
+    """Moves Redis forward by what one poll brought; looks at the markers every second even if nothing came."""
+
+    def __init__(
+        self, reader: LogReader, balances: Balances, topic: str, applied: dict[int, int], learner: _Learner
+    ) -> None:
+        self._reader = reader
+        self._balances = balances
+        self._topic = topic
+        self._applied = applied
+        self._learner = learner
+        self._coalescer = Coalescer(learner.codec)
+        self._looked = time.monotonic()
+        self.written = 0
+
+    def step(self, records_max: int) -> bool:
+        """False when Redis has lost something."""
+        self.written = 0
+        parts: dict[int, list[StateArrival]] = defaultdict(list)
+        for r in self._reader.poll(records_max, 0.05):
+            parts[r.partition].append(StateArrival(r.offset, r.key or b"", r.value))
+        if parts:
+            failpoint("sink_redis.after_read")
+        for p, end in self._reader.position.items():
+            if end > self._applied[p]:
+                values, source_next = self._learner(lambda: self._coalescer.values(parts[p]))  # noqa: B023
+                count = self._balances.apply(p, self._topic, self._applied[p], end, source_next, values)
+                if count < 0:
+                    return False
+                failpoint("sink_redis.mid_batch")
+                self.written += count
+                self._applied[p] = end
+        if parts:
+            failpoint("sink_redis.after_batch")
+        return self._markers_stand()
+
+    def _markers_stand(self) -> bool:
+        if time.monotonic() - self._looked < 1.0:
+            return True
+        self._looked = time.monotonic()
+        markers = self._balances.marker(list(self._applied))
+        return all(p in markers and markers[p].next_offset >= at for p, at in self._applied.items())
+
+
+def letter_of(r: LogRecord) -> DeadLetter:
+    """The dead letter in a record of transactions.dead: headers tell where it came from."""
+    h = {k: v.decode("utf-8", "replace") for k, v in r.headers or []}
+
+    def number(name: str, otherwise: int) -> int:
+        text = h.get(name, "")
+        return int(text) if text.removeprefix("-").isdecimal() and len(text) < 19 else otherwise
+
+    return DeadLetter(
+        h.get("source_topic", ""), number("source_partition", r.partition), number("source_offset", -1),
+        number("received_at", r.timestamp_ms), h.get("reason", ""), h.get("detail", ""), number("attempts", 1),
+        r.key, r.value,
+    )  # fmt: skip
+
+
+def _keep_running(session: Callable[[], Any], report: Report, options: SinkOptions, stop: threading.Event) -> None:
+    """Runs sessions until `stop`; waits longer and longer while a part does not answer."""
+    pause = 0.1
+    while not stop.is_set():
+        began = time.monotonic()
+        try:
+            session()
+            pause = 0.1
+        except (PartUnavailableError, KafkaException) as e:
+            pause = 0.1 if time.monotonic() - began > 10 else min(options.retry_s_max, pause * 2)
+            report.ready, report.waiting_for = False, str(e)
+            report.tell(now=True)
+            log.warning("sink waits", role=report.role, why=str(e), retry_s=round(pause, 2))
+            stop.wait(pause * random.uniform(0.7, 1.3))
+
+
+def _stop_on_signals() -> threading.Event:
+    """An event that SIGTERM and SIGINT set; only the main thread can listen to them."""
+    stop = threading.Event()
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: stop.set())
+    return stop

@@ -1,0 +1,134 @@
+"""The topics of one world, on one page: what each is keyed by, how long it is kept, and why.
+
+| topic | key | kept | holds |
+|---|---|---|---|
+| transactions.submitted | root partner | 30 days | commands, in the order that settles them |
+| journal | root partner, same partition | for ever | one outcome per command: the truth |
+| ledger.state | account, partner or `meta` | compacted | where each account stands; recovery reads it |
+| transactions.dead | as received | 90 days | what could not be decoded or broke the contract |
+| replies | partition = gateway instance | 1 hour | outcomes that a caller waits for |
+
+Every topic but `replies` has the same number of partitions, and an outcome stands in the partition of its command.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import NewTopic  # type: ignore[attr-defined]
+
+from schemas.errors import BadInputError, PartUnavailableError
+from streams.clients import KafkaConfig, admin_client
+
+DAY_MS = 86_400_000
+MESSAGE_BYTES_MAX = 1_048_576
+DEAD_BYTES_MAX = 2 * MESSAGE_BYTES_MAX  # a dead letter is the original bytes plus headers
+
+
+class TopicMismatchError(BadInputError):
+    """A topic exists with another number of partitions than the settings say."""
+
+
+@dataclass(frozen=True, slots=True)
+class Topics:
+    """Names of a world's topics; `world` is the prefix: live or sandbox."""
+
+    world: str
+
+    @property
+    def submitted(self) -> str:
+        return f"{self.world}.transactions.submitted"
+
+    @property
+    def journal(self) -> str:
+        return f"{self.world}.journal"
+
+    @property
+    def state(self) -> str:
+        return f"{self.world}.ledger.state"
+
+    @property
+    def dead(self) -> str:
+        return f"{self.world}.transactions.dead"
+
+    @property
+    def replies(self) -> str:
+        return f"{self.world}.replies"
+
+    @property
+    def group(self) -> str:
+        """Consumer group of the settlement workers."""
+        return f"{self.world}.settlement"
+
+    def settings(self) -> dict[str, dict[str, str]]:
+        """Topic settings by name."""
+        forever = {"retention.ms": "-1", "retention.bytes": "-1"}
+        return {
+            self.submitted: {
+                "message.timestamp.type": "LogAppendTime",
+                "retention.ms": str(30 * DAY_MS),
+                "max.message.bytes": str(MESSAGE_BYTES_MAX),
+            },
+            self.journal: {**forever, "max.message.bytes": str(DEAD_BYTES_MAX)},
+            self.state: {"cleanup.policy": "compact", "segment.bytes": str(64 * 1024 * 1024)},
+            self.dead: {"retention.ms": str(90 * DAY_MS), "max.message.bytes": str(DEAD_BYTES_MAX)},
+            self.replies: {"retention.ms": str(DAY_MS // 24)},
+        }
+
+
+def partition_counts(kafka: KafkaConfig, timeout_s: float = 5.0) -> dict[str, int]:
+    """Partitions of every topic of the cluster. Raises PartUnavailableError."""
+    found = admin_client(kafka, timeout_s).list_topics(timeout=timeout_s).topics
+    return {name: len(t.partitions) for name, t in found.items()}
+
+
+def check_topics(kafka: KafkaConfig, topics: Topics, partitions: int) -> list[str]:
+    """Topics that are still missing. Raises TopicMismatchError when one has another number of partitions."""
+    have = partition_counts(kafka)
+    for name in topics.settings():
+        if name != topics.replies and name in have and have[name] != partitions:
+            raise TopicMismatchError(
+                f"topic {name} has {have[name]} partitions, the settings say {partitions}: a ledger cannot be "
+                f"re-partitioned; set CLEARLINE_PARTITIONS={have[name]}"
+            )
+    return [name for name in topics.settings() if name not in have]
+
+
+def create_topics(kafka: KafkaConfig, topics: Topics, partitions: int, *, replication: int = 1) -> list[str]:
+    """Creates what is missing and waits until it is seen; returns the names created. `partitions`: at least 1."""
+    missing = check_topics(kafka, topics, partitions)
+    admin = admin_client(kafka)
+    settings = topics.settings()
+    new = [
+        NewTopic(n, partitions, replication, config={**settings[n], "min.insync.replicas": str((replication + 1) // 2)})
+        for n in missing
+    ]
+    for name, done in (admin.create_topics(new) if new else {}).items():
+        try:
+            done.result(30)
+        except KafkaException as e:
+            if e.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                raise PartUnavailableError("Kafka", kafka.bootstrap, f"{name}: {e.args[0].str()}") from None
+        except TimeoutError:
+            raise PartUnavailableError("Kafka", kafka.bootstrap, f"{name} was not created within 30 s") from None
+    deadline = time.monotonic() + 30
+    while check_topics(kafka, topics, partitions):
+        if time.monotonic() > deadline:
+            raise PartUnavailableError("Kafka", kafka.bootstrap, "created topics did not appear within 30 s")
+        time.sleep(0.05)
+    return missing
+
+
+def topic_ids(kafka: KafkaConfig, names: list[str]) -> dict[str, str]:
+    """The broker's id of each topic: a re-created topic has another, so its offsets are other offsets."""
+    from confluent_kafka import TopicCollection
+
+    admin = admin_client(kafka)  # kept until the answer is there: a client that is dropped never answers
+    described = admin.describe_topics(TopicCollection(names))
+    try:
+        return {name: str(done.result(20).topic_id) for name, done in described.items()}
+    except (TimeoutError, KafkaException) as e:
+        hint = f"{', '.join(names)} could not be described: {str(e) or 'no answer within 20 s'}"
+        raise PartUnavailableError("Kafka", kafka.bootstrap, hint) from None

@@ -1,0 +1,92 @@
+"""docker-compose.yml and Dockerfile keep their promises: pinned images, health checks, one image for all roles."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import xml.etree.ElementTree as ET
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from clearline.config import Settings
+from clearline.stack import role_names
+
+ROOT = Path(__file__).resolve().parents[2]
+COMPOSE = ROOT / "docker-compose.yml"
+ONE_SHOT = {"prepare"}
+
+
+@pytest.fixture(scope="module")
+def services() -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = yaml.safe_load(COMPOSE.read_text())["services"]
+    return found
+
+
+def test_it_has_every_part_and_every_role(services):
+    assert {"kafka", "registry", "clickhouse", "redis", *role_names(Settings(workers=2))} <= set(services)
+
+
+def test_every_image_is_pinned_to_a_version(services):
+    for name, service in services.items():
+        tag = service["image"].rpartition(":")[2]
+        assert re.match(r"\d+\.\d+", tag), f"{name} uses {service['image']}"
+
+
+def test_every_long_running_service_has_a_health_check(services):
+    for name, service in services.items():
+        assert name in ONE_SHOT or service["healthcheck"]["test"], name
+
+
+def test_all_roles_are_one_image_without_rights(services):
+    roles = [service for service in services.values() if "build" in service]
+    assert len(roles) == 5
+    assert {service["image"] for service in roles} == {"clearline:0.1.0"}
+    assert all(service["read_only"] and service["cap_drop"] == ["ALL"] for service in roles)
+
+
+def test_ports_are_open_on_loopback_only(services):
+    for name, service in services.items():
+        for port in service.get("ports", []):
+            assert port.startswith("127.0.0.1:"), f"{name}: {port}"
+
+
+def test_the_settings_of_the_roles_are_settings_that_exist(services, monkeypatch):
+    for variable, value in services["worker-0"]["environment"].items():
+        monkeypatch.setenv(variable, re.sub(r"\$\{\w+:-(.*)\}", r"\1", value))
+    settings = Settings()
+    assert settings.kafka.bootstrap == "kafka:9092"
+    assert settings.clickhouse.password == "clearline"
+    assert settings.workers == sum(name.startswith("worker-") for name in services)
+
+
+def test_the_reader_of_the_settings_is_a_user_who_may_only_read(services):
+    users = ET.parse(ROOT / "deploy" / "clickhouse-reader.xml").getroot()
+    reader = users.find(f"users/{Settings().clickhouse.reader_user}")
+    assert reader is not None
+    assert users.findtext(f"profiles/{reader.findtext('profile')}/readonly") == "2"
+    password = reader.find("password")
+    assert password is not None
+    variable = password.attrib["from_env"]
+    given, used = services["clickhouse"]["environment"], services["worker-0"]["environment"]
+    assert given[variable] == used["CLEARLINE_CLICKHOUSE__READER_PASSWORD"]
+    mounted = [v.split(":")[0] for v in services["clickhouse"]["volumes"] if v.startswith("./")]
+    assert all((ROOT / m).is_file() for m in mounted)
+
+
+def test_the_image_runs_as_nobody_and_from_pins():
+    text = (ROOT / "Dockerfile").read_text()
+    assert re.search(r"^FROM python:3\.\d+\.\d+", text, re.M)
+    assert re.search(r"^USER 10001$", text, re.M)
+    assert text.count("--require-hashes") == 2
+
+
+def test_docker_compose_takes_it():
+    tool = shutil.which("docker-compose")
+    if tool is None:
+        pytest.skip("docker-compose is not installed; the other tests here have read the file")
+    done = subprocess.run([tool, "-f", str(COMPOSE), "config", "-q"], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,84 @@
+"""Migrations: planned, applied once, never changed afterwards; a cut-short one is simply run again."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from schemas.errors import BadInputError, PartUnavailableError
+from sinks import migrate
+from sinks.clickhouse import ClickHouseConfig, Database
+from tests.sink_servers import ClickHouseServer
+
+pytestmark = pytest.mark.stack
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClickHouseServer]:
+    s = ClickHouseServer(tmp_path_factory.mktemp("clickhouse"))
+    s.start()
+    yield s
+    s.stop()
+
+
+@pytest.fixture
+def config(server: ClickHouseServer) -> ClickHouseConfig:
+    return server.config(f"clearline_{uuid.uuid4().hex[:8]}")
+
+
+def tables(config: ClickHouseConfig) -> set[str]:
+    db = Database(config)
+    try:
+        return {row[0] for row in db.rows("SHOW TABLES")}
+    finally:
+        db.close()
+
+
+def test_plan_apply_status(config: ClickHouseConfig) -> None:
+    assert [m.number for m in migrate.plan(config)] == [m.number for m in migrate.committed()] != []
+    assert [m.applied for m in migrate.status(config)] == [False] * len(migrate.committed())
+    assert migrate.apply(config) == migrate.committed()
+    assert migrate.apply(config) == migrate.plan(config) == []
+    assert all(m.applied for m in migrate.status(config))
+    assert {"postings", "outcomes", "control_changes", "dead_letters", "ingest_batches"} <= tables(config)
+
+
+def test_a_changed_migration_is_refused(config: ClickHouseConfig) -> None:
+    migrate.apply(config)
+    changed = [replace(m, text=m.text + "-- a comment\n") for m in migrate.committed()]
+    for call in (migrate.plan, migrate.apply, migrate.status):
+        with pytest.raises(BadInputError, match="0001_ledger was changed"):
+            call(config, changed)
+
+
+def test_a_newer_database_is_refused(config: ClickHouseConfig) -> None:
+    migrate.apply(config, [*migrate.committed(), migrate.Migration(99, "later", "SELECT 1;\n")])
+    with pytest.raises(BadInputError, match="migration 99"):
+        migrate.apply(config)
+
+
+def test_one_that_failed_half_way_is_run_again(config: ClickHouseConfig) -> None:
+    text = (
+        "CREATE TABLE IF NOT EXISTS {database}.first (x Int8) ENGINE = MergeTree ORDER BY x;\nSELECT no_such_column;\n"
+    )
+    with pytest.raises(BadInputError, match="no_such_column"):
+        migrate.apply(config, [migrate.Migration(1, "half", text)])
+    assert "first" in tables(config)
+    whole = [migrate.Migration(1, "half", text.replace("no_such_column", "1"))]
+    assert [m.number for m in migrate.apply(config, whole)] == [1]
+    assert migrate.plan(config, whole) == []
+
+
+def test_statements_are_cut_at_line_ends_and_comments_left_out() -> None:
+    m = migrate.Migration(1, "x", "-- a;\nCREATE TABLE {database}.a\n(\n  x Int8 COMMENT 'b; c'\n);\n-- d\nSELECT 2;")
+    assert m.statements("w") == ["CREATE TABLE w.a\n(\n  x Int8 COMMENT 'b; c'\n)", "SELECT 2"]
+
+
+def test_no_server_and_no_name() -> None:
+    with pytest.raises(PartUnavailableError, match=r"127\.0\.0\.1:1"):
+        migrate.apply(ClickHouseConfig("127.0.0.1", 1, "clearline_x"))
+    with pytest.raises(BadInputError, match="letters"):
+        ClickHouseConfig("127.0.0.1", 1, "x; DROP DATABASE y")

@@ -1,0 +1,113 @@
+"""What is done to the stack, and in which order: two tracks, drawn from one seed, so that a run can be repeated.
+
+The settlement track kills and pauses workers and kills the broker; the projection track kills the sinks between their
+steps, ClickHouse, and empties Redis. Both run at the same time, as misfortunes do.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from dataclasses import dataclass
+
+from schemas.failpoints import SETTLEMENT, SINK_CLICKHOUSE, SINK_REDIS
+
+WORKERS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One misfortune. `kind`: worker, worker-point, broker, pause, sink-point, clickhouse, flushall, and rebuild, which
+    empties Redis and kills its sink while it builds the balances up again.
+
+    `after_s`: how long the stack is left alone before it; `point` and `hit`: for those at a fail point; `seconds`:
+    length of a pause.
+    """
+
+    kind: str
+    target: str
+    after_s: float
+    point: str = ""
+    hit: int = 1
+    seconds: float = 0.0
+
+    @property
+    def kills(self) -> int:
+        """How many kill -9 it brings: one at a point needs another one first, to start the role armed."""
+        return {"flushall": 0, "worker-point": 2, "sink-point": 2, "rebuild": 2, "pause": 1}.get(self.kind, 1)
+
+    def __str__(self) -> str:
+        what = f" at {self.point}" if self.point else f" for {self.seconds:.1f} s" if self.seconds else ""
+        return f"{self.kind} {self.target}{what}"
+
+
+def settlement_track(rnd: random.Random, workers: int, brokers: int, pauses: int, rounds_of_points: int) -> list[Fault]:
+    """Faults of the settlement in a random order."""
+    faults = [Fault("worker", _worker(rnd), _rest(rnd)) for _ in range(workers)]
+    faults += [Fault("broker", "kafka", _rest(rnd)) for _ in range(brokers)]
+    faults += [Fault("pause", _worker(rnd), _rest(rnd), seconds=rnd.uniform(9, 14)) for _ in range(pauses)]
+    for _ in range(rounds_of_points):
+        for point in SETTLEMENT:
+            faults.append(Fault("worker-point", _worker(rnd), _rest(rnd), point, rnd.choice((1, 2, 5, 9))))
+    rnd.shuffle(faults)
+    return faults
+
+
+def projection_track(rnd: random.Random, servers: int, flushes: int, rounds_of_points: int) -> list[Fault]:
+    """Faults of the sinks and stores in a random order."""
+    faults = [Fault("clickhouse", "clickhouse", _rest(rnd)) for _ in range(servers)]
+    faults += [Fault("flushall", "redis", _rest(rnd)) for _ in range(flushes)]
+    faults.append(Fault("rebuild", "sink-redis", _rest(rnd), "sink_redis.after_batch"))
+    for _ in range(rounds_of_points):
+        for point in (*SINK_CLICKHOUSE, *SINK_REDIS):
+            role = "sink-clickhouse" if point in SINK_CLICKHOUSE else "sink-redis"
+            faults.append(Fault("sink-point", role, _rest(rnd), point, 1))
+    rnd.shuffle(faults)
+    return faults
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One run: the load, and both tracks. Printed at its start; the seed gives the same plan again."""
+
+    seed: int
+    rate: int
+    transactions: int
+    settlement: tuple[Fault, ...]
+    projections: tuple[Fault, ...]
+
+    @property
+    def kills(self) -> int:
+        return sum(f.kills for f in (*self.settlement, *self.projections))
+
+    def lines(self) -> list[str]:
+        counts = Counter(f.kind for f in (*self.settlement, *self.projections))
+        told = ", ".join(f"{n} {kind}" for kind, n in sorted(counts.items()))
+        return [
+            f"seed {self.seed}: at least {self.transactions} transactions at {self.rate}/s; {told}; {self.kills} kills"
+        ]
+
+
+def ci_plan(seed: int) -> Plan:
+    """What every run of the tests does, in three to four minutes."""
+    rnd = random.Random(f"faults {seed}")
+    return Plan(seed, 400, 20_000, tuple(settlement_track(rnd, 6, 4, 3, 1)), tuple(projection_track(rnd, 3, 1, 1)))
+
+
+def long_plan(seed: int, transactions: int = 1_000_000, kills: int = 300) -> Plan:
+    """The same misfortunes until there were `kills` of them, spread over the time that the load takes at 500/s."""
+    rnd = random.Random(f"faults {seed}")
+    settlement: list[Fault] = []
+    projections: list[Fault] = []
+    while sum(f.kills for f in (*settlement, *projections)) < kills:
+        settlement += settlement_track(rnd, 6, 2, 3, 1)
+        projections += projection_track(rnd, 3, 1, 1)
+    return Plan(seed, 500, transactions, tuple(settlement), tuple(projections))
+
+
+def _worker(rnd: random.Random) -> str:
+    return f"worker-{rnd.randrange(WORKERS)}"
+
+
+def _rest(rnd: random.Random) -> float:
+    return rnd.uniform(0.2, 2.0)

@@ -1,0 +1,213 @@
+"""The demo on the whole stack, and every command that looks at a running system, on what the demo left running."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from clearline import cli
+from clearline.demo import empty_folder
+from schemas.errors import BadInputError
+from tests.sink_servers import wait_for
+
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]
+TRANSACTIONS = 3_000
+
+
+def processes_of(folder: Path) -> list[psutil.Process]:
+    """Every process that was given this data folder."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.pid != os.getpid() and str(folder) in " ".join(
+                [*process.cmdline(), *process.environ().values()]
+            ):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder for the demo's data, and an environment that names it."""
+    folder = tmp_path_factory.mktemp("demo-data")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CLEARLINE_DATA_DIR", str(folder))
+        patch.delenv("CLEARLINE_WORLD", raising=False)
+        yield folder
+
+
+def command(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> Any:
+    capsys.readouterr()
+    assert cli.main([*arguments, "--json"]) == code, capsys.readouterr().err
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.fixture(scope="module")
+def kept(base: Path) -> Iterator[dict[str, Any]]:
+    """What a demo with --keep printed; its stack runs on for the tests of this module."""
+    out = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.stdout", out)
+        code = cli.main(
+            ["demo", "--transactions", str(TRANSACTIONS), "--rate", "1000", "--seed", "7", "--keep", "--json"]
+        )
+    document = json.loads(out.getvalue())
+    assert code == 0, document
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CLEARLINE_WORLD", "demo")
+        patch.setenv("CLEARLINE_DATA_DIR", document["data_dir"])
+        yield document
+        assert cli.main(["down"]) == 0
+        assert processes_of(base) == []
+
+
+def test_the_demo_says_what_the_design_promises(kept: dict[str, Any]):
+    outcomes = ("settled", "rejected", "repeated", "applied", "dead")
+    assert kept["submitted"] == TRANSACTIONS == sum(kept[o] for o in outcomes)
+    assert all(kept[o] > 0 for o in ("settled", "rejected", "repeated", "dead"))
+    assert kept["settled_per_second"] > 0
+    assert set(kept["latency_ms"]) == {"p50", "p99", "max"}
+    assert 0 < kept["latency_ms"]["p50"] <= kept["latency_ms"]["p99"] <= kept["latency_ms"]["max"]
+    assert kept["debits_equal_credits"] is True
+    assert kept["tieout"] == {"kafka": "equal", "clickhouse": "equal", "redis": "equal"}
+    assert kept["as_expected"] is True
+    assert len(kept["trial_balance"]) >= 3
+    assert len(kept["top_partners"]) == 10
+    assert kept["seed"] == 7
+    assert kept["data_dir"].endswith("/demo")
+
+
+def test_status_has_every_pid_address_and_lag(kept, capsys):
+    status = command(capsys, "status")
+    assert status["state"] == "running"
+    for name, child in {**status["parts"], **status["roles"]}.items():
+        assert psutil.pid_exists(child["pid"]), name
+    assert set(status["parts"]) == {"kafka", "registry", "clickhouse", "redis"}
+    assert set(status["roles"]) == {"worker-0", "worker-1", "sink-clickhouse", "sink-redis"}
+    assert set(status["addresses"]) == {
+        "kafka_bootstrap", "registry_url", "clickhouse_host", "clickhouse_port", "clickhouse_http_port", "redis_url",
+    }  # fmt: skip
+    assert set(status["lag"]["roles"]) == {"settlement", "sink-clickhouse", "sink-redis"}
+    assert cli.main(["status"]) == 0
+    assert "sink-clickhouse" in capsys.readouterr().out
+    assert cli.main(["up", "--json"]) == 0
+    out = capsys.readouterr()
+    assert "already running" in out.err
+    assert json.loads(out.out)["supervisor"] == status["supervisor"]
+
+
+def test_a_killed_role_is_started_again(kept, capsys):
+    before = command(capsys, "status")["roles"]["worker-0"]
+    psutil.Process(before["pid"]).kill()
+
+    def back() -> Any:
+        cli.main(["status", "--json"])
+        now = json.loads(capsys.readouterr().out)["roles"]["worker-0"]
+        return now if now["state"] == "ready" and now["restarts"] > before["restarts"] else None
+
+    assert wait_for("worker-0 to be back", back, 120)["pid"] != before["pid"]
+
+
+def test_the_books_are_proven_from_outside(kept, capsys):
+    assert command(capsys, "tieout") == {"kafka": "equal", "clickhouse": "equal", "redis": "equal"}
+    verdict = command(capsys, "verify", "--drained")
+    assert verdict["ok"] is True
+    assert verdict["waiting"] == 0
+    assert verdict["commands"] == kept["submitted"] + kept["setup"]["submitted"]
+    assert cli.main(["tieout"]) == 0
+    assert cli.main(["verify"]) == 0
+    assert "every check holds" in capsys.readouterr().out
+
+
+def test_reports_agree_with_each_other(kept, capsys):
+    balance = command(capsys, "report", "trial-balance")
+    assert balance["balanced"] is True
+    sums = {r["currency"]: (r["debits"], r["credits"]) for r in balance["rows"]}
+    for by in ("type", "account"):
+        rows = command(capsys, "report", "trial-balance", "--by", by)["rows"]
+        again: dict[str, list[int]] = {}
+        for r in rows:
+            pair = again.setdefault(r["currency"], [0, 0])
+            pair[0] += r["debits"]
+            pair[1] += r["credits"]
+        assert {c: tuple(p) for c, p in again.items()} == sums
+    totals = command(capsys, "report", "totals")["rows"]
+    assert {c: sum(r["debits"] for r in totals if r["currency"] == c) for c in sums} == {
+        c: d for c, (d, _) in sums.items()
+    }
+
+    top = command(capsys, "report", "top-partners", "--limit", "3", "--roots")["rows"]
+    assert len(top) == 3
+    account = f"{kept['top_partners'][0]['partner_id']}:settlement:till"
+    statement = command(capsys, "report", "statement", account)
+    assert statement["closing"] == statement["lines"][-1]["balance"]
+    now, booked = command(capsys, "balance", account), command(capsys, "balance", account, "--value-date", "2149-01-01")
+    assert now["balance"] == booked["balance"] == statement["closing"]
+    assert command(capsys, "balance", account, "--as-of", "2020-01-01")["balance"] == 0
+    assert command(capsys, "account", "show", account)["available"] == now["available"]
+    assert (
+        "not both"
+        in command(capsys, "balance", account, "--as-of", "2020-01-01", "--value-date", "2020-01-01", code=2)["error"]
+    )
+
+    rows = command(capsys, "sql", "SELECT outcome, count() AS n FROM outcomes GROUP BY outcome")["rows"]
+    assert dict(rows)["settled"] == kept["settled"] + kept["setup"]["outcomes"]["settled"]
+    assert "readonly" in command(capsys, "sql", "DROP TABLE outcomes", code=2)["error"]
+    for wrong in (
+        ["report", "statement", "acme:nobody"],
+        ["balance", "acme:nobody"],
+        ["report", "totals", "--since", "x"],
+    ):
+        assert "error" in command(capsys, *wrong, code=2)
+
+
+def test_tables_and_csv_are_for_people_and_spreadsheets(kept, capsys):
+    account = f"{kept['top_partners'][0]['partner_id']}:settlement:till"
+    for arguments, words in (
+        (["report", "trial-balance"], "debits equal credits in every currency"),
+        (["report", "trial-balance", "--by", "type"], "liability"),
+        (["report", "statement", account], "closing balance"),
+        (["report", "totals"], "scan-to-pay"),
+        (["report", "top-partners"], "turnover"),
+        (["balance", account], "available"),
+        (["sql", "SELECT 2026 AS year"], "2026"),
+    ):
+        assert cli.main(arguments) == 0
+        assert words in capsys.readouterr().out
+    assert cli.main(["report", "trial-balance", "--format", "csv"]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert all(r["debits"] == r["credits"] for r in rows)
+
+
+def test_redis_is_built_up_again(kept, capsys):
+    account = f"{kept['top_partners'][0]['partner_id']}:settlement:till"
+    before = command(capsys, "balance", account)
+    assert command(capsys, "redis", "rebuild")["complete"] is True
+    assert command(capsys, "balance", account) == before
+
+
+def test_a_folder_that_is_no_demo_is_not_emptied(tmp_path: Path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(BadInputError, match="holds something that is not a demo"):
+        empty_folder(tmp_path)
+    assert (tmp_path / "thesis.txt").exists()
+    empty_folder(tmp_path / "nothing")
+
+
+def test_a_demo_leaves_nothing_running(tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.setenv("CLEARLINE_DATA_DIR", str(tmp_path))
+    monkeypatch.delenv("CLEARLINE_WORLD", raising=False)
+    document = command(capsys, "demo", "--transactions", "300", "--rate", "0")
+    assert document["submitted"] == 300
+    assert document["kept"] is False
+    assert processes_of(tmp_path) == []

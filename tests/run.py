@@ -1,0 +1,124 @@
+"""The program behind `./run test`: static checks, the tests, and the coverage each package must have.
+
+    python tests/run.py [--fast] [--long] [--no-static] [PYTEST ARGUMENTS ...]
+
+Everything is run even when something failed before it, so that one run shows all there is to mend. The last line is the
+count of what was checked; the exit code is 0 only when nothing failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+BIN = Path(sys.executable).parent
+STATIC: dict[str, list[str]] = {
+    "ruff check": [str(BIN / "ruff"), "check", "."],
+    "ruff format": [str(BIN / "ruff"), "format", "--check", "--quiet", "."],
+    "import-linter": [str(BIN / "lint-imports"), "--no-logo"],
+    "mypy --strict": [str(BIN / "mypy")],
+}
+
+
+def run_static_checks() -> list[str]:
+    """Runs the static checks side by side; returns the names of those that failed."""
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    started = {
+        name: subprocess.Popen(
+            command, cwd=ROOT, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        for name, command in STATIC.items()
+    }  # fmt: skip
+    failed = []
+    for name, process in started.items():
+        output, _ = process.communicate()
+        print(f"{'ok    ' if process.returncode == 0 else 'FAILED'} {name}", flush=True)
+        if process.returncode != 0:
+            failed.append(name)
+            print(output, flush=True)
+    return failed
+
+
+def run_tests(arguments: list[str], scratch: Path, *, coverage: bool) -> tuple[int, int, int, int]:
+    """Runs pytest; returns its exit code and how many tests passed, failed and were skipped."""
+    report = scratch / "report.xml"
+    command = [sys.executable, "-m", "pytest", f"--junitxml={report}", *arguments]
+    if coverage:
+        command += ["--cov", f"--cov-report=json:{scratch / 'coverage.json'}"]
+    code = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL).returncode
+    passed = failed = skipped = 0
+    if report.exists():
+        for suite in ET.parse(report).getroot().iter("testsuite"):
+            total, skips = int(suite.get("tests", 0)), int(suite.get("skipped", 0))
+            bad = int(suite.get("failures", 0)) + int(suite.get("errors", 0))
+            passed, failed, skipped = passed + total - skips - bad, failed + bad, skipped + skips
+    return code, passed, failed, skipped
+
+
+def check_coverage(scratch: Path) -> list[str]:
+    """Compares each package's coverage of lines and branches with its floor; returns what is below."""
+    floors: dict[str, int] = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["clearline"]["coverage"]
+    path = scratch / "coverage.json"
+    if not path.exists():
+        return ["coverage was not measured"]
+    summaries = {name: f["summary"] for name, f in json.loads(path.read_text())["files"].items()}
+    below = []
+    for package, floor in floors.items():
+        mine = [s for name, s in summaries.items() if name.startswith(package + "/")]
+        there = sum(s["num_statements"] + s["num_branches"] for s in mine)
+        met = sum(s["covered_lines"] + s["covered_branches"] for s in mine)
+        percent = 100 * met / there if there else 0.0
+        word = "ok    " if percent >= floor else "FAILED"
+        print(f"{word} coverage of {package}: {percent:.1f}% (at least {floor}%)")
+        if percent < floor:
+            below.append(package)
+    return below
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="./run test", description="Static checks, tests, coverage.")
+    parser.add_argument("--fast", action="store_true", help="only what needs no running part: under two minutes")
+    parser.add_argument("--long", action="store_true", help="also the tests that take an hour and more")
+    parser.add_argument("--no-static", action="store_true", help="leave the static checks out")
+    options, rest = parser.parse_known_args()
+    started = time.monotonic()
+    if options.long:
+        os.environ.setdefault("HYPOTHESIS_PROFILE", "long")
+    failed_checks = [] if options.no_static else run_static_checks()
+    checks = 0 if options.no_static else len(STATIC)
+    chosen = ["not long"] if not options.long else []
+    chosen += ["not stack"] if options.fast else []
+    # Coverage is measured on the whole suite only: a part of it says nothing about the floors.
+    whole = not options.fast and not rest
+    if whole:
+        rest = ["tests"]
+    with tempfile.TemporaryDirectory(prefix="clearline-test-") as folder:
+        scratch = Path(folder)
+        arguments = (["-m", " and ".join(chosen)] if chosen else []) + rest
+        code, passed, failed, skipped = run_tests(arguments, scratch, coverage=whole)
+        if whole:
+            below = check_coverage(scratch)
+            checks += 1
+            failed_checks += [f"coverage of {', '.join(below)}"] if below else []
+    if code not in (0, 1) or (code == 1 and not failed):
+        checks += 1
+        failed_checks.append(f"pytest itself (exit code {code})")
+    for name in failed_checks:
+        print(f"failed: {name}")
+    print(f"{passed} tests and {checks - len(failed_checks)} checks passed in {time.monotonic() - started:.0f} s")
+    failures = failed + len(failed_checks)
+    print(f"{passed + checks - len(failed_checks)} passed, {failures} failed, {skipped} skipped", flush=True)
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,189 @@
+"""512 runs of 512 commands each against the model, from one seed; and the same commands give the same bytes, always."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from ledger.accounts import Account
+from ledger.book import Book
+from ledger.reasons import Reason
+from tests.ledger_commands import command, setup
+from tests.ledger_machine import Machine
+from tests.ledger_world import Ledger
+
+ROOT = Path(__file__).resolve().parents[2]
+SEED = 20261122
+pytestmark = pytest.mark.no_cover  # tracing would triple its time, and the examples cover every line
+
+
+@pytest.mark.parametrize("part", range(8))
+def test_512_runs_of_512_commands_agree_with_the_model(part):
+    seen: Counter[str] = Counter()
+    for run in range(part * 64, part * 64 + 64):
+        random, machine, left = Random(SEED + run), Machine(), 512
+        while left > 0:
+            batch = [command(random) for _ in range(min(left, random.randint(1, 64)))]
+            left -= len(batch)
+            try:
+                machine.settle(batch)
+            except AssertionError as e:
+                raise AssertionError(f"seed {SEED + run}, {512 - left} commands in: {e}") from e
+            for _ in range(random.randrange(3)):
+                machine.commit()
+            if random.random() < 0.05:
+                machine.drop()
+        seen += machine.seen
+    print(f"seed {SEED}, part {part}:", dict(seen.most_common()))
+    assert seen["settled"] > 5_000
+    assert seen["repeated"] > 50
+    assert set(Reason) - {Reason.COUNTER_OVERFLOW} <= set(seen), set(Reason) - set(seen)
+
+
+def journal_digest(seed: int, batch: int) -> str:
+    """SHA-256 over the journal and the state after 3,000 commands, settled in batches of this size."""
+    random, ledger = Random(seed), Ledger()
+    commands = [*setup(), *(command(random) for _ in range(3_000))]
+    for i in range(0, len(commands), batch):
+        ledger.settle(*commands[i : i + batch])
+    return hashlib.sha256(b"".join(ledger.journal) + ledger.snapshot()).hexdigest()
+
+
+def test_batches_make_no_difference():
+    assert len({journal_digest(7, size) for size in (1, 17, 500, 4_000)}) == 1
+
+
+def test_the_same_commands_give_the_same_bytes_in_another_process_at_another_time():
+    """Other hash seeds, another environment, another day: nothing of them gets into the journal."""
+    code = "from tests.simulation.test_ledger import journal_digest; print(journal_digest(7, 100))"
+    out = set()
+    for hash_seed, zone in (("0", "UTC"), ("1", "Asia/Shanghai"), ("4711", "America/New_York")):
+        env = {"PYTHONHASHSEED": hash_seed, "TZ": zone, "LANG": "C", "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=env, cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        out.add(done.stdout)
+    assert out == {journal_digest(7, 100) + "\n"}
+
+
+def test_the_book_asks_the_system_for_nothing():
+    """Audit events are raised by Python for files, sockets, processes and more; none while commands are settled."""
+    code = """
+import sys
+from tests.simulation.test_ledger import journal_digest
+journal_digest(1, 100)  # what is imported late is imported now
+seen = []
+armed = True
+def hook(event, args):
+    if armed and not event.startswith(("object.__", "gc.")):
+        seen.append(event)
+sys.addaudithook(hook)
+journal_digest(2, 100)
+armed = False
+print(seen)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "[]\n"
+
+
+ALLOWED = {
+    "__future__", "msgspec", "collections.abc", "enum", "hashlib", "re", "typing", "numpy", "numpy.typing",
+    "itertools",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "ledger").glob("*.py")), ids=lambda p: p.stem)
+def test_the_ledger_imports_nothing_that_could_tell_it_more_than_the_log(path):
+    """No clock, no randomness, no environment, no I/O: it is in the imports, so it can be seen there."""
+    imported = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            imported |= {a.name for a in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            imported.add(node.module or "")
+        elif isinstance(node, ast.Name):
+            assert node.id not in {"open", "input", "print", "exec", "eval", "__import__", "id"}, (
+                path.name,
+                node.lineno,
+            )
+    strange = {m for m in imported if m not in ALLOWED and m.split(".")[0] not in ("ledger", "schemas")}
+    assert strange == set()
+
+
+def _limit_ignored(monkeypatch):
+    monkeypatch.setattr("ledger.operations._check_left", lambda account, left: None)
+
+
+def _draft_writes_through(monkeypatch):
+    monkeypatch.setattr(Account, "copy", lambda self: self)
+
+
+def _refusals_bind_nothing(monkeypatch):
+    plain = Book.settle
+
+    def settle(self, command, name, *rest):
+        known = name in self.draft.keys
+        record = plain(self, command, name, *rest)
+        if record.outcome == "rejected" and not known:
+            del self.draft.keys[name]
+        return record
+
+    monkeypatch.setattr(Book, "settle", settle)
+
+
+def _suspension_stops_at_the_parent(monkeypatch):
+    def find(self, partner_id):
+        partner = self.draft.partners.find(partner_id)
+        if partner_id == "bank" or (partner and partner.state == "live"):
+            return None
+        return (Reason.PARTNER_SUSPENDED if partner else Reason.PARTNER_UNKNOWN), partner_id
+
+    monkeypatch.setattr(Book, "_find_standing", find)
+
+
+def _path_taken_for_a_prefix(monkeypatch):
+    plain = str.partition
+    monkeypatch.setattr("ledger.accounts.root_of", lambda partner: plain(partner, "/")[0][:4])
+    monkeypatch.setattr("ledger.operations.root_of", lambda partner: partner[:1])
+
+
+@pytest.mark.parametrize(
+    "bug",
+    [
+        _limit_ignored,
+        _draft_writes_through,
+        _refusals_bind_nothing,
+        _suspension_stops_at_the_parent,
+        _path_taken_for_a_prefix,
+    ],
+    ids=lambda f: f.__name__[1:],
+)
+def test_a_bug_put_in_on_purpose_is_found(bug, monkeypatch):
+    """The check would be worth nothing if it held for a Book that is wrong."""
+    bug(monkeypatch)
+    with pytest.raises(AssertionError):
+        _run_a_while()
+
+
+def _run_a_while():
+    random, machine = Random(SEED), Machine()
+    for _ in range(300):
+        machine.settle([command(random) for _ in range(20)])
+        if random.random() < 0.5:
+            machine.commit()
+        if random.random() < 0.3:
+            machine.drop()

@@ -1,0 +1,41 @@
+"""Fault plans: the seed decides, every fail point comes, and the numbers are those that are promised."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from schemas.failpoints import NAMES
+from tests.faults.plan import ci_plan, long_plan
+from tests.faults.watch import percentile
+
+
+def test_the_seed_gives_the_plan_again() -> None:
+    assert ci_plan(7) == ci_plan(7)
+    assert ci_plan(7) != ci_plan(8)
+
+
+def test_ci_does_what_is_promised_and_walks_every_fail_point() -> None:
+    plan = ci_plan(1)
+    faults = [*plan.settlement, *plan.projections]
+    kinds = Counter(f.kind for f in faults)
+    assert (plan.rate, plan.transactions) == (400, 20_000)
+    assert kinds["worker"] >= 6
+    assert kinds["broker"] >= 4
+    assert kinds["pause"] >= 3
+    assert kinds["clickhouse"] >= 3
+    assert kinds["flushall"] >= 1
+    assert sum(f.kind == "sink-point" and f.target == "sink-clickhouse" for f in faults) >= 6
+    assert {f.point for f in faults if f.point} == set(NAMES)
+
+
+def test_the_long_run_kills_three_hundred_times() -> None:
+    plan = long_plan(1)
+    assert plan.transactions == 1_000_000
+    assert plan.kills >= 300
+    assert "seed 1" in plan.lines()[0]
+
+
+def test_percentiles() -> None:
+    assert percentile([], 50) == 0.0
+    assert percentile([3.0, 1.0, 2.0], 50) == 2.0
+    assert percentile([3.0, 1.0, 2.0], 95) == 3.0

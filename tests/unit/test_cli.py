@@ -1,0 +1,265 @@
+"""The command line's promises: help with an example and `--json` everywhere, one document on stdout, exit codes."""
+
+from __future__ import annotations
+
+import io
+import json
+import shlex
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+
+from clearline import cli
+
+GOOD = {
+    "partner_id": "acme", "idempotency_key": "o-1", "product": "wallet", "operation": "transfer", "amount": 12550,
+    "currency": "CNY", "accounts": {"payer": "acme:wallet:alice", "payee": "acme:wallet:bob"},
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder of its own: no settings file, no running stack, nobody's home."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("CLEARLINE_WORLD", "CLEARLINE_CONFIG", "CLEARLINE_DEBUG"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("CLEARLINE_DATA_DIR", str(tmp_path / "data"))
+
+
+def nobody_listens() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port: int = s.getsockname()[1]
+        return port
+
+
+@pytest.fixture
+def unreachable(monkeypatch: pytest.MonkeyPatch) -> str:
+    """Settings that name parts which do not answer."""
+    address = f"127.0.0.1:{nobody_listens()}"
+    monkeypatch.setenv("CLEARLINE_KAFKA__BOOTSTRAP", address)
+    monkeypatch.setenv("CLEARLINE_REGISTRY__URL", f"http://{address}")
+    monkeypatch.setenv("CLEARLINE_CLICKHOUSE__HOST", "127.0.0.1")
+    monkeypatch.setenv("CLEARLINE_CLICKHOUSE__PORT", address.partition(":")[2])
+    monkeypatch.setenv("CLEARLINE_REDIS__URL", f"redis://{address}/0")
+    return address
+
+
+def commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, (*path, name))
+        else:
+            yield (*path, name), command
+
+
+TREE = dict(commands(typer.main.get_command(cli.build())))
+
+
+def run(*arguments: str) -> int:
+    return cli.main(list(arguments))
+
+
+def document(capsys: pytest.CaptureFixture[str]) -> Any:
+    """The one JSON document on stdout."""
+    return json.loads(capsys.readouterr().out)
+
+
+def test_the_tree_has_what_the_design_names():
+    names = {" ".join(path) for path in TREE}
+    assert names >= {
+        "setup", "up", "down", "status", "demo", "publish", "balance", "sql", "tieout", "verify", "bench",
+        "partner list", "partner show", "partner admit", "partner suspend", "partner resume",
+        "account list", "account show", "account open", "account block", "account unblock", "account limit",
+        "account close", "report trial-balance", "report statement", "report totals", "report top-partners",
+        "dlq ls", "dlq show", "redis rebuild",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("path", TREE, ids=" ".join)
+def test_every_command_has_help_with_an_example_and_json(path, capsys):
+    assert run(*path, "--help") == 0
+    text = capsys.readouterr().out
+    assert f"Example: clearline {' '.join(path)}" in " ".join(text.split())
+    assert "--json" in text
+    what = (TREE[path].help or "").strip()
+    assert len(what.splitlines()[0]) > 20, "the first line of the help says what the command does"
+
+
+def test_the_examples_in_the_help_can_be_parsed(capsys):
+    """Each example is run with nothing to talk to: it may fail for that, never for its own form."""
+    for path, command in TREE.items():
+        if path in {("setup",), ("up",), ("demo",), ("bench",), ("down",)}:
+            continue  # these would do something
+        for example in str(command.epilog).removeprefix("Example: ").split("  |  "):
+            arguments = shlex.split(example)[1:]
+            code = run(*arguments)
+            said = capsys.readouterr().err
+            assert code in (0, 2, 3), example
+            assert "No such option" not in said, example
+            assert "Missing" not in said, example
+            assert "unexpected" not in said, (example, said)
+
+
+def test_help_and_no_command_show_the_tree(capsys):
+    assert run("--help") == 0
+    text = capsys.readouterr().out
+    assert "publish" in text
+    assert "Exit codes: 0 done, 1 the check found a difference" in " ".join(text.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["publis"], "did you mean 'publish'"),
+        (["publish"], "Missing argument"),
+        (["publish", "x", "--rat", "1"], "No such option: --rat"),
+        (["publish", "x", "--rate", "fast"], "--rate"),
+        (["publish", "x", "--rate", "-1"], "--rate"),
+        (["account", "limit", "acme:a", "much"], "whole number of minor units, or none"),
+        (["account", "open", "acme", "--currency", "CNY"], "account_id: must be owner partner, colon"),
+        (["account", "open", "acme:a", "--currency", "cny"], "currency: must be in capital letters"),
+        (["account", "open", "acme:a", "--currency", "CNY", "--type", "wallet"], "type: must be"),
+        (["partner", "admit", "Acme"], "subject_id: must be a path"),
+        (["bench", "nothing-like-it"], "there is no benchmark nothing-like-it"),
+        (["up", "--role", "cook"], "cook is not a role; roles are worker"),
+        (["up", "--role", "worker", "--slot", "99"], "slot 99 does not exist"),
+    ],
+)
+def test_bad_usage_is_one_sentence_and_exit_code_2(arguments, words, capsys):
+    assert run(*arguments) == 2
+    said = capsys.readouterr().err
+    assert words in said
+    assert said.startswith("error: ")
+    assert said.count("\n") == 1
+    assert run(*arguments, "--json") == 2
+    assert document(capsys)["exit_code"] == 2
+
+
+def test_a_wrong_setting_is_named(monkeypatch, capsys):
+    monkeypatch.setenv("CLEARLINE_PARTITIONS", "many")
+    assert run("status") == 2
+    assert "partitions (CLEARLINE_PARTITIONS) is 'many'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["status"], ["partner", "list"], ["account", "list"], ["dlq", "ls"], ["dlq", "show", "0:0"],
+        ["balance", "acme:wallet:alice"], ["report", "trial-balance"], ["sql", "SELECT 1"], ["tieout"], ["verify"],
+        ["account", "close", "acme:wallet:alice"],
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_without_a_running_stack_the_next_step_is_told(arguments, capsys):
+    assert run(*arguments) == 3
+    out = capsys.readouterr()
+    assert "./run up" in out.err + out.out
+    assert run(*arguments, "--json") == 3
+    document(capsys)
+
+
+def test_down_with_nothing_running_is_done(capsys):
+    assert run("down", "--json") == 0
+    assert document(capsys)["stopped"] is False
+
+
+def write(path: Path, *lines: Any) -> str:
+    path.write_text("".join((x if isinstance(x, str) else json.dumps(x)) + "\n" for x in lines))
+    return str(path)
+
+
+def test_a_broker_that_is_not_there_is_told_within_seconds(unreachable, tmp_path, capsys):
+    assert run("publish", write(tmp_path / "a.jsonl", GOOD)) == 3
+    said = capsys.readouterr().err
+    assert f"Kafka at {unreachable} does not answer" in said
+    assert "./run up" in said
+
+
+def test_check_says_line_field_and_rule_and_keeps_the_refused_lines(tmp_path, capsys):
+    file = write(
+        tmp_path / "orders.jsonl", GOOD, "", {**GOOD, "amount": 1.5}, "{", {**GOOD, "currency": "XXX", "foo": 1}
+    )
+    assert run("publish", file, "--check") == 2
+    out = capsys.readouterr().out
+    assert "1 of 4 lines right" in out
+    kept = [json.loads(line) for line in (tmp_path / "orders.refused.jsonl").read_text().splitlines()]
+    assert [(k["line"], [e["field"] for e in k["errors"]]) for k in kept] == [
+        (3, ["amount"]), (4, [""]), (5, ["currency", "foo"]),
+    ]  # fmt: skip
+    assert json.loads(kept[0]["text"])["amount"] == 1.5
+
+    assert run("publish", file, "--check", "--json") == 2
+    report = document(capsys)
+    assert (report["lines"], report["refused"], report["published"]) == (4, 3, 0)
+    assert report["refusals"][0]["line"] == 3
+    assert report["refused_file"].endswith("orders.refused.jsonl")
+
+    write(tmp_path / "orders.jsonl", GOOD)
+    assert run("publish", file, "--check") == 0
+    assert not (tmp_path / "orders.refused.jsonl").exists(), "what an earlier run refused does not linger"
+
+
+def test_a_file_of_only_bad_lines_needs_no_broker(unreachable, tmp_path, capsys):
+    assert run("publish", write(tmp_path / "a.jsonl", {**GOOD, "amount": 0})) == 2
+    assert "does not answer" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", ["", "\n\n  \n", "\ufeff"])
+def test_an_empty_file_is_bad_input(content, tmp_path, capsys):
+    path = tmp_path / "empty.jsonl"
+    path.write_text(content, encoding="utf-8")
+    assert run("publish", str(path)) == 2
+    assert f"{path} is empty" in capsys.readouterr().err
+
+
+def test_a_file_that_cannot_be_read_is_bad_input(tmp_path, capsys):
+    assert run("publish", str(tmp_path / "nowhere.jsonl")) == 2
+    assert "no such file or directory" in capsys.readouterr().err
+    assert run("publish", str(tmp_path)) == 2
+    assert "is a directory" in capsys.readouterr().err
+
+
+def test_standard_input_is_read_too(monkeypatch, tmp_path, capsys):
+    lines = b"\xef\xbb\xbf" + json.dumps(GOOD).encode() + b"\r\n\xff\n"
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(lines)))
+    assert run("publish", "-", "--check") == 2
+    out = capsys.readouterr().out
+    assert "1 of 2 lines right" in out
+    assert "is not UTF-8 at byte 1" in out
+    assert (tmp_path / "stdin.refused.jsonl").exists()
+
+
+def test_where_the_refused_lines_cannot_be_kept_is_told(tmp_path, capsys):
+    file = write(tmp_path / "a.jsonl", {**GOOD, "amount": 0})
+    (tmp_path / "a.refused.jsonl").mkdir()
+    assert run("publish", file, "--check") == 2
+    assert "refused lines cannot be written" in capsys.readouterr().err
+
+
+def test_an_interrupt_is_a_sentence_and_130(monkeypatch, capsys):
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("clearline.config.load_settings", interrupted)
+    assert run("status", "--json") == 130
+    out = capsys.readouterr()
+    assert "error: interrupted" in out.err
+    assert json.loads(out.out)["exit_code"] == 130
+
+
+def test_an_unexpected_error_is_a_sentence_too(monkeypatch, capsys):
+    def broken(*_: object) -> None:
+        raise RuntimeError("boom")
+
+    monkeypatch.setattr("clearline.config.load_settings", broken)
+    assert run("status", "--json") == 3
+    out = capsys.readouterr()
+    assert "unexpected RuntimeError: boom" in out.err
+    assert json.loads(out.out)["exit_code"] == 3
+    assert run("--debug", "status") == 3
+    assert "Traceback" in capsys.readouterr().err

@@ -1,0 +1,187 @@
+"""What an outsider hands in: every rule of the contract has a bad line here, and says field and rule."""
+
+from __future__ import annotations
+
+import json
+from datetime import date
+from typing import Any
+
+import pytest
+
+from clearline.contract import INPUTS, LINE_BYTES_MAX, ContractError, parse_line
+from ledger.money import AMOUNT_MAX
+from schemas.records import COMMANDS, OpenAccount, Posting, SetAccountLimit, Transaction
+
+TODAY = date(2026, 11, 22)
+GOOD: dict[str, Any] = {
+    "partner_id": "acme", "idempotency_key": "o-1001", "product": "wallet", "operation": "transfer",
+    "amount": 12550, "currency": "CNY", "accounts": {"payer": "acme:wallet:alice", "payee": "acme:wallet:bob"},
+    "value_date": "2026-11-22", "reference": "order 1001", "metadata": {"shop": "17"},
+}  # fmt: skip
+LEGS = [
+    {"account_id": "acme:a", "side": "debit", "amount": 15},
+    {"account_id": "acme:b", "side": "credit", "amount": 15},
+]
+ABSENT = object()
+
+
+def read(document: Any, **changes: Any) -> Any:
+    if isinstance(document, dict):
+        document = {k: v for k, v in {**document, **changes}.items() if v is not ABSENT}
+    return parse_line(json.dumps(document).encode(), TODAY)
+
+
+def refused(document: Any, **changes: Any) -> list[tuple[str, str]]:
+    with pytest.raises(ContractError) as caught:
+        read(document, **changes)
+    assert caught.value.exit_code == 2
+    return [(e.field, e.rule) for e in caught.value.errors]
+
+
+def test_a_line_becomes_a_transaction():
+    assert read(GOOD) == Transaction(
+        "acme", "o-1001", "wallet", "transfer", 12550, "CNY",
+        {"payer": "acme:wallet:alice", "payee": "acme:wallet:bob"}, (), 20779, "order 1001", {"shop": "17"},
+    )  # fmt: skip
+
+
+def test_the_value_date_is_the_runs_day_when_none_is_given():
+    assert read(GOOD, value_date=ABSENT).value_date == 20779
+
+
+def test_postings_take_the_transactions_currency_unless_they_name_one():
+    legs = [*LEGS, *({**leg, "currency": "JPY"} for leg in LEGS)]
+    t = read(GOOD, amount=ABSENT, accounts=ABSENT, postings=legs)
+    assert t.amount == 0
+    assert t.postings[0] == Posting("acme:a", "debit", 15, "")
+    assert t.postings[2] == Posting("acme:a", "debit", 15, "JPY")
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "rule"),
+    [
+        ({"partner_id": ABSENT}, "partner_id", "is missing"),
+        ({"partner_id": "Acme"}, "partner_id", "path of names"),
+        ({"partner_id": "acme//x"}, "partner_id", "path of names"),
+        ({"partner_id": None}, "partner_id", "must be a text, not null"),
+        ({"idempotency_key": ""}, "idempotency_key", "must not be empty"),
+        ({"idempotency_key": "x" * 129}, "idempotency_key", "at most 128 characters, not 129"),
+        ({"idempotency_key": "a\nb"}, "idempotency_key", "control characters"),
+        ({"product": 7}, "product", "must be a text, not 7"),
+        ({"ammount": 5}, "ammount", "is not a field of Transaction; did you mean amount?"),
+        ({"amount": ABSENT}, "amount", "is missing"),
+        ({"amount": None}, "amount", "is missing"),
+        ({"amount": 1.0}, "amount", "not a float (1.0); CNY has 2 decimals, so 1.00 CNY is written 100"),
+        ({"amount": 125.5}, "amount", "125.50 CNY is written 12550"),
+        ({"amount": 125.5, "currency": "JPY"}, "amount", "JPY has 0 decimals"),
+        ({"amount": 1e300}, "amount", "not a float"),
+        ({"amount": "12550"}, "amount", "not a text"),
+        ({"amount": True}, "amount", "not true or false"),
+        ({"amount": [1]}, "amount", "must be a whole number"),
+        ({"amount": 0}, "amount", "at least 1 minor unit, not 0"),
+        ({"amount": -5}, "amount", "swap payer and payee"),
+        ({"amount": AMOUNT_MAX + 1}, "amount", f"at most {AMOUNT_MAX}"),
+        ({"amount": 10**40}, "amount", f"at most {AMOUNT_MAX}"),
+        ({"currency": "cny"}, "currency", "capital letters: CNY"),
+        ({"currency": "XXX"}, "currency", "not an active ISO 4217 currency code"),
+        ({"currency": ABSENT}, "currency", "is missing"),
+        ({"accounts": {"payer": "acme:a"}}, "accounts", "exactly payer and payee"),
+        ({"accounts": {"payer": "acme:a", "payee": "acme:a"}}, "accounts", "one account"),
+        ({"accounts": {"payer": "alice", "payee": "acme:b"}}, "accounts.payer", "owner partner, colon"),
+        ({"accounts": "acme:a"}, "accounts", "must be a JSON object"),
+        ({"postings": LEGS}, "postings", "not both"),
+        ({"postings": 5}, "postings", "must be a JSON array, not 5"),
+        ({"value_date": "2026-02-30"}, "value_date", "not a day of the calendar"),
+        ({"value_date": "22.11.2026"}, "value_date", "YYYY-MM-DD"),
+        ({"value_date": "20261122"}, "value_date", "YYYY-MM-DD"),
+        ({"value_date": 20779}, "value_date", "YYYY-MM-DD"),
+        ({"value_date": "1969-12-31"}, "value_date", "before 1970-01-01"),
+        ({"reference": "x" * 1025}, "reference", "at most 1024"),
+        ({"reference": "\ud800"}, "reference", "surrogate"),
+        ({"metadata": {"shop": 17}}, "metadata.shop", "must be a text, not 17"),
+        ({"metadata": {"": "x"}}, 'metadata.""', "must not be empty"),
+        ({"metadata": {"k": "v" * 1025}}, "metadata.k", "at most 1024"),
+        ({"metadata": {str(i): "" for i in range(65)}}, "metadata", "at most 64 entries"),
+        ({"command": "OpenAcount"}, "command", "did you mean OpenAccount?"),
+        ({"command": 5}, "command", "is not a command"),
+    ],
+)  # fmt: skip
+def test_a_wrong_field_is_named_with_its_rule(changes, field, rule):
+    errors = refused(GOOD, **changes)
+    assert len(errors) == 1
+    assert errors[0][0] == field
+    assert rule in errors[0][1]
+
+
+@pytest.mark.parametrize(
+    ("legs", "field", "rule"),
+    [
+        (LEGS[:1], "postings", "2 to 1000, not 1"),
+        ([LEGS[0], {**LEGS[1], "amount": 14}], "postings", "in CNY: debits 0.15, credits 0.14"),
+        ([LEGS[0], {**LEGS[1], "currency": "EUR"}], "postings", "do not balance"),
+        ([LEGS[0], {**LEGS[1], "side": "credits"}], "postings[1].side", "'debit' or 'credit'"),
+        ([LEGS[0], {**LEGS[1], "amount": 15.0}], "postings[1].amount", "a float"),
+        ([LEGS[0], {**LEGS[1], "amout": 15}], "postings[1].amout", "a field of a posting; did you mean amount?"),
+        ([LEGS[0], 3], "postings[1]", "must be a JSON object"),
+        (LEGS * 501, "postings", "2 to 1000, not 1002"),
+    ],
+)
+def test_a_wrong_posting_is_named_by_its_place(legs, field, rule):
+    errors = refused(GOOD, amount=ABSENT, accounts=ABSENT, postings=legs)
+    assert errors[0][0] == field
+    assert rule in errors[0][1]
+
+
+def test_every_wrong_field_of_a_line_is_told_at_once():
+    assert [f for f, _ in refused(GOOD, amount=-1, currency="xxx", partner_id=ABSENT)] == [
+        "partner_id", "amount", "currency",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("line", "rule"),
+    [
+        (b'{"partner_id": "acme"', "is not JSON"),
+        (b"[]", "must be a JSON object"),
+        (b"null", "must be a JSON object"),
+        (b"\xff\xfe", "is not UTF-8 at byte 1"),
+        (b'{"amount": NaN}', "NaN is not a number"),
+        (b'{"amount": Infinity}', "Infinity is not a number"),
+        (b'{"amount": 1, "amount": 2}', "given twice"),
+        (b'{"amount": ' + b"9" * 5000 + b"}", "not JSON that we take"),
+        (b"[" * 200_000, "nested too deeply"),
+        (b" " * LINE_BYTES_MAX + b"{}", "the most is"),
+    ],
+    ids=lambda v: v[:12] if isinstance(v, bytes) else None,
+)
+def test_what_is_not_a_json_object_is_refused(line, rule):
+    with pytest.raises(ContractError, match=rule):
+        parse_line(line, TODAY)
+
+
+def test_control_commands_come_from_the_bank_unless_they_name_a_partner():
+    line = {
+        "command": "OpenAccount",
+        "idempotency_key": "k",
+        "account_id": "acme:x",
+        "type": "liability",
+        "currency": "KWD",
+    }
+    assert read(line) == OpenAccount("bank", "k", "acme:x", "liability", "KWD", None)
+    assert read(line, partner_id="acme", min_available=0).partner_id == "acme"
+    assert refused(line, min_available=0.5)[0][0] == "min_available"
+    assert refused(line, min_available=2**63)[0][0] == "min_available"
+    assert refused(line, type="wallet")[0][0] == "type"
+
+
+def test_a_limit_is_never_lifted_by_leaving_the_field_out():
+    line = {"command": "SetAccountLimit", "idempotency_key": "k", "account_id": "acme:x"}
+    assert refused(line) == [("min_available", "is missing")]
+    assert read(line, min_available=None) == SetAccountLimit("bank", "k", "acme:x", None)
+
+
+def test_every_command_has_its_input_with_the_same_fields():
+    assert list(INPUTS) == [c.__name__ for c in COMMANDS]
+    for command in COMMANDS:
+        fields = set(INPUTS[command.__name__].model_fields) - {"command"}
+        assert fields == set(command.__struct_fields__)

