@@ -1,7 +1,7 @@
 """Control commands: partners and accounts. Each checks everything, changes the draft, and says what it set.
 
 The bank's own staff (partner `bank`) may give any of them; a live partner may open, block and close accounts of its own
-subtree. Lifting a block and changing a limit is the bank's.
+subtree. Lifting a block, changing a limit and opening an account that may go below zero is the bank's.
 """
 
 from __future__ import annotations
@@ -74,6 +74,13 @@ def _check_limit(value: int | None) -> None:
 
 def open_account(book: Book, c: OpenAccount, offset: int) -> Changes:
     _permit(book, c, c.account_id)
+    if c.partner_id != BANK and (c.min_available is None or c.min_available < 0):
+        raise Rejection(
+            Reason.NOT_PERMITTED,
+            field="min_available",
+            rule="0 or more; only the bank lends",
+            account=c.account_id[:256],
+        )  # fmt: skip
     owner, _, local = c.account_id.partition(":")
     if not LOCAL_NAME.fullmatch(local) or not PARTNER_ID.fullmatch(owner):
         raise Rejection(

@@ -178,7 +178,13 @@ class TransactionalCore:
         self._finish_open()
         # committed() under read_committed waits for stable offsets, so for the open transaction of whoever had them.
         asked = [TopicPartition(self.topics.submitted, p) for p in wanted]
-        known = self._call("committed", lambda: consumer.committed(asked, timeout=30), patience_s=60)
+        try:
+            known = self._call("committed", lambda: consumer.committed(asked, timeout=30), patience_s=60)
+        except KafkaException as e:
+            raise CoreDroppedError(
+                f"partitions {wanted}: no broker answers, or a Kafka transaction never got its end marker "
+                f"(docs/exactly-once.md, broker versions): {e.args[0].str()}"
+            ) from e
         committed = {tp.partition: tp.offset for tp in known}
         window = self.options.keys_window_ms
         for ledger in recover(self.kafka, self.topics, self.codec, committed, window):

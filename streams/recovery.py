@@ -49,8 +49,8 @@ def recover(
     for p, offset in committed.items():
         head = ledgers[p].base.head
         # The state is what counts. A group's offsets expire when it sleeps for a week, and a broker that comes back
-        # from a kill can answer with old ones (Kafka 4.3 loaded __consumer_offsets twice at once: 70,000 commands
-        # behind). But the group can never be ahead of the state that was committed with its offsets.
+        # from a kill can answer with old ones (Kafka 4.3.1 did, 70,000 commands behind). But the group can never be
+        # ahead of the state that was committed with its offsets.
         if offset > head.next_offset:
             raise InvariantError(
                 f"partition {p}: the state stands at offset {head.next_offset}, the group at {offset}; "

@@ -194,6 +194,8 @@ class Model:
         if not mine or (isinstance(c, SetAccountLimit) and c.partner_id != "bank"):
             yield "not_permitted"
         if isinstance(c, OpenAccount):
+            if c.partner_id != "bank" and not (c.min_available is not None and c.min_available >= 0):
+                yield "not_permitted"
             if not re.fullmatch(rf"{NAME}(/{NAME}){{0,7}}:[A-Za-z0-9][A-Za-z0-9._:-]{{0,127}}", owner + colon + local):
                 yield "field_invalid"
             if c.type not in ("asset", "liability", "equity", "income", "expense"):

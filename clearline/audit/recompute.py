@@ -298,6 +298,8 @@ class Recomputation:
 
     def open(self, offset: int, c: OpenAccount) -> str:
         a = c.account_id
+        if c.partner_id != BANK and (c.min_available is None or c.min_available < 0):
+            return "not_permitted"
         owner, _, name = a.partition(":")
         if not PARTNER_PATH.fullmatch(owner) or not ACCOUNT_NAME.fullmatch(name) or c.type not in ACCOUNT_TYPES:
             return "field_invalid"

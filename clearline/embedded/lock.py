@@ -17,10 +17,10 @@ from jgo.maven import MavenContext
 
 from clearline.embedded.downloads import LOCK_FILE, Artifact
 
-JAR_ROOTS = {"kafka": "org.apache.kafka:kafka_2.13:4.3.1"}
+JAR_ROOTS = {"kafka": "org.apache.kafka:kafka_2.13:4.2.2"}
 SINGLE_FILES = {
     # Kafka's log binding is in its release package, but not among the declared dependencies of its server.
-    "kafka": [("org.apache.logging.log4j", "log4j-slf4j-impl", "2.25.4", "", "jar")],
+    "kafka": [("org.apache.logging.log4j", "log4j-slf4j-impl", "2.25.5", "", "jar")],
     "registry": [("io.apicurio", "apicurio-registry-app", "2.6.13.Final", "all", "tar.gz")],
 }
 

@@ -278,7 +278,8 @@ def setting_up() -> Iterator[Command]:
                 n += 1
                 kind = "asset" if (name, currency) == ("b", "USD") else "liability"
                 account = f"{partner}:{name}:{currency}"
-                yield OpenAccount(partner if n % 2 else "bank", f"open-{account}", account, kind, currency, limit)
+                by = partner if n % 2 and limit == 0 else "bank"  # only the bank lets an account go below zero
+                yield OpenAccount(by, f"open-{account}", account, kind, currency, limit)
 
 
 def hostile_stream(seed: int, n: int) -> Iterator[Command | bytes | None]:

@@ -50,7 +50,8 @@ NOWHERE = {"clickhouse": {"host": "127.0.0.1", "port": 1, "http_port": 1}, "redi
 @dataclass(slots=True)
 class Report:
     """What a run found. `problems`: something acknowledged is missing or turned out otherwise; `late`: faults after which
-    the stack did not come back in time; `recovery_s`: seconds from a fault to the next settlement, by kind."""
+    the stack did not come back in time; `recovery_s`: seconds from a fault to the next settlement, by kind; `logs`: how the
+    log of each part and role ends, when it did not come back."""
 
     plan: Plan
     verdict: Verdict | None = None
@@ -59,6 +60,7 @@ class Report:
     late: list[str] = field(default_factory=list)
     recovery_s: dict[str, list[float]] = field(default_factory=dict)
     killed: Counter[str] = field(default_factory=Counter)
+    logs: dict[str, list[str]] = field(default_factory=dict)
     seconds: float = 0.0
 
     @property
@@ -73,6 +75,7 @@ class Report:
     def lines(self) -> list[str]:
         out = list(self.verdict.lines()) if self.verdict else []
         out += [f"PROBLEM {p}" for p in self.problems[:20]] + [f"LATE {p}" for p in self.late[:20]]
+        out += [f"{name}.log: {line}" for name, tail in self.logs.items() for line in tail]
         for kind, took in sorted(self.recovery_s.items()):
             p50, p95 = percentile(took, 50), percentile(took, 95)
             out.append(f"recovery after {kind}: p50 {p50:.1f} s, p95 {p95:.1f} s, {len(took)} times")
@@ -100,7 +103,7 @@ class FaultRun:
         self.stack = FaultStack(fault_settings(data_dir, **overrides), None if self.full else SETTLEMENT_PARTS)
         self._watch: JournalWatch | None = None
         self.acks = data_dir / "acknowledged.txt"
-        self._serial = threading.Lock()  # one fault of the settlement at a time; the projections have their own track
+        self._given_up = threading.Event()  # what did not come back once would keep every later fault waiting as well
         self._began = time.monotonic()
 
     # ---- the whole run -----------------------------------------------------------------------------------------------
@@ -114,6 +117,8 @@ class FaultRun:
             publisher = self._publisher()
             try:
                 self._both_tracks(publisher)
+                if self._given_up.is_set():
+                    return self.report
                 self._end_publishing(publisher)
             finally:
                 publisher.kill()
@@ -124,6 +129,8 @@ class FaultRun:
             self.report.late.append(f"{type(e).__name__}: {e}")
         finally:
             self.report.killed = self.stack.killed
+            if self.report.late:
+                self.report.logs = self._tails()
             self._stop()
             self.report.seconds = time.monotonic() - self._began
         return self.report
@@ -179,7 +186,8 @@ class FaultRun:
 
     def _track(self, faults: tuple[Fault, ...], publisher: subprocess.Popen[bytes]) -> None:
         for fault in faults:
-            time.sleep(fault.after_s)
+            if self._given_up.wait(fault.after_s):
+                return
             if publisher.poll() is not None:
                 self.report.problems.append(f"the publisher ended early, with exit code {publisher.returncode}")
                 return
@@ -188,6 +196,7 @@ class FaultRun:
                 getattr(self, "_do_" + fault.kind.replace("-", "_"))(fault)
             except (ClearlineError, TimeoutError) as e:
                 self.report.late.append(f"{fault}: {e}")
+                self._given_up.set()
             self._note(f"{fault}: {time.monotonic() - began:.1f} s")
 
     def _end_publishing(self, publisher: subprocess.Popen[bytes]) -> None:
@@ -314,6 +323,15 @@ class FaultRun:
         acknowledged, problems = check_acknowledged(self.acks, self.link)
         self.report.acknowledged = acknowledged
         self.report.problems += problems
+
+    def _tails(self) -> dict[str, list[str]]:
+        """The end of each log, without the broker's daily chatter."""
+        out = {}
+        for path in sorted(self.stack.folder.logs.glob("*.log")):
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+            told = [x for x in lines if path.stem != "kafka" or " INFO " not in x or "arker" in x]
+            out[path.stem] = [x[:300] for x in told[-15:]]
+        return out
 
     def _note(self, text: str) -> None:
         self.say(f"{time.monotonic() - self._began:7.1f} s  {text}")

@@ -102,6 +102,8 @@ CASES: list[tuple[Reason, list[Any], Any, dict[str, str]]] = [
     (Reason.NOT_PERMITTED, [], SetPartnerState("acme", "k", "acme/shop", "suspended"), {"partner": "acme"}),
     (Reason.NOT_PERMITTED, [], SetAccountLimit("acme", "k", ALICE, -5), {"account": ALICE}),
     (Reason.NOT_PERMITTED, [], OpenAccount("acme/shop", "k", "acme:w:new", "liability", "CNY"), {}),
+    (Reason.NOT_PERMITTED, [], OpenAccount("acme", "k", "acme:w:new", "liability", "CNY", None), {"field": "min_available"}),
+    (Reason.NOT_PERMITTED, [], OpenAccount("acme", "k", "acme:w:new", "liability", "CNY", -1), {"field": "min_available"}),
     (Reason.NOT_PERMITTED, [], CloseAccount("zeta", "k", ALICE), {}),
     (Reason.NOT_PERMITTED, [block(ALICE, True, True)], block(ALICE, False, True, by="acme"), {"account": ALICE}),
     (Reason.ACCOUNT_EXISTS, [], account(ALICE), {"account": ALICE}),
