@@ -47,7 +47,7 @@ class TieOut:
             self.runs.append({
                 "seconds": round(now - started, 1),
                 "exit_code": process.returncode,
-                "says": output.strip().splitlines()[-1:] if process.returncode else [],
+                "says": _differences(output) if process.returncode else [],
             })  # fmt: skip
             self._running = None
         if now >= self._next:
@@ -75,6 +75,16 @@ class TieOut:
             stderr=subprocess.STDOUT,
         )  # fmt: skip
         self._running = (process, time.monotonic())
+
+
+def _differences(output: str) -> list[str]:
+    """The first differences of each part that a tie-out found, or its last line when it found no verdict."""
+    try:
+        verdict = json.loads(output[output.index("{") :])
+        return [f"{part}: {d}" for part in ("kafka", "clickhouse", "redis") if verdict[part] != "equal"
+                for d in verdict[part][:3]]  # fmt: skip
+    except (ValueError, KeyError):
+        return output.strip().splitlines()[-1:]
 
 
 def run_everything(settings: Settings, report: Report, data_dir: Path, offered: int, seconds: float) -> None:

@@ -148,8 +148,8 @@ def run_recovery(new_world: NewWorld, report: Report, parts: Stack, workers_n: i
             sender.tell({"start_at": time.monotonic()})
             for i in range(workers_n + broker_n):
                 what = f"worker-{i % 2}" if i < workers_n else "kafka"
-                partitions = world.figures(i % 2)["partitions"] if what != "kafka" else list(range(4))
                 _until_settling(world, time.monotonic(), list(range(4)))
+                partitions = _held(world, i % 2) if what != "kafka" else list(range(4))
                 time.sleep(_STEADY_S)
                 report.say(f"kill -9 of {what}, which has partitions {partitions}")
                 (parts if what == "kafka" else stack).kill(what)
@@ -164,6 +164,16 @@ def run_recovery(new_world: NewWorld, report: Report, parts: Stack, workers_n: i
         for kill in kills:
             kill["seconds"] = [_gap(arrivals[p], kill["at"]) for p in kill["partitions"]]
     _report_recovery(report, kills)
+
+
+def _held(world: World, worker: int) -> list[int]:
+    """The partitions of a worker, once it has some: a killed one may come back to an assignment without any."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if found := world.figures(worker).get("partitions", []):
+            return [int(p) for p in found]
+        time.sleep(0.1)
+    raise BenchError(f"worker-{worker} gets no partition within a minute")
 
 
 def _until_settling(world: World, since: float, partitions: list[int]) -> None:

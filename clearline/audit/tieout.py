@@ -9,6 +9,7 @@ right is for `verify`, which recomputes them.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,7 +25,7 @@ from schemas.records import AccountState, JournalRecord
 from streams.topics import Topics, topic_ids
 
 PARTS = ("kafka", "clickhouse", "redis")
-CATCH_UP_S = 10.0
+CATCH_UP_S = 10.0  # for as long a projection that is behind may stand still; while it moves, it is waited for
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +91,8 @@ class _Partition:
         self.offset = self.state.next_offset
         self.sequence = self.state.meta.sequence if self.state.meta else 0
 
-    def compare(self, deadline: float) -> None:
-        """All three. A projection that is behind gets until `deadline` to catch up."""
+    def compare(self, catch_up_s: float) -> None:
+        """All three. A projection that is behind is waited for, unless it stands still for `catch_up_s`."""
         self.tie.records += self.sequence
         self.tie.accounts += len(self.state.accounts)
         own = _totals(self.state.accounts.values())
@@ -99,17 +100,14 @@ class _Partition:
             self.tie.totals.append(Total(self.p, currency, self.offset, debits, credits))
             if debits != credits:
                 self._differ("kafka", f"{currency} debits {debits}, credits {credits}")
-        self._clickhouse(own, deadline)
-        self._redis(deadline)
+        self._clickhouse(own, catch_up_s)
+        self._redis(catch_up_s)
 
     def _differ(self, part: str, text: str) -> None:
         self.tie.differences[part].append(f"partition {self.p}: {text}")
 
-    def _clickhouse(self, own: dict[str, tuple[int, int]], deadline: float) -> None:
-        stored = self.entries.records_below(self.p, self.offset)
-        while stored < self.sequence and time.monotonic() < deadline:
-            time.sleep(0.1)
-            stored = self.entries.records_below(self.p, self.offset)
+    def _clickhouse(self, own: dict[str, tuple[int, int]], catch_up_s: float) -> None:
+        stored = _wait_for(self.sequence, lambda: self.entries.records_below(self.p, self.offset), catch_up_s)
         if stored != self.sequence:
             self._differ("clickhouse", f"{stored} outcomes are stored below offset {self.offset}, not {self.sequence}")
         theirs = self.entries.totals_below(self.p, self.offset)
@@ -153,11 +151,8 @@ class _Partition:
         for offset, found in sorted(rows.items())[:1]:
             self._differ("clickhouse", f"account {account}: {found} is stored at offset {offset}, never journaled")
 
-    def _redis(self, deadline: float) -> None:
-        position = self.balances.position(self.p)
-        while position < self.offset and time.monotonic() < deadline:
-            time.sleep(0.1)
-            position = self.balances.position(self.p)
+    def _redis(self, catch_up_s: float) -> None:
+        position = _wait_for(self.offset, lambda: self.balances.position(self.p), catch_up_s)
         if position < self.offset:
             self._differ("redis", f"stands at offset {position}, the ledger at {self.offset}")
         stored = self.balances.balances(self.p)
@@ -175,6 +170,17 @@ class _Partition:
                 self._differ("redis", f"account {a} is not in the ledger")
 
 
+def _wait_for(wanted: int, ask: Callable[[], int], still_s: float) -> int:
+    """What `ask` says once it is `wanted` or more, or has not moved for `still_s`."""
+    found, moved = ask(), time.monotonic()
+    while found < wanted and time.monotonic() - moved < still_s:
+        time.sleep(0.1)
+        before, found = found, ask()
+        if found != before:
+            moved = time.monotonic()
+    return found
+
+
 def _totals(accounts: Any) -> dict[str, tuple[int, int]]:
     """Debits and credits posted by currency; currencies in which nothing moved are left out."""
     out: dict[str, tuple[int, int]] = {}
@@ -188,7 +194,7 @@ def _totals(accounts: Any) -> dict[str, tuple[int, int]]:
 def tieout(settings: Settings, *, catch_up_s: float = CATCH_UP_S) -> TieOut:
     """Compares the three, partition by partition, while the system works. `settings` hold all addresses.
 
-    A projection that is still behind the ledger after `catch_up_s` differs. Raises PartUnavailableError.
+    A projection that stands still behind the ledger for `catch_up_s` differs. Raises PartUnavailableError.
     """
     kafka, registry, topics = kafka_config(settings), registry_of(settings), Topics(settings.world)
     log = LiveLog(kafka, topics, settings.partitions)
@@ -206,6 +212,6 @@ def tie_out(
     began = time.monotonic()
     tie = TieOut(world)
     for p in range(log.partitions):
-        _Partition(tie, p, log, decode, entries, balances).compare(began + catch_up_s)
+        _Partition(tie, p, log, decode, entries, balances).compare(catch_up_s)
     tie.seconds = time.monotonic() - began
     return tie
