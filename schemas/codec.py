@@ -18,7 +18,7 @@ import fastavro
 import msgspec
 
 from schemas.reader import compile_reader
-from schemas.records import COMMANDS, RECORDS, PostedLeg, Posting, Record
+from schemas.records import COMMANDS, RECORDS, PendingLeg, PostedLeg, Posting, Record
 from schemas.writer import compile_writer
 
 MAGIC = b"\0"
@@ -26,7 +26,7 @@ HEADER_BYTES = 5
 JOURNAL_PREFIX_BYTES = 25  # command_id 16, payload_digest 8, binds_key 1
 CHAIN_BYTES = 32
 
-_CLASSES: dict[str, type] = {**RECORDS, "Posting": Posting, "PostedLeg": PostedLeg}
+_CLASSES: dict[str, type] = {**RECORDS, "Posting": Posting, "PostedLeg": PostedLeg, "PendingLeg": PendingLeg}
 _LOGICAL = ("logicalType", "precision", "scale")
 
 
@@ -91,6 +91,8 @@ def record_from_dict(record_name: str, values: Mapping[str, Any]) -> Record:
     if "postings" in row:
         leg = PostedLeg if record_name == "JournalRecord" else Posting
         row["postings"] = tuple(record_from_dict(leg.__name__, p) for p in row["postings"])
+    if "pending" in row:
+        row["pending"] = tuple(record_from_dict("PendingLeg", p) for p in row["pending"])
     try:
         record: Record = _CLASSES[record_name](**row)
     except TypeError as e:
@@ -100,7 +102,7 @@ def record_from_dict(record_name: str, values: Mapping[str, Any]) -> Record:
 
 def avro_body(record: Record) -> bytes:
     """The record's Avro body by fastavro, the reference that the compiled writer is tested against."""
-    row = msgspec.to_builtins(record, builtin_types=(bytes,))
+    row = _as_dict(record)
     out = io.BytesIO()
     fastavro.schemaless_writer(out, _with_decimals(type(record).__name__), _as_decimals(row))
     return out.getvalue()
@@ -110,8 +112,17 @@ def _as_decimals(row: dict[str, Any]) -> dict[str, Any]:
     for name in _DECIMALS:
         if name in row:
             row[name] = Decimal(row[name])
-    for leg in row.get("postings", ()):
+    for leg in (*row.get("postings", ()), *row.get("pending", ())):
         _as_decimals(leg)
+    return row
+
+
+def _as_dict(record: Record) -> dict[str, Any]:
+    """Every field by name, also those at their default, which msgspec leaves out of a command."""
+    row = msgspec.structs.asdict(record)
+    for name in ("postings", "pending"):
+        if name in row:
+            row[name] = [msgspec.structs.asdict(leg) for leg in row[name]]
     return row
 
 

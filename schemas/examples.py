@@ -28,4 +28,6 @@ def examples(record_name: str) -> tuple[Record, ...]:
 
 
 def _bytes(value: Any, hint: Any) -> Any:
+    if isinstance(value, list):
+        return [{k: bytes.fromhex(v) if k == "hold_id" else v for k, v in leg.items()} for leg in value]
     return bytes.fromhex(value) if isinstance(value, str) and hint in (bytes, bytes | None) else value

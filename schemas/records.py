@@ -16,6 +16,13 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     """Base of all records."""
 
 
+class CommandRecord(Record, frozen=True, gc=False, omit_defaults=True):
+    """Base of all commands.
+
+    Fields at their default are left out of the payload's digest, so that it stays the same when a field is added.
+    """
+
+
 class Posting(Record, frozen=True, gc=False):
     """One leg that a transaction asks for. `amount`: minor units; `currency`: empty means the transaction's."""
 
@@ -25,8 +32,12 @@ class Posting(Record, frozen=True, gc=False):
     currency: str = ""
 
 
-class Transaction(Record, frozen=True, gc=False):
-    """One API call that moves money: either `amount` with `accounts` by role, or `postings`."""
+class Transaction(CommandRecord, frozen=True, gc=False, omit_defaults=True):
+    """One API call that moves money, now or later: `amount` with `accounts` by role, or `postings`, or an `original`.
+
+    `original`: idempotency key of the transaction that is captured, voided, refunded or reversed. `expires_at`: when a
+    hold lapses, milliseconds UTC, 0 never.
+    """
 
     partner_id: str
     idempotency_key: str
@@ -39,9 +50,13 @@ class Transaction(Record, frozen=True, gc=False):
     value_date: int
     reference: str = ""
     metadata: dict[str, str] = {}
+    original: str = ""
+    final: bool = False
+    expires_at: int = 0
+    note: str = ""
 
 
-class OpenAccount(Record, frozen=True, gc=False):
+class OpenAccount(CommandRecord, frozen=True, gc=False, omit_defaults=True):
     """Opens an account; `min_available` in minor units, None for no limit."""
 
     partner_id: str
@@ -54,7 +69,7 @@ class OpenAccount(Record, frozen=True, gc=False):
     note: str = ""
 
 
-class BlockAccount(Record, frozen=True, gc=False):
+class BlockAccount(CommandRecord, frozen=True, gc=False, omit_defaults=True):
     """Sets or lifts the blocks of an account."""
 
     partner_id: str
@@ -66,7 +81,7 @@ class BlockAccount(Record, frozen=True, gc=False):
     note: str = ""
 
 
-class SetAccountLimit(Record, frozen=True, gc=False):
+class SetAccountLimit(CommandRecord, frozen=True, gc=False, omit_defaults=True):
     """Changes the minimum available balance, minor units, None for no limit."""
 
     partner_id: str
@@ -77,7 +92,7 @@ class SetAccountLimit(Record, frozen=True, gc=False):
     note: str = ""
 
 
-class CloseAccount(Record, frozen=True, gc=False):
+class CloseAccount(CommandRecord, frozen=True, gc=False, omit_defaults=True):
     """Closes an account whose balance is zero."""
 
     partner_id: str
@@ -87,7 +102,7 @@ class CloseAccount(Record, frozen=True, gc=False):
     note: str = ""
 
 
-class AdmitPartner(Record, frozen=True, gc=False):
+class AdmitPartner(CommandRecord, frozen=True, gc=False, omit_defaults=True):
     """Admits a partner below its parent."""
 
     partner_id: str
@@ -98,7 +113,7 @@ class AdmitPartner(Record, frozen=True, gc=False):
     note: str = ""
 
 
-class SetPartnerState(Record, frozen=True, gc=False):
+class SetPartnerState(CommandRecord, frozen=True, gc=False, omit_defaults=True):
     """Suspends a partner with its subtree, or lets it go on."""
 
     partner_id: str
@@ -116,6 +131,24 @@ class PostedLeg(Record, frozen=True, gc=False):
     side: str
     amount: int
     currency: str
+    debits_pending: int
+    debits_posted: int
+    credits_pending: int
+    credits_posted: int
+
+
+class PendingLeg(Record, frozen=True, gc=False):
+    """One change of what is pending on an account, and its four counters after it, in minor units.
+
+    `change` is positive when money is set aside and negative when it is released; `expired`: because the hold lapsed.
+    """
+
+    hold_id: bytes
+    account_id: str
+    side: str
+    change: int
+    currency: str
+    expired: bool
     debits_pending: int
     debits_posted: int
     credits_pending: int
@@ -148,6 +181,8 @@ class JournalRecord(Record, frozen=True, gc=False):
     subject_id: str
     changes: dict[str, str]
     postings: tuple[PostedLeg, ...]
+    pending: tuple[PendingLeg, ...] = ()
+    original_offset: int = -1
     chain: bytes = b""
 
 
@@ -165,6 +200,21 @@ class AccountState(Record, frozen=True, gc=False):
     debits_posted: int
     credits_pending: int
     credits_posted: int
+    source_offset: int
+
+
+class HoldState(Record, frozen=True, gc=False):
+    """One open hold as of `source_offset`; amounts in minor units, `expires_at` in milliseconds UTC, 0 never."""
+
+    hold_id: bytes
+    partner_id: str
+    payer: str
+    payee: str
+    currency: str
+    amount: int
+    remaining: int
+    expires_at: int
+    opened_at_offset: int
     source_offset: int
 
 
@@ -227,7 +277,15 @@ Command = Transaction | OpenAccount | BlockAccount | SetAccountLimit | CloseAcco
 COMMANDS: tuple[type[Record], ...] = (
     Transaction, OpenAccount, BlockAccount, SetAccountLimit, CloseAccount, AdmitPartner, SetPartnerState,
 )  # fmt: skip
-_OTHERS: tuple[type[Record], ...] = (JournalRecord, AccountState, PartnerState, PartitionState, DeadLetter, Reply)
+_OTHERS: tuple[type[Record], ...] = (
+    JournalRecord,
+    AccountState,
+    HoldState,
+    PartnerState,
+    PartitionState,
+    DeadLetter,
+    Reply,
+)
 RECORDS: dict[str, type[Record]] = {c.__name__: c for c in (*COMMANDS, *_OTHERS)}
 
 

@@ -72,7 +72,7 @@ def _map(values: dict[str, str], strings: _Strings, lengths: _Numbers) -> bytes:
 # Values that rarely repeat would only wash the caches out; they are put together from tables instead.
 _RARELY_AGAIN = frozenset({
     "idempotency_key", "reference", "note", "requested_by", "detail",
-    "sequence", "source_offset", "next_offset", "amount",
+    "sequence", "source_offset", "next_offset", "amount", "remaining", "change", "opened_at_offset", "original",
 })  # fmt: skip
 
 

@@ -7,9 +7,9 @@ from typing import Any
 from hypothesis import strategies as st
 
 from schemas.codec import schema_of
-from schemas.records import RECORDS, PostedLeg, Posting, Record
+from schemas.records import RECORDS, PendingLeg, PostedLeg, Posting, Record
 
-_CLASSES: dict[str, type] = {**RECORDS, "Posting": Posting, "PostedLeg": PostedLeg}
+_CLASSES: dict[str, type] = {**RECORDS, "Posting": Posting, "PostedLeg": PostedLeg, "PendingLeg": PendingLeg}
 
 # Lengths and numbers around the places where the wire format takes one byte more.
 EDGES = [0, 1, 63, 64, 8191, 8192, 2**20, 2**27, 2**31 - 1, 2**35, 2**62, 2**63 - 1]
