@@ -4,16 +4,18 @@ It shares no code with `ledger/` on purpose, and is written in another style: wh
 account objects, this keeps one plain dict per figure and asks each rule of all legs before it asks the next. Two
 programs that agree on every outcome of a random stream are unlikely to be wrong in the same way.
 
-It costs about 160 bytes per remembered idempotency key and 450 bytes per account, for one partition at a time.
+It costs about BYTES
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from clearline.audit.contract import Terms
 from clearline.audit.currencies import CURRENCIES
+from clearline.audit.memory import ENTRY, HOLD, LAPSED, OTHER, Entries, Hold, Leg, OpenHolds, payment_of
 from schemas.identity import BANK, command_id, owner_of, payload_digest, root_of
 from schemas.records import (
     AdmitPartner,
@@ -29,19 +31,29 @@ from schemas.records import (
 LONG_MAX = 2**63 - 1
 COUNTER_MAX = 10**38 - 1
 LAST_DAY = 2_932_896  # 9999-12-31, days since 1970-01-01
-REFERENCE_CHARS_MAX, METADATA_FIELDS_MAX = 1024, 64
+REFERENCE_CHARS_MAX, METADATA_FIELDS_MAX, NOTE_CHARS_MAX = 1024, 64, 1024
 POSTINGS_MIN, POSTINGS_MAX = 2, 1000
+LAPSES_MAX = 500  # holds that one command releases
+OF_AN_ORIGINAL = {"capture", "void", "refund", "reversal"}
+OPERATIONS = {"transfer", "hold", "adjustment"} | OF_AN_ORIGINAL
+ROLES = {"payer", "payee"}
+KEY_BYTES = 24  # digest 8, offset 8, time 8; what is remembered of the transaction stands behind
 DEBIT_NORMAL = {"asset", "expense"}
 ACCOUNT_TYPES = {"asset", "liability", "equity", "income", "expense"}
 PARTNER_PATH = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}(/[a-z0-9][a-z0-9._-]{0,63}){0,7}")
 ACCOUNT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 
-Leg = tuple[str, str, int, str]  # account, side, amount in minor units, currency
-PostedLeg = tuple[str, str, int, str, int, int, int, int]  # and its counters after: dp, dp posted, cp, cp posted
+PostedLeg = tuple[str, str, int, str, int, int, int, int]  # a leg and its counters after: dp, dp posted, cp, cp posted
+# hold id, account, side, change in minor units, currency, expired, and the same four counters
+PendingChange = tuple[bytes, str, str, int, str, bool, int, int, int, int]
 
 
 class Expected(NamedTuple):
-    """What must stand in the journal for one command. `first_offset`: -1 when the key was new."""
+    """What must stand in the journal for one command. `first_offset`: -1 when the key was new.
+
+    `original_offset`: -1 unless the command settled and has an original. `changes`: None for control commands, of which
+    the state is compared instead.
+    """
 
     outcome: str
     reason: str
@@ -51,6 +63,18 @@ class Expected(NamedTuple):
     digest: bytes
     legs: tuple[PostedLeg, ...]
     subject: str
+    pending: tuple[PendingChange, ...] = ()
+    original_offset: int = -1
+    changes: dict[str, str] | None = None
+
+
+class Effect(NamedTuple):
+    """What a transaction is about to do: legs to post, minor units to release of a hold, and its original's offset."""
+
+    legs: list[Leg]
+    hold: Hold | None = None
+    release: int = 0
+    original_offset: int = -1
 
 
 class Recomputation:
@@ -74,36 +98,50 @@ class Recomputation:
         self.debits_pending: dict[str, int] = {}
         self.credits_pending: dict[str, int] = {}
         self.touched: dict[str, int] = {}  # account -> offset of the last command that changed it
-        self.keys: dict[bytes, bytes] = {}  # command id -> digest, offset and time of the first outcome
+        self.keys: dict[
+            bytes, bytes
+        ] = {}  # command id -> digest, offset and time of the first outcome; what it settled
+        self.holds = OpenHolds()
+        self.entries = Entries(self.currency)
 
     # ---- one command -------------------------------------------------------------------------------------------------
 
-    def expect(self, offset: int, command: Any, booked_at: int = 0) -> Expected:
-        """The outcome that the command at this offset must have, and its effect applied. `booked_at`: ms UTC."""
+    def expect(self, offset: int, command: Any, booked_at: int = 0, witnessed: Iterable[bytes] = ()) -> Expected:
+        """The outcome that the command at this offset must have, and its effect applied. `booked_at`: ms UTC.
+
+        `witnessed`: holds that the journal lets lapse here; it counts only for those whose expiry is no longer known.
+        """
         self.event_time = max(self.event_time, booked_at)
+        lapsed = self.lapse(offset, witnessed)
         cid = command_id(command.partner_id, command.idempotency_key)
         digest = payload_digest(command)
         bound = self.keys.get(cid)
-        if bound is not None and not self.terms.forgotten(int.from_bytes(bound[16:], "big"), self.event_time):
+        nothing: dict[str, str] | None = {} if isinstance(command, Transaction) else None
+        if bound is not None and not self.terms.forgotten(int.from_bytes(bound[16:KEY_BYTES], "big"), self.event_time):
             first = int.from_bytes(bound[8:16], "big")
-            if bound[:8] == digest:
-                return Expected("repeated", "", first, False, cid, digest, (), "")
-            return Expected("rejected", "idempotency_conflict", first, False, cid, digest, (), "")
+            same = bound[:8] == digest
+            outcome, reason = ("repeated", "") if same else ("rejected", "idempotency_conflict")
+            return Expected(outcome, reason, first, False, cid, digest, (), "", lapsed, -1, nothing)
         self.keys[cid] = digest + offset.to_bytes(8, "big") + booked_at.to_bytes(8, "big")
         if isinstance(command, Transaction):
-            legs = self.legs_of(command)
-            reason = self.refusal(command, legs)
+            reason, effect = self.judge(command)
             if reason:
-                return Expected("rejected", reason, -1, True, cid, digest, (), "")
-            return Expected("settled", "", -1, True, cid, digest, self.post(offset, legs), "")
+                return Expected("rejected", reason, -1, True, cid, digest, (), "", lapsed, -1, nothing)
+            pending, posted = self.settle(offset, cid, command, effect)
+            changes = {"note": command.note} if command.operation == "adjustment" else nothing
+            return Expected(
+                "settled", "", -1, True, cid, digest, posted, "", lapsed + pending, effect.original_offset, changes
+            )
         reason, subject = self.control(offset, command)
         outcome = "rejected" if reason else "applied"
-        return Expected(outcome, reason, -1, True, cid, digest, (), "" if reason else subject)
+        return Expected(outcome, reason, -1, True, cid, digest, (), "" if reason else subject, lapsed)
 
     @staticmethod
     def legs_of(t: Transaction) -> list[Leg]:
         """The legs that a transaction asks for, as far as it names them."""
-        if t.postings:
+        if t.operation in OF_AN_ORIGINAL:
+            return []
+        if t.postings or t.operation == "adjustment":
             return [(p.account_id, p.side, p.amount, p.currency or t.currency) for p in t.postings]
         return [
             (t.accounts.get("payer", ""), "debit", t.amount, t.currency),
@@ -126,18 +164,27 @@ class Recomputation:
             self.standing[partner] = known
         return known
 
-    def follow(self, record: JournalRecord) -> None:
-        """Takes a journal record's word for a command that is no longer kept in the submitted topic."""
+    def follow(self, record: JournalRecord, expiries: Mapping[bytes, int] | None = None) -> None:
+        """Takes a journal record's word for a command that is no longer kept in the submitted topic.
+
+        When a hold lapses stands in the command alone, not in the journal, so it is taken from `expiries`: what the
+        rows of `ledger.state` say of holds (hold id -> ms UTC, 0 never). As far as `expires_at` goes such a row is then
+        compared with itself. Of a hold that was closed since and whose rows are compacted away nothing says it: its
+        lapsing is believed when the journal shows it, at the place where it does.
+        """
         offset, subject, changes = record.source_offset, record.subject_id, record.changes
         self.event_time = max(self.event_time, record.booked_at)
         if record.binds_key:
             at = offset.to_bytes(8, "big") + record.booked_at.to_bytes(8, "big")
             self.keys[record.command_id] = record.payload_digest + at
+        self.follow_pending(record, expiries or {})
         for leg in record.postings:
             a = leg.account_id
             self.debits[a], self.credits[a] = leg.debits_posted, leg.credits_posted
             self.debits_pending[a], self.credits_pending[a] = leg.debits_pending, leg.credits_pending
             self.touched[a] = offset
+        if record.outcome == "settled":
+            self.follow_settled(record)
         if record.outcome != "applied":
             return
         if record.command in ("AdmitPartner", "SetPartnerState"):
@@ -156,36 +203,133 @@ class Recomputation:
             self.closed[subject] = True
         self.touched[subject] = offset
 
+    def follow_pending(self, record: JournalRecord, expiries: Mapping[bytes, int]) -> None:
+        """The holds that a trusted record opens, releases or lets lapse; every release counts on its debit side."""
+        offset = record.source_offset
+        for i, leg in enumerate(record.pending):
+            a = leg.account_id
+            self.debits[a], self.credits[a] = leg.debits_posted, leg.credits_posted
+            self.debits_pending[a], self.credits_pending[a] = leg.debits_pending, leg.credits_pending
+            self.touched[a] = offset
+            if leg.side != "debit":
+                continue
+            hold = self.holds.by_id.get(leg.hold_id)
+            if leg.change > 0:
+                payee = record.pending[i + 1].account_id if i + 1 < len(record.pending) else ""
+                self.holds.add(
+                    Hold(leg.hold_id, record.partner_id, a, payee, leg.currency, leg.change, leg.change,
+                         expiries.get(leg.hold_id), offset, offset)
+                )  # fmt: skip
+            elif hold is not None:
+                hold.remaining += leg.change
+                hold.changed = offset
+                if hold.remaining <= 0:
+                    self.close(hold, lapsed=leg.expired)
+
+    def follow_settled(self, record: JournalRecord) -> None:
+        """What is remembered of a trusted transaction, and what it gave back of its original."""
+        legs = [(p.account_id, p.side, p.amount, p.currency) for p in record.postings]
+        if record.operation in ("refund", "reversal"):
+            given = self.entries.given_back
+            given[record.original_offset] = given.get(record.original_offset, 0) + payment_of(legs)
+        self.remember(record.command_id, record.operation, record.pending[-1].currency if record.pending else "", legs)
+
+    # ---- holds -------------------------------------------------------------------------------------------------------
+
+    def lapse(self, offset: int, witnessed: Iterable[bytes] = ()) -> tuple[PendingChange, ...]:
+        """Releases what has lapsed by now, before the command at this offset is looked at."""
+        out: tuple[PendingChange, ...] = ()
+        for hold in self.holds.due(self.event_time, LAPSES_MAX, witnessed):
+            out += self.pend(offset, hold, -hold.remaining, expired=True)
+        return out
+
+    def pend(self, offset: int, hold: Hold, change: int, *, expired: bool = False) -> tuple[PendingChange, ...]:
+        """Sets so much aside on both sides of a hold, or releases it when negative; a hold with nothing left closes."""
+        out = []
+        for account, side in hold.sides():
+            figures = self.debits_pending if side == "debit" else self.credits_pending
+            figures[account] += change
+            self.touched[account] = offset
+            out.append((hold.hold_id, account, side, change, hold.currency, expired, self.debits_pending[account],
+                        self.debits[account], self.credits_pending[account], self.credits[account]))  # fmt: skip
+        hold.remaining += change
+        hold.changed = offset
+        if not hold.remaining:
+            self.close(hold, lapsed=expired)
+        return tuple(out)
+
+    def close(self, hold: Hold, *, lapsed: bool) -> None:
+        """Forgets a hold; that it lapsed is known as long as its key is."""
+        self.holds.close(hold)
+        bound = self.keys.get(hold.hold_id, b"")
+        if lapsed and int.from_bytes(bound[8:16], "big") == hold.opened:
+            self.keys[hold.hold_id] = bound[:KEY_BYTES] + LAPSED + hold.currency.encode()
+
+    def remember(self, cid: bytes, operation: str, currency: str, legs: Iterable[Leg]) -> None:
+        """Writes behind the key of a settled transaction what a later one may ask of it."""
+        bound = self.keys.get(cid)
+        if bound is None:
+            return
+        if operation in ("transfer", "capture"):
+            what = self.entries.pack((a, side, amount) for a, side, amount, _ in legs)
+        else:
+            what = HOLD + currency.encode() if operation == "hold" else OTHER
+        self.keys[cid] = bound[:KEY_BYTES] + what
+
     # ---- transactions ------------------------------------------------------------------------------------------------
 
-    def refusal(self, t: Transaction, legs: list[Leg]) -> str:
-        """The first rule that the transaction breaks, in the order of the reasons; empty when it breaks none."""
+    def judge(self, t: Transaction) -> tuple[str, Effect]:
+        """The first rule that the transaction breaks, in the order of the reasons, or empty; and what it would do."""
+        asked = Effect(self.legs_of(t))
         why = self.live(t.partner_id)
         if why:
-            return why
-        if t.operation != "transfer":
-            return "operation_unknown"
-        return self.malformed(t, legs) or self.forbidden(t, legs) or self.unaffordable(legs)
+            return why, asked
+        if t.operation not in OPERATIONS:
+            return "operation_unknown", asked
+        why = self.misfilled(t) or self.malformed(t, asked.legs)
+        if why:
+            return why, asked
+        if t.operation == "adjustment" and t.partner_id != BANK:
+            return "not_permitted", asked
+        if t.operation in OF_AN_ORIGINAL:
+            why, asked = self.of_original(t)
+        return why or self.forbidden(t, asked.legs) or self.unaffordable(t, asked), asked
+
+    def misfilled(self, t: Transaction) -> str:
+        """Rules about which fields an operation has."""
+        o = t.operation
+        right = (
+            0 <= t.value_date <= LAST_DAY
+            and len(t.reference) <= REFERENCE_CHARS_MAX
+            and len(t.metadata) <= METADATA_FIELDS_MAX
+            and bool(t.original) == (o in OF_AN_ORIGINAL)
+            and (o == "capture" or not t.final)
+            and (t.expires_at == 0 or (o == "hold" and t.expires_at > self.event_time))
+            and (1 <= len(t.note) <= NOTE_CHARS_MAX if o == "adjustment" else not t.note)
+        )
+        if o in OF_AN_ORIGINAL:
+            right = right and not t.accounts and not t.postings and (o in ("capture", "refund") or t.amount == 0)
+        elif o == "adjustment" or (o == "transfer" and t.postings):
+            right = right and not t.amount and not t.accounts
+        else:
+            right = right and not t.postings and set(t.accounts) == ROLES
+        return "" if right else "field_invalid"
 
     @staticmethod
     def malformed(t: Transaction, legs: list[Leg]) -> str:
-        """Rules that need no account."""
-        if not 0 <= t.value_date <= LAST_DAY:
-            return "field_invalid"
-        if len(t.reference) > REFERENCE_CHARS_MAX or len(t.metadata) > METADATA_FIELDS_MAX:
-            return "field_invalid"
-        if t.postings and (t.amount or t.accounts):
-            return "field_invalid"
-        if not t.postings and set(t.accounts) != {"payer", "payee"}:
-            return "field_invalid"
+        """Rules about sides, currencies and amounts that need no account."""
+        of_original = t.operation in OF_AN_ORIGINAL
         if any(side not in ("debit", "credit") for _, side, _, _ in legs):
             return "field_invalid"
-        if any(currency not in CURRENCIES for _, _, _, currency in legs):
+        if any(c not in CURRENCIES for c in ([t.currency] if of_original else [c for _, _, _, c in legs])):
             return "currency_unknown"
-        if any(amount <= 0 for _, _, amount, _ in legs):
+        amounts = [t.amount] if t.operation in ("capture", "refund") else [amount for _, _, amount, _ in legs]
+        if any(amount <= 0 for amount in amounts):
             return "amount_not_positive"
-        if any(amount > LONG_MAX for _, _, amount, _ in legs):
+        if any(amount > LONG_MAX for amount in amounts):
             return "amount_too_large"
+        if of_original:
+            return ""
         if not POSTINGS_MIN <= len(legs) <= POSTINGS_MAX:
             return "postings_count"
         net: dict[str, int] = {}
@@ -193,11 +337,54 @@ class Recomputation:
             net[currency] = net.get(currency, 0) + (amount if side == "debit" else -amount)
         return "postings_unbalanced" if any(net.values()) else ""
 
+    def of_original(self, t: Transaction) -> tuple[str, Effect]:
+        """What a capture, void, refund or reversal is about to do with its original, and the rule that it breaks."""
+        none = Effect([])
+        cid = command_id(t.partner_id, t.original)
+        hold = self.holds.by_id.get(cid)
+        bound = self.keys.get(cid, b"")
+        gone = len(bound) <= KEY_BYTES or self.terms.forgotten(
+            int.from_bytes(bound[16:KEY_BYTES], "big"), self.event_time
+        )
+        if hold is None and gone:
+            return "original_unknown", none
+        what = HOLD + hold.currency.encode() if hold else bound[KEY_BYTES:]
+        kind, offset = what[:1], int.from_bytes(bound[8:16], "big")
+        if t.operation in ("capture", "void"):
+            if kind not in (HOLD, LAPSED) or what[1:].decode() != t.currency:
+                return "original_mismatch", none
+            if hold is None:
+                return "hold_expired" if kind == LAPSED else "hold_closed", none
+            return self.of_hold(t, hold)
+        legs = self.entries.unpack(what) if kind == ENTRY else []
+        if not legs or legs[0][3] != t.currency or (t.operation == "refund" and len(legs) != 2):
+            return "original_mismatch", none
+        given = self.entries.given_back.get(offset, 0)
+        if t.operation == "reversal":
+            back = [(a, "credit" if side == "debit" else "debit", n, c) for a, side, n, c in legs]
+            return "refund_exceeds_payment" if given else "", Effect(back, original_offset=offset)
+        if t.amount > payment_of(legs) - given:
+            return "refund_exceeds_payment", none
+        payee, payer = sorted(legs, key=lambda leg: leg[1] == "debit")
+        back = [(payee[0], "debit", t.amount, payee[3]), (payer[0], "credit", t.amount, payer[3])]
+        return "", Effect(back, original_offset=offset)
+
+    @staticmethod
+    def of_hold(t: Transaction, hold: Hold) -> tuple[str, Effect]:
+        """What a capture or void is about to do with an open hold."""
+        if t.operation == "void":
+            return "", Effect([], hold, hold.remaining, hold.opened)
+        if t.amount > hold.remaining:
+            return "capture_exceeds_hold", Effect([])
+        legs = [(account, side, t.amount, hold.currency) for account, side in hold.sides()]
+        return "", Effect(legs, hold, hold.remaining if t.final else t.amount, hold.opened)
+
     def forbidden(self, t: Transaction, legs: list[Leg]) -> str:
         """Rules about who may post to which account."""
         if any(a not in self.type for a, _, _, _ in legs):
             return "account_unknown"
-        for account, side, _, _ in legs:
+        corrects = t.operation == "adjustment"  # may post to any account of the partition, blocked or not
+        for account, side, _, _ in () if corrects else legs:
             owner = owner_of(account)
             if owner == BANK:
                 continue
@@ -209,17 +396,18 @@ class Recomputation:
             return "account_closed"
         if any(self.currency[a] != c for a, _, _, c in legs):
             return "account_currency"
-        if any(side == "debit" and self.debits_blocked[a] for a, side, _, _ in legs):
+        if not corrects and any(side == "debit" and self.debits_blocked[a] for a, side, _, _ in legs):
             return "debits_blocked"
-        if any(side == "credit" and self.credits_blocked[a] for a, side, _, _ in legs):
+        if not corrects and any(side == "credit" and self.credits_blocked[a] for a, side, _, _ in legs):
             return "credits_blocked"
-        return "same_account" if not t.postings and legs[0][0] == legs[1][0] else ""
+        return "same_account" if t.accounts and legs[0][0] == legs[1][0] else ""
 
-    def unaffordable(self, legs: list[Leg]) -> str:
-        """Rules about the counters, counted after all legs."""
+    def unaffordable(self, t: Transaction, effect: Effect) -> str:
+        """Rules about the counters, counted after all legs and after what the transaction releases."""
         more_debits: dict[str, int] = {}
         more_credits: dict[str, int] = {}
-        for account, side, amount, _ in legs:
+        released = {a: effect.release for a, _ in effect.hold.sides()} if effect.hold else {}
+        for account, side, amount, _ in effect.legs:
             more = more_debits if side == "debit" else more_credits
             more[account] = more.get(account, 0) + amount
         for account in {**more_debits, **more_credits}:
@@ -228,13 +416,36 @@ class Recomputation:
             if limit is None or account not in (more_credits if debit_normal else more_debits):
                 continue
             change = more_credits.get(account, 0) - more_debits.get(account, 0)
-            if self.available(account) + (-change if debit_normal else change) < limit:
+            left = self.available(account) + released.get(account, 0) + (-change if debit_normal else change)
+            if left < limit:
                 return "insufficient_funds"
-        if any(self.debits[a] + n > COUNTER_MAX for a, n in more_debits.items()):
+        debits, credits = self.debits, self.credits
+        if t.operation == "hold":
+            debits, credits = self.debits_pending, self.credits_pending
+        if any(debits[a] + n > COUNTER_MAX for a, n in more_debits.items()):
             return "counter_overflow"
-        if any(self.credits[a] + n > COUNTER_MAX for a, n in more_credits.items()):
+        if any(credits[a] + n > COUNTER_MAX for a, n in more_credits.items()):
             return "counter_overflow"
         return ""
+
+    def settle(
+        self, offset: int, cid: bytes, t: Transaction, effect: Effect
+    ) -> tuple[tuple[PendingChange, ...], tuple[PostedLeg, ...]]:
+        """Does what the transaction asks for: what is pending first, then the postings."""
+        if t.operation == "hold":
+            payer, payee = t.accounts["payer"], t.accounts["payee"]
+            hold = Hold(cid, t.partner_id, payer, payee, t.currency, t.amount, 0, t.expires_at, offset, offset)
+            pending = self.pend(offset, hold, t.amount)
+            self.holds.add(hold)
+            self.remember(cid, t.operation, t.currency, ())
+            return pending, ()
+        pending = self.pend(offset, effect.hold, -effect.release) if effect.hold else ()
+        posted = self.post(offset, effect.legs)
+        if t.operation in ("refund", "reversal"):
+            given = self.entries.given_back
+            given[effect.original_offset] = given.get(effect.original_offset, 0) + payment_of(effect.legs)
+        self.remember(cid, t.operation, t.currency, effect.legs)
+        return pending, posted
 
     def post(self, offset: int, legs: list[Leg]) -> tuple[PostedLeg, ...]:
         """Adds the legs to the counters; each leg with its account's counters after it."""

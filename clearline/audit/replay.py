@@ -1,7 +1,7 @@
 """One partition, from its first kept command to its last: what must have happened, beside what is written down.
 
-A merge of three ordered streams (commands, journal, dead letters) by source offset; nothing but accounts and keys of
-this one partition is held in memory.
+A merge of three ordered streams (commands, journal, dead letters) by source offset; nothing but accounts, open holds
+and keys of this one partition is held in memory.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from clearline.audit.state import Counts, StateCheck
 from clearline.audit.verdict import Findings
 from clearline.audit.views import DEAD, JOURNAL, SUBMITTED, BalanceStore, EntryStore, Log
 from schemas.codec import UndecodableError
-from schemas.records import JournalRecord, Transaction
+from schemas.records import JournalRecord, PendingLeg, PostedLeg, Transaction
 from streams.reader import LogRecord
 
 PROGRESS_EVERY = 10_000
@@ -73,10 +73,13 @@ class PartitionReplay:
         while self._head is not None and self._head.record.source_offset < start:
             outcome = self._take()
             self._pass_by(outcome.record.source_offset)
-            self.model.follow(outcome.record)
+            self.model.follow(outcome.record, self._state.expiries)
             self._account_for(outcome)
             trusted += 1
         while self._letter is not None and _source_offset(self._letter) < start:
+            received_at = int(dict(self._letter.headers or []).get("received_at", b"0"))
+            self.model.event_time = max(self.model.event_time, received_at)
+            self.counts.event_time = max(self.counts.event_time, received_at)
             self._letter = next(self._dead, None)
             self.counts.received += 1
             self.counts.dead += 1
@@ -120,7 +123,7 @@ class PartitionReplay:
         self.counts.received += 1
         self.counts.event_time = max(self.counts.event_time, raw.timestamp_ms)
         self._pass_by(raw.offset)
-        expected, command, why = self._expect(raw)
+        expected, command, why = self._expect(raw, [p.hold_id for o in outcomes for p in o.record.pending if p.expired])
         for letter in letters:
             self.counts.dead += 1
             self._compare_letter(at, raw, letter, why)
@@ -132,8 +135,11 @@ class PartitionReplay:
                 self._compare(at, raw, command, expected, outcome.record)
             self._project(outcome)
 
-    def _expect(self, raw: LogRecord) -> tuple[Expected | None, object, str]:
-        """The expected outcome and the command; or None, and the reason of the dead letter."""
+    def _expect(self, raw: LogRecord, lapsed: list[bytes]) -> tuple[Expected | None, object, str]:
+        """The expected outcome and the command; or None, and the reason of the dead letter.
+
+        `lapsed`: hold ids of the releases that the journal shows here, both sides.
+        """
         try:
             self._terms.refuse_size(raw.value)
             command = self._decode(raw.value)
@@ -141,7 +147,7 @@ class PartitionReplay:
         except UndecodableError as e:
             self.model.event_time = max(self.model.event_time, raw.timestamp_ms)
             return None, None, e.reason
-        return self.model.expect(raw.offset, command, raw.timestamp_ms), command, ""
+        return self.model.expect(raw.offset, command, raw.timestamp_ms, dict.fromkeys(lapsed)), command, ""
 
     def _outcomes_at(self, offset: int) -> Iterator[Outcome]:
         """Takes the journal records of this offset; one of an offset that no command has is noted."""
@@ -220,8 +226,12 @@ class PartitionReplay:
         if wrong:
             self._f["outcome"].differ(f"{at}: {wrong}")
         self._f["outcome"].count(r.outcome)
+        if r.pending or e.pending:
+            self._compare_pending(at, e, r)
         if r.postings or e.legs:
             self._compare_legs(at, e, r)
+        if r.pending or r.postings:
+            self._limits(at, r)
 
     def _compare_legs(self, at: str, e: Expected, r: JournalRecord) -> None:
         f = self._f["counters"]
@@ -236,13 +246,26 @@ class PartitionReplay:
             else:
                 pairs = [(a, b) for a, b in zip(legs, e.legs, strict=True) if a != b]
                 f.differ(f"{at}: posted {pairs[0][0]}, the recomputation says {pairs[0][1]}")
-        self._limits(at, r)
+
+    def _compare_pending(self, at: str, e: Expected, r: JournalRecord) -> None:
+        f = self._f["pending"]
+        found = tuple(
+            (p.hold_id, p.account_id, p.side, p.change, p.currency, p.expired, p.debits_pending, p.debits_posted,
+             p.credits_pending, p.credits_posted) for p in r.pending
+        )  # fmt: skip
+        f.count("expired", sum(p.expired for p in r.pending))
+        if len(found) != len(e.pending):
+            f.differ(f"{at}: {len(found)} pending changes, must be {len(e.pending)}")
+        elif found != e.pending:
+            a, b = next((a, b) for a, b in zip(found, e.pending, strict=True) if a != b)
+            f.differ(f"{at}: pending {(a[0].hex(), *a[1:])}, the recomputation says {(b[0].hex(), *b[1:])}")
 
     def _limits(self, at: str, r: JournalRecord) -> None:
-        """No account that the entry draws on may stand below its limit after it, by the journal's own counters."""
+        """No account that the entry or hold draws on may stand below its limit after it, by the journal's counters."""
         model = self.model
-        after = {p.account_id: p for p in r.postings}
-        drawn = {p.account_id for p in r.postings if (p.side == "credit") == self._is_debit_normal(p.account_id)}
+        legs: list[PostedLeg | PendingLeg] = [*(p for p in r.pending if p.change > 0), *r.postings]
+        after = {p.account_id: p for p in legs}
+        drawn = {p.account_id for p in legs if (p.side == "credit") == self._is_debit_normal(p.account_id)}
         for a in drawn:
             limit = model.limit.get(a)
             if limit is None:
@@ -328,14 +351,17 @@ def _wrong_fields(raw: LogRecord, c: object, e: Expected, r: JournalRecord) -> s
     """Which of the record's fields are not the command's own; empty when all are."""
     t = c if isinstance(c, Transaction) else None
     found = (r.command_id, r.payload_digest, r.command, r.partner_id, r.idempotency_key, r.product, r.operation,
-             r.value_date, r.reference, r.metadata, r.booked_at, r.subject_id)  # fmt: skip
+             r.value_date, r.reference, r.metadata, r.booked_at, r.subject_id, r.original_offset,
+             r.changes)  # fmt: skip
     wanted = (
         e.command_id, e.digest, type(c).__name__, c.partner_id, c.idempotency_key,  # type: ignore[attr-defined]
         t.product if t else "", t.operation if t else "", t.value_date if t else raw.timestamp_ms // 86_400_000,
-        t.reference if t else "", t.metadata if t else {}, raw.timestamp_ms, e.subject,
+        t.reference if t else "", t.metadata if t else {}, raw.timestamp_ms, e.subject, e.original_offset,
+        r.changes if e.changes is None else e.changes,
     )  # fmt: skip
     if found == wanted:
         return ""
     names = ("command_id", "payload_digest", "command", "partner_id", "idempotency_key", "product", "operation",
-             "value_date", "reference", "metadata", "booked_at", "subject_id")  # fmt: skip
+             "value_date", "reference", "metadata", "booked_at", "subject_id", "original_offset",
+             "changes")  # fmt: skip
     return "; ".join(f"{n} is {a!r}, must be {b!r}" for n, a, b in zip(names, found, wanted, strict=True) if a != b)

@@ -20,8 +20,8 @@ from clearline.connection import clickhouse_config, kafka_config, redis_config, 
 from streams.topics import Topics, topic_ids
 
 CHECKS = (
-    "one_outcome", "outcome", "accounted", "idempotency", "conservation", "counters", "limits", "sequence", "chain",
-    "dead_letters", "state", "partition_state", "group_offsets",
+    "one_outcome", "outcome", "accounted", "idempotency", "conservation", "counters", "pending", "limits", "sequence",
+    "chain", "dead_letters", "state", "partition_state", "group_offsets",
 )  # fmt: skip
 
 
