@@ -10,12 +10,15 @@ from __future__ import annotations
 from hashlib import sha256
 
 from ledger import control
-from ledger.operations import OPERATIONS
+from ledger.accounts import Account
+from ledger.entries import ENTRY
+from ledger.holds import Hold
+from ledger.operations import LAPSED_MAX, OPERATIONS, Leg, Plan, transfer
 from ledger.reasons import Reason, Rejection
-from ledger.state import Draft
+from ledger.state import Draft, Settled
 from schemas.errors import InvariantError
 from schemas.identity import BANK
-from schemas.records import Command, JournalRecord, PostedLeg, Transaction
+from schemas.records import Command, JournalRecord, PendingLeg, PostedLeg, Transaction
 
 _NOTHING: dict[str, str] = {}
 _UNSEEN = (Reason.PARTNER_UNKNOWN, "")
@@ -24,13 +27,16 @@ _UNSEEN = (Reason.PARTNER_UNKNOWN, "")
 class Book:
     """Settles commands against a draft of one partition's state. `partition`: its number, for the records."""
 
-    __slots__ = ("_standing", "draft", "head", "partition")
+    __slots__ = ("_due_at", "_lapsed", "_pending", "_standing", "draft", "head", "partition")
 
     def __init__(self, partition: int, draft: Draft) -> None:
         self.partition = partition
         self.draft = draft
         self.head = draft.head
         self._standing: dict[str, tuple[Reason, str] | None] = {}
+        self._due_at = draft.next_due()
+        self._pending: tuple[PendingLeg, ...] = ()  # of the command that is being settled
+        self._lapsed: list[tuple[Hold, int, int, int, int]] = []  # and what its lapsed holds were before
 
     def settle(self, command: Command, command_id: bytes, digest: bytes, offset: int, booked_at: int) -> JournalRecord:
         """The outcome of one command, applied to the draft; its `chain` is added by `seal`.
@@ -41,6 +47,12 @@ class Book:
         head = self.head
         if offset < head.next_offset:
             raise InvariantError(f"partition {self.partition}: offset {offset} came again, {head.next_offset} is next")
+        now = head.event_time
+        if booked_at > now:
+            now = head.event_time = booked_at
+        self._pending, self._lapsed = (), []
+        if now >= self._due_at:
+            self._pending = self._lapse(now, offset)
         keys = self.draft.keys
         first = keys.get(command_id)
         if first is not None:
@@ -49,24 +61,30 @@ class Book:
             # Whatever is raised in here is raised by a check, before anything was changed.
             try:
                 if type(command) is Transaction:
-                    legs = self._post(command, offset)
+                    original, note = -1, _NOTHING
+                    if command.operation == "transfer":
+                        legs = self._transfer(command, offset)
+                        self.draft.settled[offset] = Settled(ENTRY, booked_at, legs)
+                    else:
+                        legs, original, note = self._operate(command, offset, booked_at)
                     head.settled += 1
                     record = JournalRecord(
                         command_id, digest, True, "settled", head.sequence + 1, self.partition, offset, booked_at,
                         "Transaction", command.partner_id, command.idempotency_key, command.product, 0,
                         command.operation, command.value_date, command.reference, command.metadata,
-                        "", _NOTHING, -1, "", _NOTHING, legs,
+                        "", _NOTHING, -1, "", note, legs, self._pending, original,
                     )  # fmt: skip
                 else:
                     record = self._control(command, command_id, digest, offset, booked_at)
             except Rejection as r:
                 record = self._reject(command, command_id, digest, offset, booked_at, r)
+            except Exception:
+                self._take_back_lapsed()
+                raise
             keys[command_id] = (digest, offset)
         head.sequence += 1
         head.received += 1
         head.next_offset = offset + 1
-        if booked_at > head.event_time:
-            head.event_time = booked_at
         return record
 
     def _control(
@@ -122,26 +140,77 @@ class Book:
                 return Reason.PARTNER_SUSPENDED, "/".join(parts[: i + 1])
         return None
 
-    def _post(self, t: Transaction, offset: int) -> tuple[PostedLeg, ...]:
-        """Checks the whole transaction, then posts it; nothing after the checks can fail."""
+    def _transfer(self, t: Transaction, offset: int) -> tuple[PostedLeg, ...]:
+        """Checks the whole transfer, then posts it; nothing after the checks can fail."""
+        if self._standing.get(t.partner_id, _UNSEEN) is not None:
+            self.require_live(t.partner_id)
+        return _post(transfer(self.draft.accounts, t), offset)
+
+    def _operate(
+        self, t: Transaction, offset: int, booked_at: int
+    ) -> tuple[tuple[PostedLeg, ...], int, dict[str, str]]:
+        """Any other operation: legs, the original's offset, and the note. Nothing after the plan can fail."""
         if self._standing.get(t.partner_id, _UNSEEN) is not None:
             self.require_live(t.partner_id)
         operation = OPERATIONS.get(t.operation)
         if operation is None:
             raise Rejection(Reason.OPERATION_UNKNOWN, field="operation", operation=t.operation[:64])
-        posted = []
-        for a, side, amount in operation(self.draft.accounts, t):
-            if side == "debit":
-                a.debits_posted += amount
-            else:
-                a.credits_posted += amount
-            a.offset = offset
-            leg = PostedLeg(
-                a.account_id, side, amount, a.currency,
-                a.debits_pending, a.debits_posted, a.credits_pending, a.credits_posted,
-            )  # fmt: skip
-            posted.append(leg)
-        return tuple(posted)
+        plan = operation(self.draft, t, offset, self.head.event_time)
+        self._pending += self._apply_pending(plan, offset)
+        legs = _post(plan.legs, offset)
+        if plan.gives_back:
+            self.draft.given_back[plan.original] = plan.gives_back
+        self.draft.settled[offset] = Settled(plan.kind, booked_at, legs)
+        return legs, plan.original, {"note": plan.note} if plan.note else _NOTHING
+
+    def _apply_pending(self, plan: Plan, offset: int) -> tuple[PendingLeg, ...]:
+        if plan.opens is not None:
+            self.draft.add_hold(plan.opens)
+            if 0 < plan.opens.expires_at < self._due_at:
+                self._due_at = plan.opens.expires_at
+            return self._change(plan.opens, plan.opens.amount, offset, expired=False)
+        if plan.releases is not None:
+            hold, amount = plan.releases
+            hold.remaining -= amount
+            return self._change(hold, -amount, offset, expired=False)
+        return ()
+
+    def _change(self, hold: Hold, change: int, offset: int, *, expired: bool) -> tuple[PendingLeg, ...]:
+        """Changes what is pending on both accounts of a hold."""
+        hold.offset = offset
+        payer, payee = self.draft.accounts[hold.payer], self.draft.accounts[hold.payee]
+        payer.debits_pending += change
+        payer.offset = offset
+        debit = _pending_leg(hold, payer, "debit", change, expired)
+        payee.credits_pending += change
+        payee.offset = offset
+        return debit, _pending_leg(hold, payee, "credit", change, expired)
+
+    def _lapse(self, now: int, offset: int) -> tuple[PendingLeg, ...]:
+        """Releases the holds that are due, at most LAPSED_MAX of them, in the order in which they lapse."""
+        legs: list[PendingLeg] = []
+        before = self._lapsed
+        for hold in self.draft.due_holds():
+            if hold.expires_at > now or len(legs) == 2 * LAPSED_MAX:
+                break
+            payer, payee = self.draft.accounts[hold.payer], self.draft.accounts[hold.payee]
+            before.append((hold, hold.remaining, hold.offset, payer.offset, payee.offset))
+            change, hold.remaining = -hold.remaining, 0
+            legs += self._change(hold, change, offset, expired=True)
+            self.draft.lapsed[hold.hold_id] = now
+        self._due_at = self.draft.next_due()
+        return tuple(legs)
+
+    def _take_back_lapsed(self) -> None:
+        """Our own bug met a command before which holds lapsed: it has no journal record, so the next one lapses them."""
+        for hold, remaining, offset, payer_offset, payee_offset in reversed(self._lapsed):
+            payer, payee = self.draft.accounts[hold.payer], self.draft.accounts[hold.payee]
+            payer.debits_pending += remaining
+            payee.credits_pending += remaining
+            hold.remaining, hold.offset, payer.offset, payee.offset = remaining, offset, payer_offset, payee_offset
+            del self.draft.lapsed[hold.hold_id]
+        self._lapsed = []
+        self._due_at = self.draft.next_due()
 
     def _again(
         self, c: Command, command_id: bytes, digest: bytes, offset: int, booked_at: int, first: tuple[bytes, int]
@@ -165,5 +234,29 @@ class Book:
             command_id, digest, first_offset < 0, outcome, self.head.sequence + 1, self.partition, offset, booked_at,
             type(c).__name__, c.partner_id, c.idempotency_key, t.product if t else "", 0, t.operation if t else "",
             t.value_date if t else booked_at // 86_400_000, t.reference if t else "", t.metadata if t else _NOTHING,
-            str(reason), detail, first_offset, subject, changes, (),
+            str(reason), detail, first_offset, subject, changes, (), self._pending,
         )  # fmt: skip
+
+
+def _post(legs: list[Leg], offset: int) -> tuple[PostedLeg, ...]:
+    """Posts checked legs."""
+    posted = []
+    for a, side, amount in legs:
+        if side == "debit":
+            a.debits_posted += amount
+        else:
+            a.credits_posted += amount
+        a.offset = offset
+        leg = PostedLeg(
+            a.account_id, side, amount, a.currency,
+            a.debits_pending, a.debits_posted, a.credits_pending, a.credits_posted,
+        )  # fmt: skip
+        posted.append(leg)
+    return tuple(posted)
+
+
+def _pending_leg(hold: Hold, a: Account, side: str, change: int, expired: bool) -> PendingLeg:
+    return PendingLeg(
+        hold.hold_id, a.account_id, side, change, hold.currency, expired,
+        a.debits_pending, a.debits_posted, a.credits_pending, a.credits_posted,
+    )  # fmt: skip

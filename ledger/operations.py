@@ -1,19 +1,22 @@
-"""What a transaction may ask for. Each operation checks everything and returns the legs to post, or raises Rejection.
+"""What a transaction may ask for. Each operation checks everything and returns a plan, or raises Rejection.
 
-Stage 1 brings `transfer`. Holds, captures, voids, refunds and the product shelf's other operations take their place in
-`OPERATIONS`; the Book does not change for them.
+The page they are written from is docs/operations.md. The Book applies a plan without any further question. The
+transfer, nine of ten transactions, returns its legs alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NoReturn
 
 from ledger.accounts import Account
+from ledger.entries import ENTRY, HOLD, OTHER, Moved
+from ledger.holds import Hold
 from ledger.money import AMOUNT_MAX, COUNTER_MAX, EXPONENTS
 from ledger.reasons import Reason, Rejection
-from ledger.state import Overlay
-from schemas.identity import BANK, root_of
+from ledger.state import Draft, Overlay
+from schemas.identity import BANK, command_id, root_of
 from schemas.records import Posting, Transaction
 
 POSTINGS_MAX = 1_000
@@ -23,20 +26,27 @@ METADATA_MAX = 64  # fields
 _ROLES = {"payer", "payee"}
 _SIDES = ("debit", "credit")
 _ORDER = {reason: rank for rank, reason in enumerate(Reason)}
+_NOTHING: dict[str, int] = {}
+LAPSED_MAX = 500  # holds that lapse before one command; more wait for the next
 
 Leg = tuple[Account, str, int]
 Accounts = Overlay[Account]
 
 
 def transfer(accounts: Accounts, t: Transaction) -> list[Leg]:
-    """A direct transfer: `amount` from payer to payee, or 2 to 1,000 balanced postings, all or nothing.
-
-    For the common case, conditions in line let a plain transfer pass; whatever else goes through the full checks.
-    """
-    if not 0 <= t.value_date <= VALUE_DATE_MAX or len(t.reference) > TEXT_MAX or len(t.metadata) > METADATA_MAX:
-        _refuse_fields(t)
+    """A direct transfer: `amount` from payer to payee, or 2 to 1,000 balanced postings, all or nothing."""
+    if (
+        not 0 <= t.value_date <= VALUE_DATE_MAX or len(t.reference) > TEXT_MAX or len(t.metadata) > METADATA_MAX
+        or t.original or t.expires_at or t.final or t.note
+    ):  # fmt: skip
+        _check_fields(t, frozenset())
     if t.postings:
         return _by_postings(accounts, t)
+    return _by_amount(accounts, t)
+
+
+def _by_amount(accounts: Accounts, t: Transaction) -> list[Leg]:
+    """Payer and payee. Conditions in line let the common case pass; whatever else goes through the full checks."""
     roles, currency, amount, partner_id = t.accounts, t.currency, t.amount, t.partner_id
     if len(roles) != 2 or "payer" not in roles or "payee" not in roles:
         odd = sorted(_ROLES ^ set(roles))
@@ -73,11 +83,21 @@ def transfer(accounts: Accounts, t: Transaction) -> list[Leg]:
     return [(payer, "debit", amount), (payee, "credit", amount)]
 
 
-def _refuse_fields(t: Transaction) -> NoReturn:
+def _check_fields(t: Transaction, used: frozenset[str]) -> None:
+    """Dates, lengths, and that nothing is given which this operation does not use. `used`: optional fields it does."""
     if not 0 <= t.value_date <= VALUE_DATE_MAX:
-        raise Rejection(Reason.FIELD_INVALID, field="value_date", rule="a day from 1970-01-01 to 9999-12-31")
-    field = "reference" if len(t.reference) > TEXT_MAX else "metadata"
-    raise Rejection(Reason.FIELD_INVALID, field=field, rule=f"at most {TEXT_MAX} characters, {METADATA_MAX} fields")
+        _invalid("value_date", "a day from 1970-01-01 to 9999-12-31")
+    if len(t.reference) > TEXT_MAX:
+        _invalid("reference", f"at most {TEXT_MAX} characters")
+    if len(t.metadata) > METADATA_MAX:
+        _invalid("metadata", f"at most {METADATA_MAX} fields")
+    for name in ("original", "final", "expires_at", "note"):
+        if name not in used and getattr(t, name):
+            _invalid(name, f"not used by {t.operation}")
+
+
+def _invalid(field: str, rule: str) -> NoReturn:
+    raise Rejection(Reason.FIELD_INVALID, field=field, rule=rule)
 
 
 def _by_postings(accounts: Accounts, t: Transaction) -> list[Leg]:
@@ -146,12 +166,8 @@ def _check_account(field: str, a: Account, partner_id: str, currency: str, debit
         own = owner.startswith(partner_id + "/") if debit else a.root == root_of(partner_id)
         if not own:
             return Rejection(Reason.ACCOUNT_NOT_OWNED, field=field, account=a.account_id, partner=partner_id)
-    if a.closed:
-        return Rejection(Reason.ACCOUNT_CLOSED, field=field, account=a.account_id)
-    if a.currency != currency:
-        return Rejection(
-            Reason.ACCOUNT_CURRENCY, field=field, account=a.account_id, currency=currency, account_currency=a.currency
-        )
+    if a.closed or a.currency != currency:
+        return _check_open(field, a, currency)
     if debit:
         if a.debits_blocked:
             return Rejection(Reason.DEBITS_BLOCKED, field=field, account=a.account_id)
@@ -160,8 +176,21 @@ def _check_account(field: str, a: Account, partner_id: str, currency: str, debit
     return None
 
 
-def _check_totals(legs: list[Leg]) -> None:
-    """Limits and counters after all legs; one account may stand in several of them."""
+def _check_open(field: str, a: Account, currency: str) -> Rejection | None:
+    if a.closed:
+        return Rejection(Reason.ACCOUNT_CLOSED, field=field, account=a.account_id)
+    if a.currency != currency:
+        return Rejection(
+            Reason.ACCOUNT_CURRENCY, field=field, account=a.account_id, currency=currency, account_currency=a.currency
+        )
+    return None
+
+
+def _check_totals(legs: Sequence[Leg], released: Mapping[str, int] = _NOTHING) -> None:
+    """Limits and counters after all legs; one account may stand in several of them.
+
+    `released`: minor units by account that are set free in the same command, and so are there to be taken.
+    """
     totals: dict[str, list[int]] = {}
     for account, side, amount in legs:
         totals.setdefault(account.account_id, [0, 0])[side == "credit"] += amount
@@ -170,7 +199,7 @@ def _check_totals(legs: list[Leg]) -> None:
         a = by_id[account_id]
         out, back = (credits, debits) if a.debit_normal else (debits, credits)
         if out and a.min_available is not None:
-            _check_left(a, a.available() - out + back)
+            _check_left(a, a.available() + released.get(account_id, 0) - out + back)
     for account_id, (debits, credits) in totals.items():
         a = by_id[account_id]
         if a.debits_posted + debits > COUNTER_MAX or a.credits_posted + credits > COUNTER_MAX:
@@ -197,4 +226,203 @@ def _first(a: Rejection | None, b: Rejection | None) -> Rejection | None:
     return b if _ORDER[b.reason] < _ORDER[a.reason] else a
 
 
-OPERATIONS: dict[str, Callable[[Accounts, Transaction], list[Leg]]] = {"transfer": transfer}
+@dataclass(slots=True)
+class Plan:
+    """What a checked operation does, beside posting `legs`.
+
+    `opens`: a new hold; `releases`: a hold, and how many minor units of it; `original`: source offset of the
+    transaction that it points at; `gives_back`: what of that is given back in all, once this is done.
+    """
+
+    kind: int
+    legs: list[Leg] = field(default_factory=list)
+    opens: Hold | None = None
+    releases: tuple[Hold, int] | None = None
+    original: int = -1
+    gives_back: int = 0
+    note: str = ""
+
+
+def hold(draft: Draft, t: Transaction, offset: int, now: int) -> Plan:
+    """Sets `amount` aside between payer and payee until it is captured, voided, or lapses."""
+    _check_fields(t, frozenset({"expires_at"}))
+    if t.postings:
+        _invalid("postings", "a hold names an amount, a payer and a payee")
+    if t.expires_at and t.expires_at <= now:
+        _invalid("expires_at", "after the time at which the hold is booked")
+    (payer, _, amount), (payee, _, _) = _by_amount(draft.accounts, t)
+    if payer.debits_pending + amount > COUNTER_MAX or payee.credits_pending + amount > COUNTER_MAX:
+        raise Rejection(Reason.COUNTER_OVERFLOW, field="amount", limit=COUNTER_MAX)
+    hold_id = command_id(t.partner_id, t.idempotency_key)
+    opened = Hold(
+        hold_id,
+        t.partner_id,
+        payer.account_id,
+        payee.account_id,
+        t.currency,
+        amount,
+        amount,
+        t.expires_at,
+        offset,
+        offset,
+    )
+    return Plan(HOLD, opens=opened)
+
+
+def capture(draft: Draft, t: Transaction, _offset: int, _now: int) -> Plan:
+    """Takes `amount` of a hold; with `final` the rest is released."""
+    _check_pointer(t, frozenset({"original", "final"}), with_amount=True)
+    found = _hold_of(draft, t)
+    if t.amount > found.remaining:
+        raise Rejection(Reason.CAPTURE_EXCEEDS_HOLD, field="amount", amount=t.amount, remaining=found.remaining)
+    released = found.remaining if t.final else t.amount
+    payer, payee = draft.accounts[found.payer], draft.accounts[found.payee]
+    legs = [(payer, "debit", t.amount), (payee, "credit", t.amount)]
+    _check_legs(legs, t.partner_id)
+    _check_totals(legs, {a.account_id: released for a in (payer, payee)})
+    return Plan(ENTRY, legs, releases=(found, released), original=found.opened_at)
+
+
+def void(draft: Draft, t: Transaction, _offset: int, _now: int) -> Plan:
+    """Gives up what is left of a hold. Nothing can stand against it."""
+    _check_pointer(t, frozenset({"original"}), with_amount=False)
+    found = _hold_of(draft, t)
+    return Plan(OTHER, releases=(found, found.remaining), original=found.opened_at)
+
+
+def refund(draft: Draft, t: Transaction, _offset: int, _now: int) -> Plan:
+    """Gives `amount` of a payment back, from its payee to its payer."""
+    _check_pointer(t, frozenset({"original"}), with_amount=True)
+    offset, moved = _entry_of(draft, t)
+    if len(moved.amounts) != 2:
+        _mismatch(t, "a payment of two legs; undo this one as a whole by a reversal")
+    _check_currency(draft, t, moved.accounts[0])
+    returned = draft.returned(offset)
+    left = abs(moved.amounts[0]) - returned
+    if t.amount > left:
+        raise Rejection(Reason.REFUND_EXCEEDS_PAYMENT, field="amount", amount=t.amount, remaining=left)
+    payer, payee = moved.accounts if moved.amounts[0] > 0 else moved.accounts[::-1]
+    legs = [(draft.accounts[payee], "debit", t.amount), (draft.accounts[payer], "credit", t.amount)]
+    _check_legs(legs, t.partner_id)
+    _check_totals(legs)
+    return Plan(OTHER, legs, original=offset, gives_back=returned + t.amount)
+
+
+def reversal(draft: Draft, t: Transaction, _offset: int, _now: int) -> Plan:
+    """Undoes an entry as a whole, leg by leg."""
+    _check_pointer(t, frozenset({"original"}), with_amount=False)
+    offset, moved = _entry_of(draft, t)
+    _check_currency(draft, t, moved.accounts[0])
+    total = sum(a for a in moved.amounts if a > 0)
+    returned = draft.returned(offset)
+    if returned:
+        raise Rejection(Reason.REFUND_EXCEEDS_PAYMENT, field="original", remaining=max(0, total - returned))
+    pairs = zip(moved.accounts, moved.amounts, strict=True)
+    legs = [(draft.accounts[a], "credit" if n > 0 else "debit", abs(n)) for a, n in pairs]
+    _check_legs(legs, t.partner_id)
+    _check_totals(legs)
+    return Plan(OTHER, legs, original=offset, gives_back=total)
+
+
+def adjustment(draft: Draft, t: Transaction, _offset: int, _now: int) -> Plan:
+    """A correction by the bank's staff, with a note that says why; blocks do not stop it, limits do."""
+    _check_fields(t, frozenset({"note"}))
+    if not 0 < len(t.note) <= TEXT_MAX:
+        _invalid("note", f"why, 1 to {TEXT_MAX} characters")
+    if t.amount or t.accounts:
+        _invalid("amount" if t.amount else "accounts", "an adjustment names postings")
+    _check_postings(t.postings, t.currency)
+    if t.partner_id != BANK:
+        raise Rejection(
+            Reason.NOT_PERMITTED, field="operation", rule="adjustments are the bank's", partner=t.partner_id
+        )
+    refused: Rejection | None = None
+    legs: list[Leg] = []
+    for i, p in enumerate(t.postings):
+        at = f"postings[{i}].account_id"
+        a = draft.accounts.find(p.account_id)
+        if a is None:
+            refused = _first(refused, _unknown(at, p.account_id))
+            continue
+        refused = _first(refused, _check_open(at, a, p.currency or t.currency))
+        legs.append((a, p.side, p.amount))
+    if refused is not None:
+        raise refused
+    _check_totals(legs)
+    return Plan(OTHER, legs, note=t.note)
+
+
+def _check_pointer(t: Transaction, used: frozenset[str], *, with_amount: bool) -> None:
+    """The fields of an operation that points at an earlier transaction."""
+    _check_fields(t, used)
+    if t.postings or t.accounts:
+        _invalid("postings" if t.postings else "accounts", "the original names them")
+    if not t.original:
+        _invalid("original", "the idempotency key of the earlier transaction")
+    if with_amount:
+        _check_money("amount", t.currency, t.amount)
+    elif t.amount:
+        _invalid("amount", f"a {t.operation} is of all that is left; leave it out")
+    elif t.currency not in EXPONENTS:
+        raise Rejection(Reason.CURRENCY_UNKNOWN, field="currency", currency=t.currency[:16])
+
+
+def _settled(draft: Draft, t: Transaction) -> tuple[bytes, int, Moved]:
+    """The settled transaction that `original` names: its command id, its offset, and what it was."""
+    original_id = command_id(t.partner_id, t.original)
+    first = draft.keys.get(original_id)
+    moved = draft.moved(first[1]) if first is not None else None
+    if first is None or moved is None:
+        raise Rejection(Reason.ORIGINAL_UNKNOWN, field="original", original=t.original[:128], partner=t.partner_id)
+    return original_id, first[1], moved
+
+
+def _mismatch(t: Transaction, rule: str, field: str = "original") -> NoReturn:
+    raise Rejection(Reason.ORIGINAL_MISMATCH, field=field, original=t.original[:128], rule=rule)
+
+
+def _hold_of(draft: Draft, t: Transaction) -> Hold:
+    """The open hold that `original` names."""
+    found = draft.open_hold(command_id(t.partner_id, t.original).hex())
+    if found is None:
+        original_id, _, moved = _settled(draft, t)
+        if moved.kind != HOLD:
+            _mismatch(t, f"a {t.operation} takes a hold")
+        reason = Reason.HOLD_EXPIRED if draft.has_lapsed(original_id) else Reason.HOLD_CLOSED
+        raise Rejection(reason, field="original", original=t.original[:128])
+    if found.currency != t.currency:
+        _mismatch(t, f"the hold is in {found.currency}", "currency")
+    return found
+
+
+def _entry_of(draft: Draft, t: Transaction) -> tuple[int, Moved]:
+    """The entry that `original` names, and its source offset."""
+    _, offset, moved = _settled(draft, t)
+    if moved.kind != ENTRY:
+        _mismatch(t, f"a {t.operation} takes a settled transfer or capture")
+    return offset, moved
+
+
+def _check_currency(draft: Draft, t: Transaction, account_id: str) -> None:
+    currency = draft.accounts[account_id].currency
+    if currency != t.currency:
+        _mismatch(t, f"the original is in {currency}", "currency")
+
+
+def _check_legs(legs: Sequence[Leg], partner_id: str) -> None:
+    """The account rules over all legs of an original, first reason first."""
+    refused: Rejection | None = None
+    for a, side, _ in legs:
+        refused = _first(refused, _check_account("original", a, partner_id, a.currency, side == "debit"))
+    if refused is not None:
+        raise refused
+
+
+OPERATIONS: dict[str, Callable[[Draft, Transaction, int, int], Plan]] = {
+    "hold": hold,
+    "capture": capture,
+    "void": void,
+    "refund": refund,
+    "reversal": reversal,
+    "adjustment": adjustment,
+}

@@ -21,6 +21,12 @@ class Reason(StrEnum):
     AMOUNT_TOO_LARGE = "amount_too_large"
     POSTINGS_COUNT = "postings_count"
     POSTINGS_UNBALANCED = "postings_unbalanced"
+    ORIGINAL_UNKNOWN = "original_unknown"
+    ORIGINAL_MISMATCH = "original_mismatch"
+    HOLD_EXPIRED = "hold_expired"
+    HOLD_CLOSED = "hold_closed"
+    CAPTURE_EXCEEDS_HOLD = "capture_exceeds_hold"
+    REFUND_EXCEEDS_PAYMENT = "refund_exceeds_payment"
     ACCOUNT_UNKNOWN = "account_unknown"
     ACCOUNT_NOT_OWNED = "account_not_owned"
     ACCOUNT_CLOSED = "account_closed"
@@ -49,6 +55,12 @@ MEANING: dict[Reason, str] = {
     Reason.AMOUNT_TOO_LARGE: "More than 9223372036854775807 minor units in one posting.",
     Reason.POSTINGS_COUNT: "An entry has 2 to 1,000 postings.",
     Reason.POSTINGS_UNBALANCED: "Debits and credits differ in a currency; the detail says by how much.",
+    Reason.ORIGINAL_UNKNOWN: "Nothing settled is remembered under this partner and the key in `original`.",
+    Reason.ORIGINAL_MISMATCH: "The original is not of the kind, or not in the currency, that this operation takes.",
+    Reason.HOLD_EXPIRED: "The hold has lapsed; what it set aside was released.",
+    Reason.HOLD_CLOSED: "The hold was captured or voided before.",
+    Reason.CAPTURE_EXCEEDS_HOLD: "More than is left of the hold; `remaining` says how much is.",
+    Reason.REFUND_EXCEEDS_PAYMENT: "More than was paid less what was given back; `remaining` says how much is left.",
     Reason.ACCOUNT_UNKNOWN: "No such account in the partner's partition.",
     Reason.ACCOUNT_NOT_OWNED: "The partner may debit only its own subtree's accounts, and credit only its root's.",
     Reason.ACCOUNT_CLOSED: "The account is closed for good.",
@@ -58,7 +70,7 @@ MEANING: dict[Reason, str] = {
     Reason.SAME_ACCOUNT: "Payer and payee are one account.",
     Reason.INSUFFICIENT_FUNDS: "The entry would leave less than the account's minimum available balance.",
     Reason.COUNTER_OVERFLOW: "A counter of the account would pass 10^38 - 1 minor units.",
-    Reason.NOT_PERMITTED: "This partner may not give this command.",
+    Reason.NOT_PERMITTED: "This partner may not ask for this.",
     Reason.ACCOUNT_EXISTS: "The account is open already.",
     Reason.ACCOUNT_NOT_EMPTY: "Only an account with a zero balance and no holds can be closed.",
     Reason.PARTNER_EXISTS: "The partner is admitted already.",

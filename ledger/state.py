@@ -7,13 +7,19 @@ is still under way; the drafts are merged in the order in which they were made.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Protocol, TypeVar
+from bisect import bisect_left, insort
+from collections.abc import Iterator, Mapping, Sequence
+from heapq import merge as merge_sorted
+from typing import NamedTuple, Protocol, TypeVar
 
 from ledger.accounts import Account
+from ledger.entries import WINDOW_MS, EntryLog, Leg, Moved
+from ledger.holds import Hold
 from schemas.records import PartitionState, PartnerState
 
 ZERO_CHAIN = bytes(32)
+NEVER = 1 << 62  # later than every event time
+Due = tuple[int, int, str]  # when a hold lapses, the offset at which it was opened, its name
 
 
 class Partner:
@@ -97,31 +103,111 @@ class Overlay(dict[str, V]):
 
 
 class PartitionBase:
-    """Committed state of one partition."""
+    """Committed state of one partition. `due`: the open holds that will lapse, the next one first."""
 
-    __slots__ = ("accounts", "head", "partners")
+    __slots__ = ("accounts", "due", "entries", "head", "holds", "partners")
 
-    def __init__(self) -> None:
+    def __init__(self, window_ms: int = WINDOW_MS) -> None:
         self.accounts: dict[str, Account] = {}
         self.partners: dict[str, Partner] = {}
+        self.holds: dict[str, Hold] = {}
+        self.due: list[Due] = []
+        self.entries = EntryLog(window_ms)
         self.head = Head()
+
+    def put_hold(self, hold: Hold) -> None:
+        """Takes a hold as it is now; a closed one is forgotten."""
+        known = self.holds.get(hold.name)
+        if hold.remaining:
+            self.holds[hold.name] = hold
+            if known is None and hold.expires_at:
+                insort(self.due, hold.due)
+        elif known is not None:
+            del self.holds[hold.name]
+            if hold.expires_at:
+                del self.due[bisect_left(self.due, hold.due)]
+
+
+class Settled(NamedTuple):
+    """A transaction that a draft settled: its kind, its append time in milliseconds, its legs."""
+
+    kind: int
+    time_ms: int
+    legs: Sequence[Leg]
 
 
 class Draft:
     """Changes of one batch to one partition, on top of the base and of drafts that are not merged yet (newest first).
 
     `keys` holds the idempotency keys that this batch may meet: those found in the index, and those it binds itself.
+    `settled`, `given_back` and `lapsed` are what this batch adds to the base's `entries`, by source offset and hold id.
     """
 
-    __slots__ = ("accounts", "base", "head", "keys", "partners", "start")
+    __slots__ = (
+        "accounts", "base", "due", "given_back", "head", "holds", "keys", "lapsed", "partners", "settled", "start",
+        "under",
+    )  # fmt: skip
 
     def __init__(self, base: PartitionBase, under: tuple[Draft, ...] = ()) -> None:
         self.base = base
+        self.under = under
         self.accounts: Overlay[Account] = Overlay((*(d.accounts for d in under), base.accounts))
         self.partners: Overlay[Partner] = Overlay((*(d.partners for d in under), base.partners))
+        self.holds: Overlay[Hold] = Overlay((*(d.holds for d in under), base.holds))
         self.head: Head = (under[0].head if under else base.head).copy()
         self.start = self.head.next_offset
         self.keys: dict[bytes, tuple[bytes, int]] = {}
+        self.settled: dict[int, Settled] = {}
+        self.given_back: dict[int, int] = {}
+        self.lapsed: dict[bytes, int] = {}
+        self.due: list[Due] = []
+
+    # ---- what is asked of it -----------------------------------------------------------------------------------
+
+    def open_hold(self, name: str) -> Hold | None:
+        """The open hold of this name, or None."""
+        hold = self.holds.find(name)
+        return hold if hold is not None and hold.remaining else None
+
+    def due_holds(self) -> Iterator[Hold]:
+        """The open holds that will lapse, the next one first."""
+        for due in merge_sorted(self.base.due, *(d.due for d in self.under), self.due):
+            hold = self.open_hold(due[2])
+            if hold is not None:
+                yield hold
+
+    def next_due(self) -> int:
+        """When the next hold lapses, milliseconds; NEVER when none will."""
+        hold = next(self.due_holds(), None)
+        return hold.expires_at if hold is not None else NEVER
+
+    def moved(self, offset: int) -> Moved | None:
+        """What the transaction at this offset was, or None when none was settled there, or it is forgotten."""
+        for d in (self, *self.under):
+            if offset in d.settled:
+                found = d.settled[offset]
+                signed = (leg.amount if leg.side == "debit" else -leg.amount for leg in found.legs)
+                return Moved(found.kind, tuple(leg.account_id for leg in found.legs), tuple(signed))
+        return self.base.entries.find(offset)
+
+    def returned(self, offset: int) -> int:
+        """Minor units given back of the entry at this offset."""
+        for d in (self, *self.under):
+            if offset in d.given_back:
+                return d.given_back[offset]
+        return self.base.entries.given_back(offset)
+
+    def has_lapsed(self, hold_id: bytes) -> bool:
+        """Whether a hold lapsed, as far as that is remembered."""
+        return any(hold_id in d.lapsed for d in (self, *self.under)) or self.base.entries.has_lapsed(hold_id)
+
+    # ---- what it changed -----------------------------------------------------------------------------------------
+
+    def add_hold(self, hold: Hold) -> None:
+        """Takes a new hold."""
+        self.holds[hold.name] = hold
+        if hold.expires_at:
+            insort(self.due, hold.due)
 
     def changed_accounts(self) -> list[Account]:
         """Accounts that this batch changed (not those it only looked at)."""
@@ -131,10 +217,27 @@ class Draft:
         """Partners that this batch changed."""
         return [p for p in self.partners.values() if p.offset >= self.start]
 
+    def changed_holds(self) -> list[Hold]:
+        """Holds that this batch opened, changed or closed."""
+        return [h for h in self.holds.values() if h.offset >= self.start]
+
     def merge(self) -> None:
         """Makes the draft the committed state. Call it only after the commit returned, oldest draft first."""
+        base = self.base
         for a in self.changed_accounts():
-            self.base.accounts[a.account_id] = a
+            base.accounts[a.account_id] = a
         for p in self.changed_partners():
-            self.base.partners[p.partner_id] = p
-        self.base.head = self.head
+            base.partners[p.partner_id] = p
+        for h in self.changed_holds():
+            base.put_hold(h)
+        add = base.entries.add
+        for offset, (kind, time_ms, legs) in self.settled.items():
+            add(offset, time_ms, kind, legs)
+        for offset, amount in self.given_back.items():
+            base.entries.give_back(offset, amount)
+        for hold_id, time_ms in self.lapsed.items():
+            base.entries.lapse(hold_id, time_ms)
+        base.head = self.head
+        base.entries.forget(self.head.event_time)
+        # What this draft stood on is merged too: a draft above must not keep a whole row of them alive.
+        self.under = self.accounts.below = self.partners.below = self.holds.below = ()

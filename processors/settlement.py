@@ -20,7 +20,7 @@ from schemas.codec import Codec, UndecodableError, UnknownSchemaError
 from schemas.errors import InvariantError
 from schemas.failpoints import failpoint
 from schemas.identity import BANK, command_id, partition_of, payload_digest, tree_of
-from schemas.records import COMMANDS, JournalRecord, Reply
+from schemas.records import COMMANDS, JournalRecord, Reply, Transaction
 
 REPLY_HEADER = "reply_to"
 META_KEY = b"meta"
@@ -132,7 +132,10 @@ class Settlement:
         digests = [payload_digest(c) if c.__class__ in _COMMANDS else b"" for c in commands]
         t2 = perf_counter()
         event_time = max(book.head.event_time, messages[-1].timestamp()[1])
-        self._remember(part, [i for i in ids if i], event_time)
+        originals = [
+            command_id(c.partner_id, c.original) for c in commands if c.__class__ is Transaction and c.original
+        ]
+        self._remember(part, [*(i for i in ids if i), *originals], event_time)
         t3 = perf_counter()
         records = [
             self._settle_one(book, m, c, i, d, produce)
@@ -285,6 +288,8 @@ class Settlement:
         topic, encode = self.outlets.state, self.codec.encode
         for account in draft.changed_accounts():
             produce(topic, encode(account.state()), b"a:" + account.account_id.encode(), partition)
+        for hold in draft.changed_holds():
+            produce(topic, encode(hold.state()) if hold.remaining else None, b"h:" + hold.name.encode(), partition)
         for partner in draft.changed_partners():
             produce(topic, encode(partner.record()), b"p:" + partner.partner_id.encode(), partition)
         produce(topic, encode(draft.head.record()), META_KEY, partition)

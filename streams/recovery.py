@@ -13,11 +13,13 @@ from collections.abc import Mapping
 from confluent_kafka import Consumer, TopicPartition
 
 from ledger.accounts import Account
+from ledger.entries import GIVING_BACK, KINDS, OTHER, EntryLog
+from ledger.holds import Hold
 from ledger.keys import KeyIndex
 from ledger.state import Head, PartitionBase, Partner
 from schemas.codec import CHAIN_BYTES, HEADER_BYTES, Codec, journal_source_offset
 from schemas.errors import InvariantError
-from schemas.records import AccountState, PartitionState
+from schemas.records import AccountState, HoldState, JournalRecord, PartitionState
 from streams.clients import KafkaConfig
 from streams.reader import read_to_end
 from streams.topics import Topics
@@ -33,7 +35,7 @@ class PartitionLedger:
 
     def __init__(self, partition: int, window_ms: int) -> None:
         self.partition = partition
-        self.base = PartitionBase()
+        self.base = PartitionBase(window_ms)
         self.keys = KeyIndex(window_ms)
 
 
@@ -56,14 +58,16 @@ def recover(
                 f"partition {p}: the state stands at offset {head.next_offset}, the group at {offset}; "
                 "they are written together, so something else wrote here: run `clearline verify`"
             )
-    _restore_keys(kafka, topics, ledgers)
+    _restore_window(kafka, topics, codec, ledgers)
     return list(ledgers.values())
 
 
 def _restore_state(kafka: KafkaConfig, topics: Topics, codec: Codec, ledgers: dict[int, PartitionLedger]) -> None:
     """Reads the state topic to its end; of several records of one key the highest offset counts, not the last."""
+    holds: dict[int, dict[bytes | None, HoldState]] = {p: {} for p in ledgers}
     for r in read_to_end(kafka, topics.state, dict.fromkeys(ledgers, 0)):
-        if r.value is None:
+        if r.value is None:  # only a closed hold's row is deleted
+            holds[r.partition].pop(r.key, None)
             continue
         base = ledgers[r.partition].base
         state = codec.decode(r.value)
@@ -74,22 +78,33 @@ def _restore_state(kafka: KafkaConfig, topics: Topics, codec: Codec, ledgers: di
             known = base.accounts.get(state.account_id)
             if known is None or state.source_offset >= known.offset:
                 base.accounts[state.account_id] = Account.from_state(state)
+        elif isinstance(state, HoldState):
+            held = holds[r.partition].get(r.key)
+            if held is None or state.source_offset >= held.source_offset:
+                holds[r.partition][r.key] = state
         else:
             partner = base.partners.get(state.partner_id)
             if partner is None or state.source_offset >= partner.offset:
                 base.partners[state.partner_id] = Partner(
                     state.partner_id, state.name, state.state, state.source_offset
                 )
+    for p, found in holds.items():
+        for row in found.values():
+            ledgers[p].base.put_hold(Hold.from_state(row))
 
 
-def _restore_keys(kafka: KafkaConfig, topics: Topics, ledgers: dict[int, PartitionLedger]) -> None:
-    """Reads the journal's last window: only the fixed bytes at each record's start, without decoding it."""
+def _restore_window(kafka: KafkaConfig, topics: Topics, codec: Codec, ledgers: dict[int, PartitionLedger]) -> None:
+    """Reads the journal's last window: the keys that were bound, and what the settled transactions did."""
     since = {p: ledger.keys.oldest_ms(ledger.base.head.event_time) for p, ledger in ledgers.items()}
     columns: dict[int, tuple[list[bytes], list[bytes], list[int], list[int]]] = {p: ([], [], [], []) for p in ledgers}
     tails: dict[int, bytes] = {}
     for p, _, timestamp, _, value, _ in read_to_end(kafka, topics.journal, _offsets_at(kafka, topics.journal, since)):
         assert value is not None
         tails[p] = value
+        if timestamp >= since[p]:
+            record = codec.decode(value)
+            assert isinstance(record, JournalRecord)
+            _remember(ledgers[p].base.entries, record)
         if value[_DIGEST_END] and timestamp >= since[p]:
             ids, digests, offsets, times = columns[p]
             ids.append(value[HEADER_BYTES:_ID_END])
@@ -107,6 +122,19 @@ def _restore_keys(kafka: KafkaConfig, topics: Topics, ledgers: dict[int, Partiti
                 f"partition {p}: the journal's last record is not the chain head of the state at sequence "
                 f"{head.sequence}: run `clearline verify`"
             )
+
+
+def _remember(entries: EntryLog, r: JournalRecord) -> None:
+    """What a record of the journal adds to the memory of settled transactions, as the Book added it."""
+    for leg in r.pending:
+        if leg.expired and leg.side == "debit":
+            entries.lapse(leg.hold_id, r.booked_at)
+    if r.outcome != "settled":
+        return
+    entries.add(r.source_offset, r.booked_at, KINDS.get(r.operation, OTHER), r.postings)
+    if r.operation in GIVING_BACK:
+        given = sum(leg.amount for leg in r.postings if leg.side == "debit")
+        entries.give_back(r.original_offset, entries.given_back(r.original_offset) + given)
 
 
 def _offsets_at(kafka: KafkaConfig, topic: str, since: Mapping[int, int]) -> dict[int, int]:

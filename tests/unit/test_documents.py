@@ -48,7 +48,8 @@ def test_reasons_are_stable_codes():
     """A code may be added here; none is ever taken away or renamed."""
     assert [r.value for r in Reason] == [
         "idempotency_conflict", "partner_unknown", "partner_suspended", "operation_unknown", "field_invalid",
-        "currency_unknown", "amount_not_positive", "amount_too_large", "postings_count", "postings_unbalanced",
+        "currency_unknown", "amount_not_positive", "amount_too_large", "postings_count", "postings_unbalanced", "original_unknown",
+        "original_mismatch", "hold_expired", "hold_closed", "capture_exceeds_hold", "refund_exceeds_payment",
         "account_unknown", "account_not_owned", "account_closed", "account_currency", "debits_blocked",
         "credits_blocked", "same_account", "insufficient_funds", "counter_overflow", "not_permitted", "account_exists",
         "account_not_empty", "partner_exists", "parent_unknown", "state_unknown",

@@ -243,16 +243,16 @@ def test_a_reply_goes_to_the_gateway_that_asked(world: World) -> None:
 
 
 def test_a_bug_in_a_check_moves_one_record_aside(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ledger import operations
+    from ledger import book
 
-    real = operations.OPERATIONS["transfer"]
+    real = book.transfer
 
     def buggy(accounts: Any, t: Transaction) -> Any:
         if t.idempotency_key == "bad":
             raise ZeroDivisionError("a bug")
         return real(accounts, t)
 
-    monkeypatch.setitem(operations.OPERATIONS, "transfer", buggy)
+    monkeypatch.setattr(book, "transfer", buggy)
     (good,) = world.settle(transfer("bad"), transfer("good"))
     assert good.outcome == "settled"
     headers = dict(world.of("dead")[0][4]["headers"])

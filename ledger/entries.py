@@ -1,0 +1,143 @@
+"""What settled transactions did, for those that point back at them: columns of integers, 41 bytes per two-leg entry.
+
+Kept for as long as the idempotency keys by which they are found, in the same generations of event time, and rebuilt
+from the journal like them. The transactions of one generation are in the order of their source offsets, so one is found
+by bisection.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, Protocol
+
+from ledger.keys import GENERATIONS
+
+ENTRY, HOLD, OTHER = 1, 2, 3  # what a settled transaction was: only the first two can be an original
+KINDS = {"transfer": ENTRY, "capture": ENTRY, "hold": HOLD}  # by operation; every other is OTHER
+GIVING_BACK = frozenset({"refund", "reversal"})  # what they debit is given back of their original
+WINDOW_MS = 30 * 86_400_000
+
+
+class Leg(Protocol):
+    """What is read of a posted leg."""
+
+    @property
+    def account_id(self) -> str: ...
+    @property
+    def side(self) -> str: ...
+    @property
+    def amount(self) -> int: ...
+
+
+class Moved(NamedTuple):
+    """One settled transaction: what it was, and what it posted. `amounts`: minor units, debits positive."""
+
+    kind: int
+    accounts: tuple[str, ...]
+    amounts: tuple[int, ...]
+
+
+class _Span:
+    """One generation: a row per transaction; its legs stand between its start and the next one's."""
+
+    __slots__ = ("accounts", "amounts", "given_back", "kinds", "lapsed", "offsets", "starts")
+
+    def __init__(self) -> None:
+        self.offsets = array("q")
+        self.kinds = bytearray()
+        self.starts = array("q")
+        self.accounts = array("I")
+        self.amounts = array("q")
+        self.given_back: dict[int, int] = {}
+        self.lapsed: set[bytes] = set()
+
+
+class EntryLog:
+    """The settled transactions of one partition. `window_ms`: how long one is remembered at least, in event time."""
+
+    __slots__ = ("_names", "_numbers", "_span_ms", "_spans")
+
+    def __init__(self, window_ms: int = WINDOW_MS) -> None:
+        self._span_ms = max(1, window_ms // GENERATIONS)
+        self._spans: dict[int, _Span] = {}
+        self._names: list[str] = []
+        self._numbers: dict[str, int] = {}
+
+    def _span(self, time_ms: int) -> _Span:
+        generation = time_ms // self._span_ms
+        span = self._spans.get(generation)
+        if span is None:
+            span = self._spans[generation] = _Span()
+        return span
+
+    def add(self, offset: int, time_ms: int, kind: int, legs: Iterable[Leg]) -> None:
+        """Remembers a settled transaction with its append time, milliseconds. Offsets must rise."""
+        span, numbers = self._span(time_ms), self._numbers
+        span.offsets.append(offset)
+        span.kinds.append(kind)
+        span.starts.append(len(span.amounts))
+        for leg in legs:
+            number = numbers.get(leg.account_id)
+            if number is None:
+                number = numbers[leg.account_id] = len(self._names)
+                self._names.append(leg.account_id)
+            span.accounts.append(number)
+            span.amounts.append(leg.amount if leg.side == "debit" else -leg.amount)
+
+    def _place(self, offset: int) -> tuple[_Span, int] | None:
+        for span in self._spans.values():
+            i = bisect_left(span.offsets, offset)
+            if i < len(span.offsets) and span.offsets[i] == offset:
+                return span, i
+        return None
+
+    def find(self, offset: int) -> Moved | None:
+        """The transaction that was settled at this source offset, or None."""
+        place = self._place(offset)
+        if place is None:
+            return None
+        span, i = place
+        start = span.starts[i]
+        end = span.starts[i + 1] if i + 1 < len(span.starts) else len(span.amounts)
+        accounts = tuple(self._names[n] for n in span.accounts[start:end])
+        return Moved(span.kinds[i], accounts, tuple(span.amounts[start:end]))
+
+    def given_back(self, offset: int) -> int:
+        """Minor units given back of the entry at this offset."""
+        place = self._place(offset)
+        return place[0].given_back.get(offset, 0) if place else 0
+
+    def give_back(self, offset: int, amount: int) -> None:
+        """Sets how much of an entry was given back."""
+        place = self._place(offset)
+        if place:
+            place[0].given_back[offset] = amount
+
+    def lapse(self, hold_id: bytes, time_ms: int) -> None:
+        """Remembers that a hold lapsed at this event time."""
+        self._span(time_ms).lapsed.add(hold_id)
+
+    def has_lapsed(self, hold_id: bytes) -> bool:
+        """Whether a hold lapsed, as far as that is remembered."""
+        return any(hold_id in span.lapsed for span in self._spans.values())
+
+    def forget(self, event_time: int) -> None:
+        """Drops the generations that no command from `event_time` on can meet."""
+        oldest = event_time // self._span_ms - GENERATIONS
+        for g in [g for g in self._spans if g < oldest]:
+            del self._spans[g]
+
+    def __len__(self) -> int:
+        return sum(len(s.offsets) for s in self._spans.values())
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes of RAM held by the columns."""
+        columns: list[Sequence[array[int]]] = [
+            (s.offsets, s.starts, s.accounts, s.amounts) for s in self._spans.values()
+        ]
+        return sum(c.itemsize * len(c) for group in columns for c in group) + sum(
+            len(s.kinds) for s in self._spans.values()
+        )
