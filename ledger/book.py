@@ -15,7 +15,7 @@ from ledger.entries import ENTRY
 from ledger.holds import Hold
 from ledger.operations import LAPSED_MAX, OPERATIONS, Leg, Plan, transfer
 from ledger.reasons import Reason, Rejection
-from ledger.state import Draft, Settled
+from ledger.state import Draft
 from schemas.errors import InvariantError
 from schemas.identity import BANK
 from schemas.records import Command, JournalRecord, PendingLeg, PostedLeg, Transaction
@@ -63,8 +63,10 @@ class Book:
                 if type(command) is Transaction:
                     original, note = -1, _NOTHING
                     if command.operation == "transfer":
-                        legs = self._transfer(command, offset)
-                        self.draft.settled[offset] = Settled(ENTRY, booked_at, legs)
+                        if self._standing.get(command.partner_id, _UNSEEN) is not None:
+                            self.require_live(command.partner_id)
+                        legs = _post(transfer(self.draft.accounts, command), offset)
+                        self.draft.settled[offset] = (ENTRY, booked_at, legs)
                     else:
                         legs, original, note = self._operate(command, offset, booked_at)
                     head.settled += 1
@@ -140,12 +142,6 @@ class Book:
                 return Reason.PARTNER_SUSPENDED, "/".join(parts[: i + 1])
         return None
 
-    def _transfer(self, t: Transaction, offset: int) -> tuple[PostedLeg, ...]:
-        """Checks the whole transfer, then posts it; nothing after the checks can fail."""
-        if self._standing.get(t.partner_id, _UNSEEN) is not None:
-            self.require_live(t.partner_id)
-        return _post(transfer(self.draft.accounts, t), offset)
-
     def _operate(
         self, t: Transaction, offset: int, booked_at: int
     ) -> tuple[tuple[PostedLeg, ...], int, dict[str, str]]:
@@ -160,7 +156,7 @@ class Book:
         legs = _post(plan.legs, offset)
         if plan.gives_back:
             self.draft.given_back[plan.original] = plan.gives_back
-        self.draft.settled[offset] = Settled(plan.kind, booked_at, legs)
+        self.draft.settled[offset] = (plan.kind, booked_at, legs)
         return legs, plan.original, {"note": plan.note} if plan.note else _NOTHING
 
     def _apply_pending(self, plan: Plan, offset: int) -> tuple[PendingLeg, ...]:
@@ -202,7 +198,7 @@ class Book:
         return tuple(legs)
 
     def _take_back_lapsed(self) -> None:
-        """Our own bug met a command before which holds lapsed: it has no journal record, so the next one lapses them."""
+        """Our own bug met a command before which holds lapsed: it has no journal record, the next one lapses them."""
         for hold, remaining, offset, payer_offset, payee_offset in reversed(self._lapsed):
             payer, payee = self.draft.accounts[hold.payer], self.draft.accounts[hold.payee]
             payer.debits_pending += remaining

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from ledger.keys import GENERATIONS
@@ -29,6 +29,9 @@ class Leg(Protocol):
     def side(self) -> str: ...
     @property
     def amount(self) -> int: ...
+
+
+Settled = tuple[int, int, Sequence[Leg]]  # kind, append time in milliseconds, legs
 
 
 class Moved(NamedTuple):
@@ -72,19 +75,30 @@ class EntryLog:
             span = self._spans[generation] = _Span()
         return span
 
-    def add(self, offset: int, time_ms: int, kind: int, legs: Iterable[Leg]) -> None:
-        """Remembers a settled transaction with its append time, milliseconds. Offsets must rise."""
-        span, numbers = self._span(time_ms), self._numbers
-        span.offsets.append(offset)
-        span.kinds.append(kind)
-        span.starts.append(len(span.amounts))
-        for leg in legs:
-            number = numbers.get(leg.account_id)
-            if number is None:
-                number = numbers[leg.account_id] = len(self._names)
-                self._names.append(leg.account_id)
-            span.accounts.append(number)
-            span.amounts.append(leg.amount if leg.side == "debit" else -leg.amount)
+    def add(self, settled: Mapping[int, Settled]) -> None:
+        """Remembers settled transactions by source offset, in rising order."""
+        if not settled:
+            return
+        numbers, span_ms = self._numbers, self._span_ms
+        generation = -1
+        for offset, (kind, time_ms, legs) in settled.items():
+            if time_ms // span_ms != generation:
+                span, generation = self._span(time_ms), time_ms // span_ms
+                put, into = span.amounts.append, span.accounts.append
+            span.offsets.append(offset)
+            span.kinds.append(kind)
+            span.starts.append(len(span.amounts))
+            for leg in legs:
+                try:
+                    into(numbers[leg.account_id])
+                except KeyError:
+                    into(self._number(leg.account_id))
+                put(leg.amount if leg.side == "debit" else -leg.amount)
+
+    def _number(self, account_id: str) -> int:
+        number = self._numbers[account_id] = len(self._names)
+        self._names.append(account_id)
+        return number
 
     def _place(self, offset: int) -> tuple[_Span, int] | None:
         for span in self._spans.values():

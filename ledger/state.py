@@ -8,12 +8,12 @@ is still under way; the drafts are merged in the order in which they were made.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from heapq import merge as merge_sorted
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from ledger.accounts import Account
-from ledger.entries import WINDOW_MS, EntryLog, Leg, Moved
+from ledger.entries import WINDOW_MS, EntryLog, Moved, Settled
 from ledger.holds import Hold
 from schemas.records import PartitionState, PartnerState
 
@@ -128,14 +128,6 @@ class PartitionBase:
                 del self.due[bisect_left(self.due, hold.due)]
 
 
-class Settled(NamedTuple):
-    """A transaction that a draft settled: its kind, its append time in milliseconds, its legs."""
-
-    kind: int
-    time_ms: int
-    legs: Sequence[Leg]
-
-
 class Draft:
     """Changes of one batch to one partition, on top of the base and of drafts that are not merged yet (newest first).
 
@@ -185,9 +177,9 @@ class Draft:
         """What the transaction at this offset was, or None when none was settled there, or it is forgotten."""
         for d in (self, *self.under):
             if offset in d.settled:
-                found = d.settled[offset]
-                signed = (leg.amount if leg.side == "debit" else -leg.amount for leg in found.legs)
-                return Moved(found.kind, tuple(leg.account_id for leg in found.legs), tuple(signed))
+                kind, _, legs = d.settled[offset]
+                signed = (leg.amount if leg.side == "debit" else -leg.amount for leg in legs)
+                return Moved(kind, tuple(leg.account_id for leg in legs), tuple(signed))
         return self.base.entries.find(offset)
 
     def returned(self, offset: int) -> int:
@@ -230,9 +222,7 @@ class Draft:
             base.partners[p.partner_id] = p
         for h in self.changed_holds():
             base.put_hold(h)
-        add = base.entries.add
-        for offset, (kind, time_ms, legs) in self.settled.items():
-            add(offset, time_ms, kind, legs)
+        base.entries.add(self.settled)
         for offset, amount in self.given_back.items():
             base.entries.give_back(offset, amount)
         for hold_id, time_ms in self.lapsed.items():

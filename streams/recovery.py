@@ -131,7 +131,7 @@ def _remember(entries: EntryLog, r: JournalRecord) -> None:
             entries.lapse(leg.hold_id, r.booked_at)
     if r.outcome != "settled":
         return
-    entries.add(r.source_offset, r.booked_at, KINDS.get(r.operation, OTHER), r.postings)
+    entries.add({r.source_offset: (KINDS.get(r.operation, OTHER), r.booked_at, r.postings)})
     if r.operation in GIVING_BACK:
         given = sum(leg.amount for leg in r.postings if leg.side == "debit")
         entries.give_back(r.original_offset, entries.given_back(r.original_offset) + given)
