@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from random import Random
 from typing import Any
 
+import msgspec
+
 from ledger.state import Draft
-from schemas.records import JournalRecord
-from tests.ledger_commands import setup
-from tests.ledger_model import Model
-from tests.ledger_world import Ledger
+from schemas.identity import command_id
+from schemas.records import HoldState, JournalRecord, Transaction
+from tests.ledger_commands import command, later, setup
+from tests.ledger_model import Answer, Model
+from tests.ledger_world import BOOKED_AT, CODEC, Ledger
 
 DRAFTS_MAX = 3
+
+Chooser = Callable[[Random, Model], Any]
 
 
 @dataclass
@@ -35,21 +42,47 @@ class Machine:
         self.settle(setup())
         self.commit()
 
-    def settle(self, commands: list[Any]) -> None:
-        """Settles a batch on top of the open drafts."""
+    def newest(self) -> Model:
+        """The model as it is after all that was settled, committed or not."""
+        return self.open[-1].model if self.open else self.model
+
+    def settle(self, commands: Sequence[Any]) -> None:
+        """Settles a batch on top of the open drafts, one command a millisecond."""
+        model = self._next()
+        start = max(BOOKED_AT, model.now) + 1
+        self._settle(model, list(commands), list(range(start, start + len(commands))))
+
+    def play(self, random: Random, count: int, choose: Chooser = command) -> None:
+        """Draws commands, each from what the one before it left, and settles them as one batch."""
+        model, commands, times = self._next(), [], []
+        scratch = model.copy()
+        for n in range(count):
+            commands.append(choose(random, scratch))
+            times.append(later(random, scratch))
+            scratch.settle(commands[-1], -n, times[-1])
+        self._settle(model, commands, times)
+
+    def _next(self) -> Model:
         if len(self.open) >= DRAFTS_MAX:
             self.commit()
+        return self.newest().copy()
+
+    def _settle(self, model: Model, commands: list[Any], times: list[int]) -> None:
         under = tuple(o.draft for o in reversed(self.open))
-        draft, records = self.ledger.draft(commands, under)
-        model = (self.open[-1].model if self.open else self.model).copy()
-        for command, record in zip(commands, records, strict=True):
-            expected = model.settle(command, record.source_offset)
-            got = (record.outcome, str(record.reason), record.first_offset)
-            assert got == expected, (command, record)
-            assert record.binds_key == (record.first_offset < 0)
+        draft, records = self.ledger.draft(commands, under, times)
+        for c, record, time in zip(commands, records, times, strict=True):
+            before = model.accounts.copy()
+            expected = model.settle(c, record.source_offset, time)
+            compare(c, record, expected)
+            check_limits_kept(before, model)
             self.seen[record.reason or record.outcome] += 1
+            if record.outcome == "settled":
+                self.seen[record.operation] += 1
+            self.seen["lapsed"] += sum(p.expired for p in record.pending) // 2
         self.open.append(Open(draft, records, model))
         self.check(draft, model)
+        if all(r.outcome in ("rejected", "repeated") for r in records):
+            check_nothing_changed(draft, records)
 
     def commit(self) -> None:
         """Merges the oldest draft."""
@@ -64,23 +97,89 @@ class Machine:
         self.check(Draft(self.ledger.base), self.model)
 
     def check(self, draft: Draft, model: Model) -> None:
-        """Every balance, block, state and count as the model has them; debits equal credits in each currency."""
+        """Every balance, hold, block, state and count as the model has them; and what must hold whatever the model says:
+        debits equal credits in each currency, no counter is negative, open holds explain what is pending."""
+        accounts, holds = seen_from(draft, "accounts"), seen_from(draft, "holds")
         sums: Counter[str] = Counter()
+        held: Counter[tuple[str, str]] = Counter()
+        for hold in holds.values():
+            assert hold.remaining >= 0
+            held[hold.payer, "debit"] += hold.remaining
+            held[hold.payee, "credit"] += hold.remaining
+        assert accounts.keys() == model.accounts.keys()
         for name, known in model.accounts.items():
-            a = draft.accounts.find(name)
-            assert a is not None, name
+            a = accounts[name]
             counters = (a.debits_pending, a.debits_posted, a.credits_pending, a.credits_posted)
-            assert counters == (0, known.debits, 0, known.credits), name
+            assert counters == known.counters(), name
+            assert min(counters) >= 0, name
+            assert (a.debits_pending, a.credits_pending) == (held[name, "debit"], held[name, "credit"]), name
             assert (a.debits_blocked, a.credits_blocked, a.closed) == (known.no_debits, known.no_credits, known.closed)
             assert (a.min_available, a.available()) == (known.limit, known.available())
             sums[a.currency] += a.debits_posted - a.credits_posted
         assert not any(sums.values()), sums
-        for name, state in model.partners.items():
-            partner = draft.partners.find(name)
-            assert partner is not None
-            assert partner.state == state
+        expected = {command_id(*k).hex(): (k, h) for k, h in model.open_holds().items()}
+        assert {n for n, h in holds.items() if h.remaining} == expected.keys()
+        for name, (key, h) in expected.items():
+            assert holds[name].state() == HoldState(
+                command_id(*key), key[0], h.payer, h.payee, h.currency, h.amount, h.left, h.expires_at, h.offset, h.changed
+            ), key  # fmt: skip
+        partners = seen_from(draft, "partners")
+        assert {n: p.state for n, p in partners.items()} == model.partners
         h = draft.head
         assert (h.settled, h.rejected, h.repeated, h.applied) == tuple(
             model.counts[o] for o in ("settled", "rejected", "repeated", "applied")
         )
         assert h.received == h.sequence == sum(model.counts.values())
+        assert h.event_time == model.now
+
+
+def seen_from(draft: Draft, part: str) -> dict[str, Any]:
+    """What a draft and all that it stands on hold, without making the draft copy it."""
+    own = getattr(draft, part)
+    out: dict[str, Any] = {}
+    for lower in reversed(own.below):
+        out.update(lower)
+    out.update(own)
+    return out
+
+
+def compare(c: Any, record: JournalRecord, expected: Answer) -> None:
+    """The journal record of a command says what the model says, leg by leg."""
+    got = (record.outcome, str(record.reason), record.first_offset)
+    assert got == expected[:3], (c, record, expected)
+    assert record.binds_key == (record.first_offset < 0)
+    postings = tuple(msgspec.structs.astuple(p) for p in record.postings)
+    assert postings == expected.postings, (c, record, expected)
+    pending = tuple((command_id(*p[0]), *p[1:]) for p in expected.pending)
+    assert tuple(msgspec.structs.astuple(p) for p in record.pending) == pending, (c, record, expected)
+    assert record.original_offset == expected.original_offset, (c, record, expected)
+    if isinstance(c, Transaction):
+        settled = record.outcome == "settled"
+        assert record.changes == ({"note": c.note} if settled and c.operation == "adjustment" else {})
+
+
+def check_limits_kept(before: Mapping[str, Any], model: Model) -> None:
+    """No command but a change of the limit takes an account below it; whoever was below may stay there."""
+    for name, a in model.accounts.items():
+        was = before.get(name)
+        if was is None or was is a or a.limit is None or a.limit != was.limit:
+            continue
+        assert a.available() >= min(a.limit, was.available()), (name, was, a)
+
+
+def check_nothing_changed(draft: Draft, records: Sequence[JournalRecord]) -> None:
+    """What refused and repeated commands left is what was there, to the byte; only lapsed holds are released."""
+    lapsed = {p.account_id for r in records for p in r.pending} | {p.hold_id.hex() for r in records for p in r.pending}
+    assert all(p.expired for r in records for p in r.pending)
+    for part in ("accounts", "partners", "holds"):
+        own = getattr(draft, part)
+        for name, now in own.items():
+            was = next((lower[name] for lower in own.below if dict.__contains__(lower, name)), None)
+            if name not in lapsed:
+                assert was is not None, name
+                row = now.record() if part == "partners" else now.state()
+                row_before = was.record() if part == "partners" else was.state()
+                assert CODEC.encode(row) == CODEC.encode(row_before), name
+    changed = [*(a.account_id for a in draft.changed_accounts()), *(h.name for h in draft.changed_holds())]
+    assert set(changed) == lapsed
+    assert not draft.changed_partners()

@@ -7,18 +7,21 @@ from typing import Any
 
 import msgspec
 
+from ledger.accounts import Account
 from ledger.book import Book
+from ledger.holds import Hold
 from ledger.keys import KeyIndex
-from ledger.state import Draft, PartitionBase
+from ledger.state import Draft, Head, PartitionBase, Partner
 from schemas.codec import Codec
 from schemas.identity import command_id, payload_digest
 from schemas.records import (
     RECORDS,
+    AccountState,
     AdmitPartner,
+    HoldState,
     JournalRecord,
     OpenAccount,
     Posting,
-    Record,
     Transaction,
 )
 
@@ -29,58 +32,102 @@ WINDOW_MS = 7 * 86_400_000
 
 
 class Ledger:
-    """One partition, settled batch by batch as a worker does it, without a worker."""
+    """One partition, settled batch by batch as a worker does it, without a worker.
+
+    A command's append time is its offset in milliseconds after BOOKED_AT, and what `wait` added.
+    """
 
     def __init__(self, partition: int = 3) -> None:
         self.partition = partition
-        self.base = PartitionBase()
+        self.base = PartitionBase(WINDOW_MS)
         self.index = KeyIndex(WINDOW_MS)
         self.offset = 0
+        self.waited = 0
         self.journal: list[bytes] = []
 
-    def draft(self, commands: Sequence[Any], under: tuple[Draft, ...] = ()) -> tuple[Draft, list[JournalRecord]]:
-        """Settles a batch into a draft. Nothing is changed but the draft."""
+    def wait(self, ms: int) -> None:
+        """What is settled from here on is appended so much later."""
+        self.waited += ms
+
+    def draft(
+        self, commands: Sequence[Any], under: tuple[Draft, ...] = (), times: Sequence[int] = ()
+    ) -> tuple[Draft, list[JournalRecord]]:
+        """Settles a batch into a draft. Nothing is changed but the draft. `times`: append times, if not the usual."""
         draft = Draft(self.base, under)
+        start = max(self.offset, draft.head.next_offset)
+        times = times or [BOOKED_AT + self.waited + start + n for n in range(len(commands))]
         ids = [command_id(c.partner_id, c.idempotency_key) for c in commands]
-        draft.keys.update(self.index.find(ids, BOOKED_AT))
+        named = [command_id(c.partner_id, c.original) for c in commands if isinstance(c, Transaction) and c.original]
+        draft.keys.update(self.index.find([*ids, *named], max(draft.head.event_time, *times)))
         for lower in reversed(under):
-            draft.keys.update({i: lower.keys[i] for i in ids if i in lower.keys})
-        book, start = Book(self.partition, draft), max(self.offset, draft.head.next_offset)
+            draft.keys.update({i: lower.keys[i] for i in (*ids, *named) if i in lower.keys})
+        book = Book(self.partition, draft)
         out = []
-        for n, (c, i) in enumerate(zip(commands, ids, strict=True)):
-            record = book.settle(c, i, payload_digest(c), start + n, BOOKED_AT + start + n)
+        for n, (c, i, at) in enumerate(zip(commands, ids, times, strict=True)):
+            record = book.settle(c, i, payload_digest(c), start + n, at)
             out.append(msgspec.structs.replace(record, chain=book.seal(CODEC.journal_body(record))))
         return draft, out
 
     def commit(self, draft: Draft, records: Sequence[JournalRecord]) -> None:
         """What happens after the Kafka transaction was committed."""
         draft.merge()
-        bound = [r for r in records if r.binds_key]
-        self.index.add(
-            [r.command_id for r in bound], [r.payload_digest for r in bound], [r.source_offset for r in bound],
-            [r.booked_at for r in bound],
-        )  # fmt: skip
+        self._bind(records)
+        self.index.forget(draft.head.event_time)
         self.offset = draft.head.next_offset
         self.journal += [CODEC.encode(r) for r in records]
 
-    def settle(self, *commands: Any) -> list[JournalRecord]:
+    def settle(self, *commands: Any, times: Sequence[int] = ()) -> list[JournalRecord]:
         """Settles and commits one batch."""
-        draft, records = self.draft(commands)
+        draft, records = self.draft(commands, (), times)
         self.commit(draft, records)
         return records
 
     def one(self, command: Any) -> JournalRecord:
         return self.settle(command)[0]
 
+    def restarted(self) -> Ledger:
+        """A ledger that knows what was written, and nothing else: the rows of the state, and the journal's last window."""
+        from streams.recovery import _remember  # what a worker does with each record that it reads back
+
+        new = Ledger(self.partition)
+        new.offset, new.waited, new.journal = self.offset, self.waited, list(self.journal)
+        new.base.head = Head.from_record(CODEC.decode(CODEC.encode(self.base.head.record())))
+        for row in map(CODEC.decode, self.rows().values()):
+            match row:
+                case AccountState():
+                    new.base.accounts[row.account_id] = Account.from_state(row)
+                case HoldState():
+                    new.base.put_hold(Hold.from_state(row))
+                case _:
+                    new.base.partners[row.partner_id] = Partner(row.partner_id, row.name, row.state, row.source_offset)
+        since = new.index.oldest_ms(new.base.head.event_time)
+        window = [r for r in map(CODEC.decode, self.journal) if r.booked_at >= since]
+        for r in window:
+            _remember(new.base.entries, r)
+        new._bind(window)
+        return new
+
+    def _bind(self, records: Sequence[JournalRecord]) -> None:
+        bound = [r for r in records if r.binds_key]
+        self.index.add(
+            [r.command_id for r in bound], [r.payload_digest for r in bound], [r.source_offset for r in bound],
+            [r.booked_at for r in bound],
+        )  # fmt: skip
+
+    def rows(self, draft: Draft | None = None) -> dict[str, bytes]:
+        """The rows of `ledger.state` by key, without the partition's own; what a draft changed is in them."""
+        accounts, partners, holds = dict(self.base.accounts), dict(self.base.partners), dict(self.base.holds)
+        for d in () if draft is None else (*reversed(draft.under), draft):
+            accounts.update(d.accounts)
+            partners.update(d.partners)
+            holds.update(d.holds)
+        rows = {f"a:{k}": CODEC.encode(a.state()) for k, a in sorted(accounts.items())}
+        rows |= {f"h:{k}": CODEC.encode(h.state()) for k, h in sorted(holds.items()) if h.remaining}
+        return rows | {f"p:{k}": CODEC.encode(p.record()) for k, p in sorted(partners.items())}
+
     def snapshot(self, draft: Draft | None = None) -> bytes:
-        """The bytes of every account and partner, as `ledger.state` would hold them."""
-        accounts, partners = dict(self.base.accounts), dict(self.base.partners)
-        if draft is not None:
-            accounts.update(draft.accounts)
-            partners.update(draft.partners)
-        records: list[Record] = [accounts[k].state() for k in sorted(accounts)]
-        records += [partners[k].record() for k in sorted(partners)]
-        return b"".join(CODEC.encode(r) for r in records)
+        """The bytes of every account, open hold and partner, as `ledger.state` would hold them."""
+        return b"".join(self.rows(draft).values())
 
 
 _KEYS = iter(range(10**9))

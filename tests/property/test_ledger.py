@@ -10,23 +10,37 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 
-from tests.ledger_commands import command
+from tests.ledger_commands import KINDS, command, refunds
 from tests.ledger_machine import Machine
 
-pytestmark = pytest.mark.no_cover  # tracing would triple its time, and the examples cover every line
+pytestmark = [
+    pytest.mark.no_cover,  # tracing would triple its time, and the examples cover every line
+    pytest.mark.timeout(900),
+]
 LONG = os.environ.get("HYPOTHESIS_PROFILE") == "long"
+SEQUENCES, STEPS = (512, 512) if LONG else (30, 40)
+SEEDS = st.integers(0, 2**24 - 1)  # small numbers, because hypothesis bounds the bytes of one sequence
 
 
 class BookBesideModel(RuleBasedStateMachine):
-    """Batches of commands, and what may happen to their drafts."""
+    """Commands one at a time and in batches, and what may happen to their drafts."""
 
     def __init__(self) -> None:
         super().__init__()
         self.machine = Machine()
 
-    @rule(seeds=st.lists(st.integers(0, 10**6), min_size=1, max_size=6))
-    def settle(self, seeds: list[int]) -> None:
-        self.machine.settle([command(Random(seed)) for seed in seeds])
+    @rule(seed=SEEDS, kind=st.sampled_from(list(KINDS)))
+    def settle_one(self, seed: int, kind: str) -> None:
+        self.machine.play(Random(seed), 1, lambda random, model: command(random, model, kind))
+
+    @rule(seed=SEEDS)
+    def settle_a_batch(self, seed: int) -> None:
+        random = Random(seed)
+        self.machine.play(random, random.randint(2, 6))
+
+    @rule(seed=SEEDS)
+    def refund_one_payment_often(self, seed: int) -> None:
+        self.machine.settle(refunds(Random(seed), self.machine.newest(), 5))
 
     @rule()
     def commit(self) -> None:
@@ -38,4 +52,4 @@ class BookBesideModel(RuleBasedStateMachine):
 
 
 TestBookBesideModel = BookBesideModel.TestCase
-TestBookBesideModel.settings = settings(max_examples=512 if LONG else 30, stateful_step_count=512 if LONG else 40)
+TestBookBesideModel.settings = settings(max_examples=SEQUENCES, stateful_step_count=STEPS)

@@ -9,15 +9,17 @@ import sys
 from collections import Counter
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 
 from ledger.accounts import Account
 from ledger.book import Book
 from ledger.reasons import Reason
-from tests.ledger_commands import command, setup
+from tests.ledger_commands import command, later, refunds, setup
 from tests.ledger_machine import Machine
-from tests.ledger_world import Ledger
+from tests.ledger_model import OPERATIONS, Model
+from tests.ledger_world import CODEC, Ledger
 
 ROOT = Path(__file__).resolve().parents[2]
 SEED = 20261122
@@ -27,13 +29,16 @@ pytestmark = pytest.mark.no_cover  # tracing would triple its time, and the exam
 @pytest.mark.parametrize("part", range(8))
 def test_512_runs_of_512_commands_agree_with_the_model(part):
     seen: Counter[str] = Counter()
+    largest = [0, 0]
     for run in range(part * 64, part * 64 + 64):
         random, machine, left = Random(SEED + run), Machine(), 512
         while left > 0:
-            batch = [command(random) for _ in range(min(left, random.randint(1, 64)))]
-            left -= len(batch)
+            count = min(left, random.randint(1, 64))
+            left -= count
             try:
-                machine.settle(batch)
+                if count > 60:
+                    machine.settle(refunds(random, machine.newest(), 100))
+                machine.play(random, count)
             except AssertionError as e:
                 raise AssertionError(f"seed {SEED + run}, {512 - left} commands in: {e}") from e
             for _ in range(random.randrange(3)):
@@ -41,23 +46,57 @@ def test_512_runs_of_512_commands_agree_with_the_model(part):
             if random.random() < 0.05:
                 machine.drop()
         seen += machine.seen
-    print(f"seed {SEED}, part {part}:", dict(seen.most_common()))
+        for a in machine.newest().accounts.values():
+            largest = [max(largest[0], a.d, a.c), max(largest[1], a.dp, a.cp)]
+    print(f"seed {SEED}, part {part}: counters to {largest};", dict(seen.most_common()))
     assert seen["settled"] > 5_000
     assert seen["repeated"] > 50
+    assert all(seen[operation] > 200 for operation in OPERATIONS)
+    assert seen["lapsed"] > 500
+    assert min(largest) > 2**64
     assert set(Reason) - {Reason.COUNTER_OVERFLOW} <= set(seen), set(Reason) - set(seen)
 
 
-def journal_digest(seed: int, batch: int) -> str:
-    """SHA-256 over the journal and the state after 3,000 commands, settled in batches of this size."""
-    random, ledger = Random(seed), Ledger()
-    commands = [*setup(), *(command(random) for _ in range(3_000))]
-    for i in range(0, len(commands), batch):
-        ledger.settle(*commands[i : i + batch])
+def log_of(seed: int, count: int) -> tuple[list[Any], list[int]]:
+    """A log of commands and their append times, drawn beside the model."""
+    random, model = Random(seed), Model()
+    commands, times = setup(), []
+    for n in range(len(commands) + count):
+        if n >= len(commands):
+            commands.append(command(random, model))
+        times.append(later(random, model))
+        model.settle(commands[n], n, times[n])
+    return commands, times
+
+
+def journal_digest(seed: int, batch: int, restart: int = 0) -> str:
+    """SHA-256 over the journal and the state after 3,000 commands, settled in batches of this size.
+
+    `restart`: after so many commands the process is replaced by one that knows what was written, and nothing else.
+    """
+    ledger = Ledger()
+    commands, times = log_of(seed, 3_000)
+    at = 0
+    while at < len(commands):
+        end = min(at + batch, len(commands))
+        if at < restart:
+            end = min(end, restart)
+        ledger.settle(*commands[at:end], times=times[at:end])
+        at = end
+        if at == restart:
+            ledger = ledger.restarted()
+    operations = {CODEC.decode(value).operation for value in ledger.journal}
+    assert set(OPERATIONS) <= operations
     return hashlib.sha256(b"".join(ledger.journal) + ledger.snapshot()).hexdigest()
 
 
 def test_batches_make_no_difference():
     assert len({journal_digest(7, size) for size in (1, 17, 500, 4_000)}) == 1
+
+
+@pytest.mark.parametrize("restart", [1, 700, 1_500, 2_999])
+def test_a_restart_makes_no_difference(restart):
+    assert journal_digest(7, 100, restart) == journal_digest(7, 33)
 
 
 def test_the_same_commands_give_the_same_bytes_in_another_process_at_another_time():
@@ -182,7 +221,7 @@ def test_a_bug_put_in_on_purpose_is_found(bug, monkeypatch):
 def _run_a_while():
     random, machine = Random(SEED), Machine()
     for _ in range(300):
-        machine.settle([command(random) for _ in range(20)])
+        machine.play(random, 20)
         if random.random() < 0.5:
             machine.commit()
         if random.random() < 0.3:
