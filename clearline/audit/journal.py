@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from clearline.audit.verdict import Findings
 from schemas.codec import CHAIN_BYTES, HEADER_BYTES, UndecodableError
-from schemas.records import JournalRecord
+from schemas.records import JournalRecord, PendingLeg, PostedLeg
 from streams.reader import LogRecord
 
 FIRST_CHAIN = bytes(CHAIN_BYTES)
@@ -118,7 +118,8 @@ class JournalWalk:
                 f.differ(f"{at}: hold {hold_id.hex()} has {left[0]} pending on its debit side, {left[1]} on the other")
             if left == [0, 0]:
                 del self.set_aside[hold_id]
-        for p in (*record.pending, *record.postings):
+        legs: list[PendingLeg | PostedLeg] = [*record.pending, *record.postings]
+        for p in legs:
             if p.debits_pending < 0 or p.credits_pending < 0:
                 f.differ(f"{at}: {p.account_id} has pending counters {p.debits_pending} and {p.credits_pending}")
 

@@ -126,8 +126,7 @@ class BalancesCheck:
         offset = record.source_offset
         if offset >= self.position:
             self.lag += 1
-        changed = {p.account_id for p in (*record.postings, *record.pending)}
-        for a in changed | {record.subject_id}:
+        for a in {p.account_id for p in record.postings} | {p.account_id for p in record.pending} | {record.subject_id}:
             stored = self._stored.get(a)
             if stored is not None and stored.source_offset == offset:
                 self._judged.add(a)
