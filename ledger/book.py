@@ -50,7 +50,8 @@ class Book:
         now = head.event_time
         if booked_at > now:
             now = head.event_time = booked_at
-        self._pending, self._lapsed = (), []
+        if self._pending:
+            self._pending, self._lapsed = (), []
         if now >= self._due_at:
             self._pending = self._lapse(now, offset)
         keys = self.draft.keys

@@ -10,6 +10,7 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import NamedTuple, Protocol
 
 from ledger.keys import GENERATIONS
@@ -57,6 +58,14 @@ class _Span:
         self.lapsed: set[bytes] = set()
 
 
+class _Numbers(dict[str, int]):
+    """Account ids by number, in the order in which they came."""
+
+    def __missing__(self, account_id: str) -> int:
+        number = self[account_id] = len(self)
+        return number
+
+
 class EntryLog:
     """The settled transactions of one partition. `window_ms`: how long one is remembered at least, in event time."""
 
@@ -65,8 +74,8 @@ class EntryLog:
     def __init__(self, window_ms: int = WINDOW_MS) -> None:
         self._span_ms = max(1, window_ms // GENERATIONS)
         self._spans: dict[int, _Span] = {}
-        self._names: list[str] = []
-        self._numbers: dict[str, int] = {}
+        self._numbers = _Numbers()
+        self._names: list[str] = []  # of the numbers, as far as they were asked for
 
     def _span(self, time_ms: int) -> _Span:
         generation = time_ms // self._span_ms
@@ -77,28 +86,23 @@ class EntryLog:
 
     def add(self, settled: Mapping[int, Settled]) -> None:
         """Remembers settled transactions by source offset, in rising order."""
-        if not settled:
+        generations = {time_ms // self._span_ms for _, time_ms, _ in settled.values()}
+        if len(generations) == 1:
+            self._add_to(self._span(generations.pop() * self._span_ms), settled)
             return
-        numbers, span_ms = self._numbers, self._span_ms
-        generation = -1
         for offset, (kind, time_ms, legs) in settled.items():
-            if time_ms // span_ms != generation:
-                span, generation = self._span(time_ms), time_ms // span_ms
-                put, into = span.amounts.append, span.accounts.append
-            span.offsets.append(offset)
-            span.kinds.append(kind)
-            span.starts.append(len(span.amounts))
-            for leg in legs:
-                try:
-                    into(numbers[leg.account_id])
-                except KeyError:
-                    into(self._number(leg.account_id))
-                put(leg.amount if leg.side == "debit" else -leg.amount)
+            self._add_to(self._span(time_ms), {offset: (kind, time_ms, legs)})
 
-    def _number(self, account_id: str) -> int:
-        number = self._numbers[account_id] = len(self._names)
-        self._names.append(account_id)
-        return number
+    def _add_to(self, span: _Span, settled: Mapping[int, Settled]) -> None:
+        """A column at a time: that takes half of what a transaction at a time would."""
+        numbers, start = self._numbers, len(span.amounts)
+        rows = list(settled.values())
+        legs = [leg for _, _, of_one in rows for leg in of_one]
+        span.offsets.extend(settled)
+        span.kinds.extend([kind for kind, _, _ in rows])
+        span.starts.extend(accumulate([len(of_one) for _, _, of_one in rows[:-1]], initial=start))
+        span.accounts.extend([numbers[leg.account_id] for leg in legs])
+        span.amounts.extend([leg.amount if leg.side == "debit" else -leg.amount for leg in legs])
 
     def _place(self, offset: int) -> tuple[_Span, int] | None:
         for span in self._spans.values():
@@ -115,6 +119,8 @@ class EntryLog:
         span, i = place
         start = span.starts[i]
         end = span.starts[i + 1] if i + 1 < len(span.starts) else len(span.amounts)
+        if len(self._names) < len(self._numbers):
+            self._names += list(self._numbers)[len(self._names) :]
         accounts = tuple(self._names[n] for n in span.accounts[start:end])
         return Moved(span.kinds[i], accounts, tuple(span.amounts[start:end]))
 
