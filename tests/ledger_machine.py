@@ -48,33 +48,24 @@ class Machine:
 
     def settle(self, commands: Sequence[Any]) -> None:
         """Settles a batch on top of the open drafts, one command a millisecond."""
-        model = self._next()
-        start = max(BOOKED_AT, model.now) + 1
-        self._settle(model, list(commands), list(range(start, start + len(commands))))
+        left = iter(commands)
+        self.play(Random(0), len(commands), lambda _, model: next(left), lambda _, model: max(BOOKED_AT, model.now) + 1)
 
-    def play(self, random: Random, count: int, choose: Chooser = command) -> None:
-        """Draws commands, each from what the one before it left, and settles them as one batch."""
-        model, commands, times = self._next(), [], []
-        scratch = model.copy()
-        for n in range(count):
-            commands.append(choose(random, scratch))
-            times.append(later(random, scratch))
-            scratch.settle(commands[-1], -n, times[-1])
-        self._settle(model, commands, times)
-
-    def _next(self) -> Model:
+    def play(self, random: Random, count: int, choose: Chooser = command, when: Chooser = later) -> None:
+        """Draws commands and their times, each from what the one before it left, and settles them as one batch."""
         if len(self.open) >= DRAFTS_MAX:
             self.commit()
-        return self.newest().copy()
-
-    def _settle(self, model: Model, commands: list[Any], times: list[int]) -> None:
-        under = tuple(o.draft for o in reversed(self.open))
-        draft, records = self.ledger.draft(commands, under, times)
-        for c, record, time in zip(commands, records, times, strict=True):
-            before = model.accounts.copy()
-            expected = model.settle(c, record.source_offset, time)
-            compare(c, record, expected)
+        model = self.newest().copy()
+        offset = self.open[-1].draft.head.next_offset if self.open else self.ledger.offset
+        drawn: list[tuple[Any, int, Answer]] = []
+        for n in range(count):
+            c, time, before = choose(random, model), when(random, model), model.accounts.copy()
+            drawn.append((c, time, model.settle(c, offset + n, time)))
             check_limits_kept(before, model)
+        under = tuple(o.draft for o in reversed(self.open))
+        draft, records = self.ledger.draft([c for c, _, _ in drawn], under, [time for _, time, _ in drawn])
+        for (c, _, expected), record in zip(drawn, records, strict=True):
+            compare(c, record, expected)
             self.seen[record.reason or record.outcome] += 1
             if record.outcome == "settled":
                 self.seen[record.operation] += 1

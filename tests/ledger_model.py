@@ -29,7 +29,6 @@ LONG_MAX = 9_223_372_036_854_775_807
 COUNTER_MAX = int("9" * 38)
 NAME = r"[a-z0-9][a-z0-9._-]{0,63}"
 LAPSE_MAX = 500
-WITH_AMOUNT = ("hold", "capture", "refund")
 WITH_ORIGINAL = ("capture", "void", "refund", "reversal")
 OPERATIONS = ("transfer", "hold", *WITH_ORIGINAL, "adjustment")
 
@@ -116,19 +115,24 @@ class Model:
     partners: dict[str, str] = field(default_factory=dict)
     accounts: dict[str, Known] = field(default_factory=dict)
     answered: dict[Key, tuple[Any, int]] = field(default_factory=dict)
-    remembered: dict[Key, Hold | Entry | Other] = field(default_factory=dict)
+    holds: dict[Key, Hold] = field(default_factory=dict)
+    others: dict[Key, Entry | Other] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
     now: int = 0
 
     def copy(self) -> Model:
         """A model that goes its own way from here."""
         return Model(
-            dict(self.partners), dict(self.accounts), dict(self.answered), dict(self.remembered),
+            dict(self.partners), dict(self.accounts), dict(self.answered), dict(self.holds), dict(self.others),
             Counter(self.counts), self.now,
         )  # fmt: skip
 
     def open_holds(self) -> dict[Key, Hold]:
-        return {k: h for k, h in self.remembered.items() if isinstance(h, Hold) and h.state == "open"}
+        return {k: h for k, h in self.holds.items() if h.state == "open"}
+
+    def find(self, key: Key) -> Hold | Entry | Other | None:
+        """What is remembered of the transaction that settled under this key."""
+        return self.holds.get(key) or self.others.get(key)
 
     def settle(self, command: Any, offset: int, booked_at: int) -> Answer:
         """What becomes of a command that was appended at `offset` and `booked_at`."""
@@ -162,7 +166,7 @@ class Model:
         out = []
         for _, _, key, hold in sorted(due)[:LAPSE_MAX]:
             out += self._change_pending(key, hold, -hold.left, expired=True)
-            self.remembered[key] = hold._replace(left=0, state="expired", changed=offset)
+            self.holds[key] = hold._replace(left=0, state="expired", changed=offset)
         return out
 
     def _change_pending(self, key: Key, hold: Hold, change: int, *, expired: bool = False) -> list[tuple[Any, ...]]:
@@ -200,14 +204,13 @@ class Model:
             yield "operation_unknown"
         if self._wrong_fields(t):
             yield "field_invalid"
-        if t.currency not in CURRENCIES and not t.postings:
-            yield "currency_unknown"
-        if t.operation in WITH_AMOUNT:
-            if t.amount < 1:
-                yield "amount_not_positive"
-            if t.amount > LONG_MAX:
-                yield "amount_too_large"
         if t.operation in WITH_ORIGINAL:
+            if t.currency not in CURRENCIES:
+                yield "currency_unknown"
+            if t.operation in ("capture", "refund") and t.amount < 1:
+                yield "amount_not_positive"
+            if t.operation in ("capture", "refund") and t.amount > LONG_MAX:
+                yield "amount_too_large"
             yield from self._against_original(t)
         else:
             yield from self._against_legs(self._legs(t))
@@ -253,8 +256,6 @@ class Model:
                 wrong.append("amount")
             if t.accounts:
                 wrong.append("accounts")
-            if not t.postings:
-                wrong.append("postings")
             if any(p.side not in ("debit", "credit") for p in t.postings):
                 wrong.append("side")
         elif sorted(t.accounts) != ["payee", "payer"]:
@@ -262,7 +263,7 @@ class Model:
         return wrong
 
     def _against_original(self, t: Transaction) -> Iterator[str]:
-        found = self.remembered.get((t.partner_id, t.original))
+        found = self.find((t.partner_id, t.original))
         if found is None:
             yield "original_unknown"
             return
@@ -291,13 +292,13 @@ class Model:
     def _legs(self, t: Transaction) -> list[Posting]:
         """What will be posted; for a hold, what would be if it were a transfer."""
         if t.operation in ("transfer", "hold", "adjustment"):
-            if t.postings:
+            if not t.accounts:
                 return [Posting(p.account_id, p.side, p.amount, p.currency or t.currency) for p in t.postings]
             return [
                 Posting(t.accounts["payer"], "debit", t.amount, t.currency),
                 Posting(t.accounts["payee"], "credit", t.amount, t.currency),
             ]
-        found = self.remembered[t.partner_id, t.original]
+        found = self.find((t.partner_id, t.original))
         if isinstance(found, Hold):
             if t.operation == "void":
                 return []
@@ -332,8 +333,7 @@ class Model:
 
     def _released(self, t: Transaction) -> int:
         """How much of a hold a capture or a void gives up, captured or not."""
-        found = self.remembered[t.partner_id, t.original]
-        assert isinstance(found, Hold)
+        found = self.holds[t.partner_id, t.original]
         return found.left if t.operation == "void" or t.final else t.amount
 
     def _against_accounts(self, t: Transaction, legs: list[Posting]) -> Iterator[str]:
@@ -438,32 +438,30 @@ class Model:
         """Changes the balances and remembers what was settled. Nothing stands against it any more."""
         key, legs = (t.partner_id, t.idempotency_key), self._legs(t)
         original_key = (t.partner_id, t.original)
-        original = self.remembered[original_key] if t.original else None
+        original = self.find(original_key) if t.original else None
         pending: list[tuple[Any, ...]] = []
         if t.operation == "hold":
             hold = Hold(
                 offset, t.accounts["payer"], t.accounts["payee"], t.currency, t.amount, t.amount, t.expires_at, offset
             )
-            self.remembered[key] = hold
+            self.holds[key] = hold
             return Answer("settled", pending=tuple(self._change_pending(key, hold, t.amount)))
         if isinstance(original, Hold):
             released = self._released(t)
             pending = self._change_pending(original_key, original, -released)
             left = original.left - released
-            self.remembered[original_key] = original._replace(
-                left=left, changed=offset, state="open" if left else "closed"
-            )
+            self.holds[original_key] = original._replace(left=left, changed=offset, state="open" if left else "closed")
         elif isinstance(original, Entry):
             given = t.amount if t.operation == "refund" else original.legs[0].amount
-            self.remembered[original_key] = original._replace(given_back=original.given_back + given)
+            self.others[original_key] = original._replace(given_back=original.given_back + given)
         postings = []
         for leg in legs:
             a = self.accounts[leg.account_id] = self.accounts[leg.account_id].post(leg.side, leg.amount)
             postings.append((leg.account_id, leg.side, leg.amount, leg.currency, *a.counters()))
         if t.operation in ("transfer", "capture"):
-            self.remembered[key] = Entry(offset, tuple(legs))
+            self.others[key] = Entry(offset, tuple(legs))
         else:
-            self.remembered[key] = Other(offset)
+            self.others[key] = Other(offset)
         return Answer("settled", "", -1, tuple(postings), tuple(pending), original.offset if original else -1)
 
     def _apply(self, c: Any) -> None:
