@@ -11,7 +11,7 @@ import difflib
 import json
 import re
 from collections.abc import Iterable, Mapping
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 from typing import Annotated, Any, Literal, NamedTuple, NoReturn
 
 from pydantic import (
@@ -136,6 +136,23 @@ def _date(value: object) -> date:
     return _stop(f"must be a date as YYYY-MM-DD, not {_shown(value)}")
 
 
+_ISO_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,3})?(Z|[+-]\d\d:\d\d)", re.ASCII)
+
+
+def _time(value: object) -> datetime:
+    if isinstance(value, datetime):
+        return value
+    if isinstance(value, str) and _ISO_TIME.fullmatch(value):
+        try:
+            time = datetime.fromisoformat(value).astimezone(UTC)
+        except (ValueError, OverflowError):
+            _stop(f"{value} is not a time of the calendar")
+        if time.date() < EPOCH:
+            _stop("must not be before 1970-01-01")
+        return time
+    return _stop(f"must be a time with its zone as YYYY-MM-DDTHH:MM:SSZ, not {_shown(value)}")
+
+
 Amount = Annotated[int, BeforeValidator(_amount)]
 Limit = Annotated[int | None, BeforeValidator(_limit)]
 Currency = Annotated[str, AfterValidator(_currency)]
@@ -168,8 +185,27 @@ class PostingInput(_Input):
     currency: Currency | None = None
 
 
+class _Form(NamedTuple):
+    """Fields that an operation needs, and others that it may be given."""
+
+    needs: tuple[str, ...]
+    takes: tuple[str, ...] = ()
+
+
+_FORMS = {
+    "transfer": _Form((), ("amount", "accounts", "postings")),
+    "hold": _Form(("amount", "accounts"), ("expires_at",)),
+    "capture": _Form(("original", "amount"), ("final",)),
+    "void": _Form(("original",)),
+    "refund": _Form(("original", "amount")),
+    "reversal": _Form(("original",)),
+    "adjustment": _Form(("postings", "note")),
+}
+
+
 class TransactionInput(_Input):
-    """Either `amount` with `accounts` (payer, payee), or 2 to 1,000 `postings` that balance in every currency."""
+    """Either `amount` with `accounts` (payer, payee), or 2 to 1,000 `postings` that balance in every currency, or the
+    `original` that is captured, voided, refunded or reversed: see docs/operations.md."""
 
     command: Literal["Transaction"] = "Transaction"
     partner_id: PartnerId
@@ -183,20 +219,37 @@ class TransactionInput(_Input):
     value_date: Annotated[date, BeforeValidator(_date)] | None = None
     reference: Text = ""
     metadata: Metadata = {}
+    original: Key | None = None
+    final: bool = False
+    expires_at: Annotated[datetime, BeforeValidator(_time)] | None = None
+    note: Text = ""
 
     @model_validator(mode="after")
     def _one_way_only(self) -> TransactionInput:
+        if self.operation in _FORMS:
+            self._check_form(_FORMS[self.operation])
+        if self.original is not None:
+            return self
         if self.postings:
             if self.amount is not None or self.accounts:
                 _stop("give either postings, or amount with accounts, not both", "postings")
             _check_balanced(self)
         elif self.amount is None:
             _stop("is missing: give an amount with accounts, or postings", "amount")
-        elif self.operation == "transfer" and set(self.accounts) != {"payer", "payee"}:
+        elif self.operation in ("transfer", "hold") and set(self.accounts) != {"payer", "payee"}:
             _stop("must name exactly payer and payee", "accounts")
-        elif self.operation == "transfer" and self.accounts["payer"] == self.accounts["payee"]:
+        elif self.operation in ("transfer", "hold") and self.accounts["payer"] == self.accounts["payee"]:
             _stop("payer and payee are one account", "accounts")
         return self
+
+    def _check_form(self, form: _Form) -> None:
+        """What an operation needs, and what it does not use."""
+        for name in form.needs:
+            if not getattr(self, name):
+                _stop(f"is missing: {self.operation} needs it", name)
+        for name in ("amount", "accounts", "postings", "original", "final", "expires_at", "note"):
+            if getattr(self, name) and name not in (*form.needs, *form.takes):
+                _stop(f"is not used by {self.operation}; leave it out", name)
 
     def record(self, today: date) -> records.Transaction:
         """The command; `today` is the value date of whoever named none."""
@@ -204,8 +257,13 @@ class TransactionInput(_Input):
             self.partner_id, self.idempotency_key, self.product, self.operation, self.amount or 0, self.currency,
             dict(self.accounts),
             tuple(records.Posting(p.account_id, p.side, p.amount, p.currency or "") for p in self.postings),
-            ((self.value_date or today) - EPOCH).days, self.reference, dict(self.metadata),
+            ((self.value_date or today) - EPOCH).days, self.reference, dict(self.metadata), self.original or "",
+            self.final, _milliseconds(self.expires_at), self.note,
         )  # fmt: skip
+
+
+def _milliseconds(time: datetime | None) -> int:
+    return (time - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1) if time is not None else 0
 
 
 def _check_balanced(t: TransactionInput) -> None:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from clearline.generator_world import CURRENCIES, RATE_MILLI, GenAccount, GenPartner, World
+from clearline.generator_world import CURRENCIES, RATE_MILLI, GenAccount, GenPartner, GenPayment, World
 from ledger.money import EXPONENTS
 from schemas.codec import Codec
 from schemas.identity import BANK, partition_of, tree_of
@@ -25,6 +25,7 @@ DAY_SECONDS = 86_400
 _HOURS = (25, 15, 10, 10, 12, 30, 80, 140, 180, 220, 250, 260, 240, 190, 190, 200, 210, 220, 240, 250, 220, 160, 90, 50)
 _RECENT = 1_024
 _AMOUNTS = 2_048
+_OPEN_MAX, _PAYMENTS_MAX = 50, 200  # holds and payments of one partner that later commands may point at
 _CHANNELS = ({"channel": "app"}, {"channel": "qr"}, {"channel": "h5"}, {"channel": "api"})
 
 # Shares of the commands, in parts of one.
@@ -117,14 +118,14 @@ class Day:
         self._amounts = {c: _amounts(self.rng, c) for c in CURRENCIES}
         self._total = world.cumulative[-1]
         shares: tuple[tuple[float, Callable[[GenPartner], Transaction]], ...] = (
-            (0.40, self._transfer), (0.35, self._scan_to_pay), (0.08, self._top_up), (0.09, self._pay_out),
-            (0.06, self._split), (0.02, self._exchange),
+            (0.36, self._transfer), (0.31, self._scan_to_pay), (0.06, self._pre_authorise), (0.02, self._give_back),
+            (0.08, self._top_up), (0.09, self._pay_out), (0.06, self._split), (0.02, self._exchange),
         ) if shelf else ((1.0, self._transfer),)  # fmt: skip
         self._shapes = [shape for share, shape in shares for _ in range(round(share * 100))]
         self._refusals = (
             *(self._overdraft,) * 6, *(self._to_nobody,) * 3, *(self._blocked,) * 3, *(self._suspended,) * 3,
             self._not_owned, self._other_currency, self._unknown_operation, self._unknown_partner, self._not_positive,
-            self._unbalanced,
+            self._unbalanced, self._unknown_original, self._too_much_captured, self._too_much_given_back,
         )  # fmt: skip
 
     def items(self, number: int) -> Iterator[Item]:
@@ -177,13 +178,14 @@ class Day:
 
     def _make(
         self, p: GenPartner, product: str, amount: int, currency: str, accounts: dict[str, str],
-        postings: tuple[Posting, ...] = (), what: str = "order", operation: str = "transfer",
+        postings: tuple[Posting, ...] = (), what: str = "order", operation: str = "transfer", original: str = "",
+        final: bool = False,
     ) -> Transaction:  # fmt: skip
         self._number += 1
         n = self._number
         return Transaction(
             p.partner_id, f"{self.world.seed}-{n}", product, operation, amount, currency, accounts, postings,
-            self.day, f"{what} {n}", _CHANNELS[n & 3],
+            self.day, f"{what} {n}", _CHANNELS[n & 3], original, final,
         )  # fmt: skip
 
     def _move(self, p: GenPartner, product: str, payer: GenAccount, payee: GenAccount, amount: int) -> Transaction:
@@ -211,7 +213,10 @@ class Day:
             return self._top_up(p, payer)
         fee = amount * 6 // 1_000
         if not fee or self.rng.random() < 0.4:
-            return self._move(p, "scan-to-pay", payer, shop.till, amount)
+            paid = self._move(p, "scan-to-pay", payer, shop.till, amount)
+            if shop is p:
+                _keep(p.payments, GenPayment(paid.idempotency_key, payer, amount))
+            return paid
         payer.balance -= amount
         shop.till.balance += amount - fee
         legs = (
@@ -220,6 +225,61 @@ class Day:
             Posting(f"bank:fees:{p.currency}", "credit", fee),
         )
         return self._make(p, "scan-to-pay", 0, p.currency, {}, legs)
+
+    def _pre_authorise(self, p: GenPartner) -> Transaction:
+        """Holds money of a customer, or captures a part of a hold, or all of it, or gives it up."""
+        if not p.holds or (len(p.holds) < _OPEN_MAX and self.rng.random() < 0.4):
+            return self._hold(p)
+        i = int(self.rng.random() * len(p.holds))
+        held = p.holds[i]
+        u = self.rng.random()
+        if u < 0.15:
+            p.holds.pop(i)
+            held.payer.balance += held.left
+            return self._point(p, "void", 0, held)
+        whole = u < 0.5
+        amount = held.left if whole else max(1, held.left // 2)
+        final = not whole and u < 0.75
+        held.left -= amount
+        p.till.balance += amount
+        if final:
+            held.payer.balance += held.left
+        if final or not held.left:
+            p.holds.pop(i)
+        captured = self._point(p, "capture", amount, held, final=final)
+        _keep(p.payments, GenPayment(captured.idempotency_key, held.payer, amount))
+        return captured
+
+    def _hold(self, p: GenPartner) -> Transaction:
+        payer, amount = self._wallet(p), self._amount(p.currency)
+        if payer.balance < amount:
+            return self._top_up(p, payer)
+        payer.balance -= amount
+        accounts = {"payer": payer.account_id, "payee": p.till.account_id}
+        made = self._make(p, "scan-to-pay", amount, p.currency, accounts, what="deposit", operation="hold")
+        p.holds.append(GenPayment(made.idempotency_key, payer, amount))
+        return made
+
+    def _give_back(self, p: GenPartner) -> Transaction:
+        """Refunds a part or all of a payment to the customer."""
+        if not p.payments:
+            return self._scan_to_pay(p)
+        i = int(self.rng.random() * len(p.payments))
+        paid = p.payments[i]
+        amount = paid.left if self.rng.random() < 0.6 else max(1, paid.left // 3)
+        if p.till.balance < amount:
+            return self._scan_to_pay(p)
+        paid.left -= amount
+        p.till.balance -= amount
+        paid.payer.balance += amount
+        if not paid.left:
+            p.payments.pop(i)
+        return self._point(p, "refund", amount, paid)
+
+    def _point(self, p: GenPartner, operation: str, amount: int, at: GenPayment, *, final: bool = False) -> Transaction:
+        return self._make(
+            p, "scan-to-pay", amount, p.currency, {}, what=operation, operation=operation, original=at.key, final=final
+        )
 
     def _top_up(self, p: GenPartner, wallet: GenAccount | None = None) -> Transaction:
         wallet = wallet or self._wallet(p)
@@ -332,6 +392,28 @@ class Day:
     def _unbalanced(self, p: GenPartner) -> tuple[Transaction, str]:
         legs = (Posting(p.wallets[0].account_id, "debit", 100), Posting(p.till.account_id, "credit", 99))
         return self._make(p, "wallet", 0, p.currency, {}, legs), "postings_unbalanced"
+
+    def _unknown_original(self, p: GenPartner) -> tuple[Transaction, str]:
+        nothing = GenPayment(f"{self.world.seed}-never", p.wallets[0], 1)
+        return self._point(p, self.rng.choice(("capture", "refund")), 1, nothing), "original_unknown"
+
+    def _too_much_captured(self, p: GenPartner) -> tuple[Transaction, str] | None:
+        if not p.holds:
+            return None
+        held = self.rng.choice(p.holds)
+        return self._point(p, "capture", held.left + 1, held), "capture_exceeds_hold"
+
+    def _too_much_given_back(self, p: GenPartner) -> tuple[Transaction, str] | None:
+        if not p.payments:
+            return None
+        paid = self.rng.choice(p.payments)
+        return self._point(p, "refund", paid.left + 1, paid), "refund_exceeds_payment"
+
+
+def _keep(payments: list[GenPayment], new: GenPayment) -> None:
+    payments.append(new)
+    if len(payments) > _PAYMENTS_MAX:
+        del payments[0]
 
 
 def _seconds(number: int) -> Iterator[float]:

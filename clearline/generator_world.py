@@ -38,10 +38,26 @@ class GenAccount:
         self.balance = 0
 
 
-class GenPartner:
-    """A partner with its accounts. `wallets` are its customers', `till` takes payments, `pool` is held in escrow."""
+class GenPayment:
+    """A hold or a payment that later commands point at: `left` is what can still be captured or given back."""
 
-    __slots__ = ("blocked", "currency", "partner_id", "pool", "root", "till", "treasury", "wallets")
+    __slots__ = ("key", "left", "payer")
+
+    def __init__(self, key: str, payer: GenAccount, left: int) -> None:
+        self.key = key
+        self.payer = payer
+        self.left = left
+
+
+class GenPartner:
+    """A partner with its accounts. `wallets` are its customers', `till` takes payments, `pool` is held in escrow.
+
+    `holds` are open, for its till; `payments` are its customers' to its till.
+    """
+
+    __slots__ = (
+        "blocked", "currency", "holds", "partner_id", "payments", "pool", "root", "till", "treasury", "wallets",
+    )  # fmt: skip
 
     def __init__(self, partner_id: str, currency: str) -> None:
         self.partner_id = partner_id
@@ -52,6 +68,8 @@ class GenPartner:
         self.pool = GenAccount(f"{partner_id}:escrow:pool", currency)
         self.treasury: tuple[GenAccount, GenAccount] | None = None  # roots that exchange: both currencies
         self.blocked: GenAccount | None = None
+        self.holds: list[GenPayment] = []
+        self.payments: list[GenPayment] = []
 
     def accounts(self) -> list[GenAccount]:
         """Its accounts, in the order in which they are opened."""

@@ -185,3 +185,45 @@ def test_every_command_has_its_input_with_the_same_fields():
     for command in COMMANDS:
         fields = set(INPUTS[command.__name__].model_fields) - {"command"}
         assert fields == set(command.__struct_fields__)
+
+
+HOLD = {**GOOD, "operation": "hold", "expires_at": "2026-11-23T08:00:00+08:00"}
+CAPTURE = {"partner_id": "acme", "idempotency_key": "c-1", "product": "wallet", "operation": "capture", "currency": "CNY",
+           "original": "o-1001", "amount": 5, "final": True}  # fmt: skip
+
+
+def test_a_hold_lapses_at_a_time_with_its_zone():
+    t = read(HOLD)
+    assert isinstance(t, Transaction)
+    assert (t.operation, t.expires_at) == ("hold", 1_795_392_000_000)
+    assert read(HOLD, expires_at="2026-11-23T00:00:00.250Z").expires_at == 1_795_392_000_250
+
+
+def test_a_capture_points_at_its_hold():
+    t = read(CAPTURE)
+    assert isinstance(t, Transaction)
+    assert (t.original, t.amount, t.final, t.accounts, t.postings) == ("o-1001", 5, True, {}, ())
+
+
+@pytest.mark.parametrize(
+    ("document", "changes", "field", "rule"),
+    [
+        (HOLD, {"expires_at": "2026-11-23"}, "expires_at", "YYYY-MM-DDTHH:MM:SSZ"),
+        (HOLD, {"expires_at": "2026-11-23T00:00:00"}, "expires_at", "with its zone"),
+        (HOLD, {"expires_at": "2026-02-30T00:00:00Z"}, "expires_at", "not a time of the calendar"),
+        (HOLD, {"expires_at": 1795392000000}, "expires_at", "must be a time"),
+        (HOLD, {"original": "x"}, "original", "not used by hold"),
+        (HOLD, {"accounts": {"payer": "acme:a"}}, "accounts", "payer and payee"),
+        (CAPTURE, {"original": ABSENT}, "original", "capture needs it"),
+        (CAPTURE, {"amount": ABSENT}, "amount", "capture needs it"),
+        (CAPTURE, {"accounts": GOOD["accounts"]}, "accounts", "not used by capture"),
+        (CAPTURE, {"operation": "void", "amount": ABSENT}, "final", "not used by void"),
+        (CAPTURE, {"operation": "reversal", "final": ABSENT}, "amount", "not used by reversal"),
+        (GOOD, {"note": "why"}, "note", "not used by transfer"),
+        (GOOD, {"operation": "adjustment", "note": "why"}, "postings", "adjustment needs it"),
+    ],
+)  # fmt: skip
+def test_an_operation_is_told_what_it_needs_and_does_not_use(document, changes, field, rule):
+    errors = refused(document, **changes)
+    assert errors[0][0] == field
+    assert rule in errors[0][1]

@@ -87,9 +87,11 @@ def test_all_kinds_of_refusal_and_damage_come_up(codec):
     items = list(generate(3, 30_000, faults=3.0))
     assert {i.damage for i in items} == {"", *DAMAGES}
     reasons = {i.expected.partition(":")[2] for i in items if i.expected.startswith("rejected")}
-    assert len(reasons) == 11
+    assert len(reasons) == 14
     products = {i.command.product for i in items if i.kind == "transaction"}  # type: ignore[union-attr]
     assert products == {"wallet", "scan-to-pay", "e-account", "payment", "escrow", "treasury"}
+    operations = {i.command.operation for i in items if i.kind == "transaction"}  # type: ignore[union-attr]
+    assert operations == {"transfer", "hold", "capture", "void", "refund"}
 
 
 def test_the_load_is_skewed_and_has_a_days_rhythm():
