@@ -138,10 +138,16 @@ def _transfer(random: Random, partner: str, key: str) -> Transaction:
 
 
 def _hold(random: Random, partner: str, key: str, model: Model) -> Transaction:
-    plain = _transfer(random, partner, key)
-    ahead = random.choices((0, 1, 5, 50, 1_500, 90_000, HOUR), (40, 8, 12, 15, 15, 6, 4))[0]
-    expires_at = max(BOOKED_AT, model.now) + ahead + 1 if ahead else 0
+    """A hold; several lapse at the same moment, some take all that there is, a few are of the largest amount."""
+    plain, drawn = _transfer(random, partner, key), random.random()
+    grid = random.choices((0, 1, 50, 1_500, 90_000, HOUR), (40, 12, 20, 18, 6, 4))[0]
+    expires_at = (max(BOOKED_AT, model.now) // grid + random.randint(1, 2)) * grid if grid else 0
     amount = random.choice((1, 7, 20, 100)) if 0 < plain.amount < 100 else plain.amount
+    payer = model.accounts.get(plain.accounts["payer"])
+    if drawn < 0.04:
+        amount, plain = LONG_MAX, msgspec.structs.replace(plain, accounts=ROLES, currency="CNY")
+    elif drawn < 0.3 and payer is not None and payer.limit is not None and not payer.debit_normal():
+        amount = min(payer.available() - payer.limit, LONG_MAX)
     return msgspec.structs.replace(plain, operation="hold", amount=amount, expires_at=expires_at)
 
 

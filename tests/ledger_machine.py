@@ -39,6 +39,7 @@ class Machine:
         self.model = Model()
         self.open: list[Open] = []
         self.seen: Counter[str] = Counter()
+        self.largest = {"posted": 0, "pending": 0}
         self.settle(setup())
         self.commit()
 
@@ -103,6 +104,8 @@ class Machine:
             counters = (a.debits_pending, a.debits_posted, a.credits_pending, a.credits_posted)
             assert counters == known.counters(), name
             assert min(counters) >= 0, name
+            self.largest["posted"] = max(self.largest["posted"], known.d, known.c)
+            self.largest["pending"] = max(self.largest["pending"], known.dp, known.cp)
             assert (a.debits_pending, a.credits_pending) == (held[name, "debit"], held[name, "credit"]), name
             assert (a.debits_blocked, a.credits_blocked, a.closed) == (known.no_debits, known.no_credits, known.closed)
             assert (a.min_available, a.available()) == (known.limit, known.available())
@@ -116,12 +119,12 @@ class Machine:
             ), key  # fmt: skip
         partners = seen_from(draft, "partners")
         assert {n: p.state for n, p in partners.items()} == model.partners
-        h = draft.head
-        assert (h.settled, h.rejected, h.repeated, h.applied) == tuple(
+        head = draft.head
+        assert (head.settled, head.rejected, head.repeated, head.applied) == tuple(
             model.counts[o] for o in ("settled", "rejected", "repeated", "applied")
         )
-        assert h.received == h.sequence == sum(model.counts.values())
-        assert h.event_time == model.now
+        assert head.received == head.sequence == sum(model.counts.values())
+        assert head.event_time == model.now
 
 
 def seen_from(draft: Draft, part: str) -> dict[str, Any]:

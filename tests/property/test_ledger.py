@@ -17,8 +17,8 @@ pytestmark = [
     pytest.mark.no_cover,  # tracing would triple its time, and the examples cover every line
     pytest.mark.timeout(900),
 ]
-LONG = os.environ.get("HYPOTHESIS_PROFILE") == "long"
-SEQUENCES, STEPS = (512, 512) if LONG else (30, 40)
+PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "ci")
+SEQUENCES, STEPS = {"quick": (20, 60), "ci": (512, 512), "long": (4_096, 512)}[PROFILE]
 SEEDS = st.integers(0, 2**24 - 1)  # small numbers, because hypothesis bounds the bytes of one sequence
 
 

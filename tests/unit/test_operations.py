@@ -557,9 +557,8 @@ def test_an_open_hold_is_a_row_as_of_its_last_change_and_a_closed_one_is_none() 
 
 def nearly_full(ledger: Ledger, **counters: int) -> None:
     """Puts Bob where a few units more pass a counter; only a restored state can be there."""
-    numbers = {"debits_pending": 0, "debits_posted": 0, "credits_pending": 0, "credits_posted": 0} | counters
-    state = AccountState(BOB, "liability", "CNY", None, False, False, False, *numbers.values(), 0)
-    ledger.base.accounts[BOB] = Account.from_state(state)
+    state = AccountState(BOB, "liability", "CNY", None, False, False, False, 0, 0, 0, 0, 0)
+    ledger.base.accounts[BOB] = Account.from_state(msgspec.structs.replace(state, **counters))
 
 
 @pytest.mark.parametrize(
