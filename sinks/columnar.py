@@ -198,8 +198,10 @@ def _decode(values: Sequence[bytes], header: bytes) -> JournalColumns:
                 texts[name] = c.span()
             case "map":
                 texts[name] = c.map()
-            case "array":
+            case "array" if name == "postings":
                 legs = _legs(c)
+            case "array" if name == "pending":
+                _pass_pending(c)
             case _:
                 raise NotThisLayoutError(f"field {name} of type {kind_name}")
     assert legs is not None, "the schema of the journal has postings"
@@ -234,6 +236,32 @@ def _legs(c: _Cursors) -> tuple[dict[str, Ints], dict[str, Span]]:
         for n in ("account_id", "currency", *COUNTERS)
     }
     return {**numbers, "count": count}, texts
+
+
+def _pass_pending(c: _Cursors) -> None:
+    """The pending legs of all records: few have any, and no table takes them, so they are only stepped over."""
+    data, count = c.buffer, c.long()
+    if (count < 0).any():
+        raise NotThisLayoutError("a block with its size in bytes")
+    filled = np.flatnonzero(count > 0)
+    for row in filled.tolist():
+        at = int(c.at[row])
+        for _ in range(int(count[row])):
+            at = _after_text(data, at + 16)  # hold_id, account_id
+            _, at = scalar_long(data, at + 1)  # side, change
+            at = _after_text(data, at) + 1  # currency, expired
+            for _ in COUNTERS:
+                at = _after_text(data, at)
+        c.at[row] = at
+    if filled.size and (c.long(filled) != 0).any():
+        raise NotThisLayoutError("pending legs in more than one block")
+
+
+def _after_text(data: bytes, at: int) -> int:
+    size, at = scalar_long(data, at)
+    if not 0 <= size <= len(data) - at:
+        raise NotThisLayoutError("a text beyond the end")
+    return at + size
 
 
 def _joined(parts: list[Ints]) -> Ints:
