@@ -62,7 +62,7 @@ MEANING: dict[Reason, str] = {
     Reason.CAPTURE_EXCEEDS_HOLD: "More than is left of the hold; `remaining` says how much is.",
     Reason.REFUND_EXCEEDS_PAYMENT: "More than was paid less what was given back; `remaining` says how much is left.",
     Reason.ACCOUNT_UNKNOWN: "No such account in the partner's partition.",
-    Reason.ACCOUNT_NOT_OWNED: "The partner may debit only its own subtree's accounts, and credit only its root's.",
+    Reason.ACCOUNT_NOT_OWNED: "It may debit its own subtree's accounts and credit its root's; the bank's are open.",
     Reason.ACCOUNT_CLOSED: "The account is closed for good.",
     Reason.ACCOUNT_CURRENCY: "The posting's currency is not the account's.",
     Reason.DEBITS_BLOCKED: "The account refuses debits.",

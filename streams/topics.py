@@ -4,7 +4,7 @@
 |---|---|---|---|
 | transactions.submitted | root partner | 30 days | commands, in the order that settles them |
 | journal | root partner, same partition | for ever | one outcome per command: the truth |
-| ledger.state | account, partner or `meta` | compacted | where each account stands; recovery reads it |
+| ledger.state | account, partner, hold or `meta` | compacted | where each account stands; recovery reads it |
 | transactions.dead | as received | 90 days | what could not be decoded or broke the contract |
 | replies | partition = gateway instance | 1 hour | outcomes that a caller waits for |
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from clearline.contract import INPUTS, LINE_BYTES_MAX, ContractError, parse_line
 from ledger.money import AMOUNT_MAX
 from schemas.records import COMMANDS, OpenAccount, Posting, SetAccountLimit, Transaction
 
+EXAMPLES = Path(__file__).resolve().parents[2] / "docs" / "examples"
 TODAY = date(2026, 11, 22)
 GOOD: dict[str, Any] = {
     "partner_id": "acme", "idempotency_key": "o-1001", "product": "wallet", "operation": "transfer",
@@ -227,3 +229,11 @@ def test_an_operation_is_told_what_it_needs_and_does_not_use(document, changes, 
     errors = refused(document, **changes)
     assert errors[0][0] == field
     assert rule in errors[0][1]
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.jsonl")), ids=lambda p: p.name)
+def test_the_examples_of_the_documents_are_commands(path):
+    lines = path.read_bytes().splitlines()
+    assert lines
+    for line in lines:
+        parse_line(line, TODAY)
