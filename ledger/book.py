@@ -106,6 +106,16 @@ class Book:
             command, command_id, digest, offset, booked_at, "rejected", reason=why.reason, detail=why.detail
         )
 
+    def check(self, command: Command, command_id: bytes, digest: bytes, booked_at: int) -> JournalRecord:
+        """The outcome that this command would have if it came next, without any effect: a dry run.
+
+        The record is not sealed. Raises what `settle` raises.
+        """
+        scratch = Draft(self.draft.base, (self.draft, *self.draft.under))
+        scratch.keys = dict(self.draft.keys)
+        book = Book(self.partition, scratch)
+        return book.settle(command, command_id, digest, self.head.next_offset, booked_at)
+
     def dead(self, offset: int, booked_at: int) -> None:
         """Counts a record that went to the dead letters. Raises InvariantError when offsets go backwards."""
         head = self.head

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from clearline.generator import generate
 from ledger.accounts import Account
 from ledger.book import Book
 from ledger.money import AMOUNT_MAX, COUNTER_MAX, EXPONENTS, format_minor
@@ -463,3 +464,20 @@ def test_currencies_are_iso_4217():
     assert {"CNY": 2, "JPY": 0, "KWD": 3}.items() <= EXPONENTS.items()
     with pytest.raises(KeyError):
         format_minor(1, "XAU")
+
+
+def test_a_check_says_what_would_become_of_a_command_and_changes_nothing():
+    """For every command of a generated day: the decision of the dry run is the decision, legs and all."""
+    book = Book(0, Draft(PartitionBase()))
+    seen = set()
+    for offset, item in enumerate(generate(5, 3_000, partners_max=6, accounts_max=60)):
+        c = item.command
+        if item.damage:
+            continue
+        named = command_id(c.partner_id, c.idempotency_key), payload_digest(c)
+        foreseen = book.check(c, *named, offset)
+        assert book.check(c, *named, offset) == foreseen
+        record = book.settle(c, *named, max(offset, book.head.next_offset), offset)
+        assert msgspec.structs.replace(foreseen, source_offset=record.source_offset) == record
+        seen.add((record.operation, record.outcome))
+    assert {("hold", "settled"), ("capture", "settled"), ("refund", "settled"), ("transfer", "rejected")} <= seen
