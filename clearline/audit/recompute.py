@@ -4,7 +4,9 @@ It shares no code with `ledger/` on purpose, and is written in another style: wh
 account objects, this keeps one plain dict per figure and asks each rule of all legs before it asks the next. Two
 programs that agree on every outcome of a random stream are unlikely to be wrong in the same way.
 
-It costs about BYTES
+For one partition at a time it costs, measured with tracemalloc over 60,000 commands: 150 bytes per remembered
+idempotency key, 175 when a settled transfer stands behind it (25 more), 450 per open hold, its key included, and about
+450 per account.
 """
 
 from __future__ import annotations
@@ -419,14 +421,11 @@ class Recomputation:
             left = self.available(account) + released.get(account, 0) + (-change if debit_normal else change)
             if left < limit:
                 return "insufficient_funds"
-        debits, credits = self.debits, self.credits
-        if t.operation == "hold":
-            debits, credits = self.debits_pending, self.credits_pending
-        if any(debits[a] + n > COUNTER_MAX for a, n in more_debits.items()):
-            return "counter_overflow"
-        if any(credits[a] + n > COUNTER_MAX for a, n in more_credits.items()):
-            return "counter_overflow"
-        return ""
+        figures = [(self.debits, more_debits), (self.credits, more_credits)]
+        if t.operation == "hold":  # as a transfer would, and what is pending counts, too
+            figures += [(self.debits_pending, more_debits), (self.credits_pending, more_credits)]
+        over = any(counter[a] + n > COUNTER_MAX for counter, more in figures for a, n in more.items())
+        return "counter_overflow" if over else ""
 
     def settle(
         self, offset: int, cid: bytes, t: Transaction, effect: Effect

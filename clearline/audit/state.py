@@ -124,6 +124,7 @@ class StateCheck:
         for path in self.partners.keys() - model.partner_state.keys():
             self.findings["state"].differ(f"partition {self.partition} partner {path}: was never admitted")
         self._holds(model)
+        self._backing()
         self.findings["state"].count("accounts", len(self.accounts))
         self.findings["state"].count("partners", len(self.partners))
         self.findings["state"].count("holds", len(self.holds))
@@ -145,6 +146,20 @@ class StateCheck:
                 self.findings["state"].differ(f"{at}: {_unlike(row, wanted)}")
         for hold_id in open_holds.keys() - self.holds.keys():
             self.findings["state"].differ(f"partition {self.partition} hold {hold_id.hex()}: is open and has no row")
+
+    def _backing(self) -> None:
+        """What is pending on an account is what its open holds have left, by the rows alone: no money is stuck."""
+        pending: dict[str, list[int]] = {}
+        for h in self.holds.values():
+            pending.setdefault(h.payer, [0, 0])[0] += h.remaining
+            pending.setdefault(h.payee, [0, 0])[1] += h.remaining
+        for a, row in self.accounts.items():
+            wanted = pending.get(a, [0, 0])
+            if [row.debits_pending, row.credits_pending] != wanted:
+                self.findings["pending"].differ(
+                    f"partition {self.partition} account {a}: {row.debits_pending} and {row.credits_pending} are "
+                    f"pending, its open holds have {wanted[0]} and {wanted[1]} left"
+                )
 
     def _account(self, model: Recomputation, a: str, row: AccountState) -> None:
         if a not in model.type:

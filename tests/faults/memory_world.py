@@ -11,11 +11,15 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from msgspec.structs import replace
+
 from clearline.audit.contract import Terms
 from clearline.audit.verdict import Verdict
 from clearline.audit.verify import verify_world
 from clearline.audit.views import DEAD, JOURNAL, STATE, SUBMITTED, StoredBalance, StoredOutcome, StoredPosting
 from ledger.book import Book
+from ledger.entries import WINDOW_MS
+from ledger.keys import KeyIndex
 from ledger.state import Draft, PartitionBase
 from schemas.codec import Codec, UndecodableError
 from schemas.identity import command_id, partition_of, payload_digest, tree_of
@@ -38,6 +42,8 @@ from streams.reader import LogRecord
 
 TOPICS = (SUBMITTED, JOURNAL, STATE, DEAD)
 START_MS = 1_760_000_000_000
+STEP_MS = 3
+SETTING_UP = 90  # records of the setting up, about
 
 
 @dataclass
@@ -131,15 +137,19 @@ class MemoryBalances:
 
 
 class MemoryWorld:
-    """Publishes, settles in batches like a worker, and projects. `verify` is the auditor's verdict on all of it."""
+    """Publishes, settles in batches like a worker, and projects. `verify` is the auditor's verdict on all of it.
 
-    def __init__(self, partitions: int = 2) -> None:
+    `step_ms`: event time between two commands.
+    """
+
+    def __init__(self, partitions: int = 2, step_ms: int = STEP_MS) -> None:
+        self.step_ms = step_ms
         self.codec = Codec({name: i + 1 for i, name in enumerate(RECORDS)})
         self.log = MemoryLog(partitions)
         self.entries = MemoryEntries()
         self.balances = MemoryBalances()
         self._bases = [PartitionBase() for _ in range(partitions)]
-        self._keys: list[dict[bytes, tuple[bytes, int]]] = [{} for _ in range(partitions)]
+        self._keys = [KeyIndex(WINDOW_MS) for _ in range(partitions)]
         self._now = START_MS
 
     # ---- publishing --------------------------------------------------------------------------------------------------
@@ -153,8 +163,17 @@ class MemoryWorld:
         else:
             self.publish_bytes(partition_of(root, self.log.partitions), root.encode(), value)
 
+    @property
+    def now_ms(self) -> int:
+        """Append time of the last command, ms UTC."""
+        return self._now
+
+    def pass_time(self, ms: int) -> None:
+        """Lets event time go by without a command."""
+        self._now += ms
+
     def publish_bytes(self, partition: int, key: bytes | None, value: bytes | None) -> None:
-        self._now += 3
+        self._now += self.step_ms
         self.log.append(SUBMITTED, partition, (self._now, key, value))
 
     # ---- settling ----------------------------------------------------------------------------------------------------
@@ -170,8 +189,7 @@ class MemoryWorld:
 
     def _batch(self, p: int, base: PartitionBase, records: list[LogRecord]) -> None:
         draft = Draft(base)
-        draft.keys = self._keys[p]
-        book = Book(p, draft)
+        index, book = self._keys[p], Book(p, draft)
         for raw in records:
             try:
                 command = self.codec.decode(raw.value)
@@ -184,10 +202,17 @@ class MemoryWorld:
                 self.log.append(DEAD, p, (self._now, raw.key, raw.value), **headers)
                 continue
             cid = command_id(command.partner_id, command.idempotency_key)
+            asked = [cid, command_id(command.partner_id, getattr(command, "original", ""))]
+            draft.keys = index.find(asked, max(book.head.event_time, raw.timestamp_ms))
             record = book.settle(command, cid, payload_digest(command), raw.offset, raw.timestamp_ms)
+            if record.binds_key:
+                index.add([cid], [record.payload_digest], [raw.offset], [raw.timestamp_ms])
             self.journal(p, book, record)
         for a in draft.changed_accounts():
             self.log.append(STATE, p, (self._now, f"a:{a.account_id}".encode(), self.codec.encode(a.state())))
+        for hold in draft.changed_holds():
+            row = self.codec.encode(hold.state()) if hold.remaining else None
+            self.log.append(STATE, p, (self._now, b"h:" + hold.hold_id.hex().encode(), row))
         for partner in draft.changed_partners():
             self.log.append(
                 STATE, p, (self._now, f"p:{partner.partner_id}".encode(), self.codec.encode(partner.record()))
@@ -220,6 +245,8 @@ class MemoryWorld:
         self.entries.positions[p] = up_to
         _, state_end = self.log.span(STATE, p)
         for raw in self.log.read(STATE, p, 0, state_end if up_to == end else state_end * up_to // end):
+            if raw.value is None:
+                continue
             row = self.codec.decode(raw.value)
             if isinstance(row, AccountState):
                 balances[row.account_id] = stored(row)
@@ -282,8 +309,13 @@ def setting_up() -> Iterator[Command]:
                 yield OpenAccount(by, f"open-{account}", account, kind, currency, limit)
 
 
-def hostile_stream(seed: int, n: int) -> Iterator[Command | bytes | None]:
-    """Commands of every kind, most of them good, some broken in every way that the rules name; bytes are malformed."""
+def hostile_stream(
+    seed: int, n: int, start_ms: int = START_MS, step_ms: int = STEP_MS
+) -> Iterator[Command | bytes | None]:
+    """Commands of every kind, most of them good, some broken in every way that the rules name; bytes are malformed.
+
+    `start_ms` is when the setting up began, ms UTC, with `step_ms` between two commands; holds lapse by it.
+    """
     rnd = random.Random(seed)
     sent: list[Transaction] = []
     for i in range(n):
@@ -296,14 +328,95 @@ def hostile_stream(seed: int, n: int) -> Iterator[Command | bytes | None]:
         elif kind < 0.16:
             yield _control(rnd, i)
         else:
-            t = _transaction(rnd, i)
+            t = _any_transaction(rnd, i, sent, start_ms + (SETTING_UP + i) * step_ms, step_ms)
             sent.append(t)
             yield t
 
 
+def _any_transaction(rnd: random.Random, i: int, sent: list[Transaction], now_ms: int, step_ms: int) -> Transaction:
+    """A transfer, a hold, something that names an earlier transaction, or an adjustment; some with a stray field."""
+    roll = rnd.random()
+    if roll < 0.40 or not sent:
+        t = _transaction(rnd, i)
+    elif roll < 0.62:
+        t = _hold(_transaction(rnd, i), rnd, now_ms, step_ms)
+    elif roll < 0.95:
+        t = _of_original(rnd, i, sent)
+    else:
+        t = _adjustment(rnd, i)
+    return _misfilled(rnd, t, now_ms) if rnd.random() < 0.03 else t
+
+
+def _hold(t: Transaction, rnd: random.Random, now_ms: int, step_ms: int) -> Transaction:
+    """The transfer as a hold: without end, or lapsing soon, late, at once, or before it was asked for."""
+    accounts = t.accounts
+    if t.postings and rnd.random() < 0.95:
+        accounts = {"payer": t.postings[0].account_id, "payee": t.postings[-1].account_id}
+    postings = () if accounts else t.postings
+    amount = t.postings[0].amount if t.postings and not postings else t.amount
+    ends = rnd.choice((0, 0, *[now_ms + steps * step_ms for steps in (0, 10, 50, 50, 200, 200, 1_000, 10**6)]))
+    if rnd.random() < 0.02:
+        ends = rnd.choice((-1, 1, now_ms - 400, 2**63 - 1))
+    return replace(t, operation="hold", amount=amount, accounts=accounts, postings=postings, expires_at=ends)
+
+
+def _of_original(rnd: random.Random, i: int, sent: list[Transaction]) -> Transaction:
+    """A capture, void, refund or reversal, mostly of what it can be given for, and mostly by the same partner."""
+    first = rnd.choice(sent[-60:] if rnd.random() < 0.8 else sent)
+    if first.operation == "hold":
+        operation = rnd.choice(("capture", "capture", "capture", "void", "refund", "reversal"))
+    else:
+        operation = rnd.choice(("refund", "refund", "refund", "reversal", "capture", "void"))
+    wanted = {"capture": ("hold",), "void": ("hold",)}.get(operation, ("transfer", "capture"))
+    fitting = [t for t in sent[-120:] if t.operation in wanted]
+    if fitting and rnd.random() < 0.8:
+        first = rnd.choice(fitting)
+    whole = first.amount or (first.postings[0].amount if first.postings else 300)
+    amount = rnd.choice((whole, whole, whole // 2, whole // 3, 1, whole + 1))
+    if operation in ("void", "reversal"):
+        amount = 0
+    elif rnd.random() < 0.02:
+        amount = rnd.choice((0, -1, 2**62))
+    partner = first.partner_id if rnd.random() > 0.03 else rnd.choice(PARTNERS)
+    original = first.idempotency_key if rnd.random() > 0.02 else rnd.choice(("", "never", f"t-{i}", f"c-{i - 1}"))
+    currency = first.currency if rnd.random() > 0.03 else rnd.choice((*CURRENCIES, "XXX"))
+    final = operation == "capture" and rnd.random() < 0.3
+    return Transaction(partner, f"t-{i}", "wallet", operation, amount, currency, {}, (), 20_001, original=original,
+                       final=final)  # fmt: skip
+
+
+def _adjustment(rnd: random.Random, i: int) -> Transaction:
+    """The bank's correction between any accounts of one tree; some by others, too long, or without a reason."""
+    t = _transaction(rnd, i)
+    currency = t.currency
+    root = rnd.choice(("acme", "globex", "initech"))
+    others = [p for p in PARTNERS if p.partition("/")[0] == root]
+    a, b = (f"{rnd.choice(others)}:{rnd.choice(('a', 'b', 'open', 'open', 'new'))}:{currency}" for _ in range(2))
+    amount = t.postings[0].amount if t.postings else t.amount
+    postings = t.postings or (Posting(a, "debit", amount), Posting(b, "credit", amount))
+    if t.postings and rnd.random() < 0.8:
+        postings = (Posting(f"bank:clearing:{currency}", "debit", amount), Posting(b, "credit", amount))
+    note = "as agreed" if rnd.random() > 0.08 else rnd.choice(("", "x" * 1_024, "x" * 1_025))
+    partner = "bank" if rnd.random() > 0.15 else rnd.choice((root, t.partner_id))
+    return Transaction(partner, f"t-{i}", "", "adjustment", 0, currency, {}, postings, 20_001, note=note)
+
+
+def _misfilled(rnd: random.Random, t: Transaction, now_ms: int) -> Transaction:
+    """One field that the operation must not have, or has to have."""
+    payer = {"payer": "acme:a:CNY", "payee": "acme:b:CNY"}
+    two = (Posting("acme:a:CNY", "debit", 5), Posting("acme:b:CNY", "credit", 5))
+    changes: tuple[dict[str, object], ...] = (
+        {"original": "t-1"}, {"original": ""}, {"final": True}, {"expires_at": now_ms + 5_000}, {"expires_at": -1},
+        {"note": "why"}, {"note": ""}, {"note": "x" * 1_024}, {"amount": 5}, {"amount": 0}, {"accounts": payer},
+        {"accounts": {}}, {"postings": two}, {"postings": ()}, {"reference": "x" * 1_025}, {"value_date": -1},
+        {"accounts": {**t.accounts, "fee": "acme:a:CNY"}}, {"operation": "transfer"}, {"operation": "void"},
+        {"operation": "adjustment"}, {"operation": "hold"},
+    )  # fmt: skip
+    return replace(t, **rnd.choice(changes))
+
+
 def _changed(t: Transaction) -> Transaction:
-    return Transaction(t.partner_id, t.idempotency_key, t.product, t.operation, t.amount + 1, t.currency, t.accounts,
-                       t.postings, t.value_date, t.reference, t.metadata)  # fmt: skip
+    return replace(t, amount=t.amount + 1)
 
 
 def _account(rnd: random.Random, partner: str, currency: str) -> str:
@@ -378,13 +491,13 @@ def _control(rnd: random.Random, i: int) -> Command:
             )
 
 
-def build_world(seed: int = 1, n: int = 600, partitions: int = 2) -> MemoryWorld:
-    """A settled and projected world of `n` hostile commands after the setting up."""
-    world = MemoryWorld(partitions)
+def build_world(seed: int = 1, n: int = 600, partitions: int = 2, step_ms: int = STEP_MS) -> MemoryWorld:
+    """A settled and projected world of `n` hostile commands after the setting up, `step_ms` of event time apart."""
+    world = MemoryWorld(partitions, step_ms)
     for command in setting_up():
         world.publish(command)
     rnd = random.Random(seed)
-    for item in hostile_stream(seed, n):
+    for item in hostile_stream(seed, n, START_MS, step_ms):
         if isinstance(item, bytes) or item is None:
             world.publish_bytes(rnd.randrange(partitions), b"x", item)
         else:

@@ -16,10 +16,19 @@ from clearline.audit.recompute import Recomputation
 from clearline.audit.views import DEAD, JOURNAL, STATE, SUBMITTED
 from ledger.money import EXPONENTS
 from ledger.reasons import Reason
-from schemas.records import AccountState, AdmitPartner, JournalRecord, PartitionState, PostedLeg, Transaction
-from tests.faults.memory_world import MemoryWorld, build_world, stored
+from schemas.records import (
+    AccountState,
+    AdmitPartner,
+    HoldState,
+    JournalRecord,
+    PartitionState,
+    PendingLeg,
+    PostedLeg,
+    Transaction,
+)
+from tests.faults.memory_world import MemoryWorld, build_world, setting_up, stored
 
-SEED, SIZE = 20261122, 900
+SEED, SIZE = 20261126, 900
 
 
 @cache
@@ -37,7 +46,7 @@ def world() -> MemoryWorld:
 
 def settled(world: MemoryWorld, p: int = 0, nth: int = 5) -> int:
     """Index in the journal of the nth settled entry of partition p."""
-    return [i for i, r in enumerate(world.records(p)) if r.outcome == "settled"][nth]
+    return [i for i, r in enumerate(world.records(p)) if r.postings][nth]
 
 
 def rewrite(world: MemoryWorld, i: int, p: int = 0, **changes: object) -> None:
@@ -64,14 +73,35 @@ def leg(world: MemoryWorld, i: int, j: int = 0, **changes: object) -> tuple[Post
 
 
 def last_row(world: MemoryWorld, kind: type, p: int = 0) -> int:
+    """Index of the last row of this kind; of a hold, one that is still open."""
     rows = world.log.topic(STATE, p)
-    return max(i for i, r in enumerate(rows) if isinstance(world.codec.decode(r.value), kind))
+    closed = {r.key for r in rows if r.value is None}
+    return max(
+        i
+        for i, r in enumerate(rows)
+        if r.value is not None and r.key not in closed and isinstance(world.codec.decode(r.value), kind)
+    )
 
 
 def change_row(world: MemoryWorld, kind: type, p: int = 0, **changes: object) -> None:
     i, rows = last_row(world, kind, p), world.log.topic(STATE, p)
     row = msgspec.structs.replace(world.codec.decode(rows[i].value), **changes)
     rows[i] = rows[i]._replace(value=world.codec.encode(row))
+
+
+def first(world: MemoryWorld, operation: str, outcome: str = "settled") -> int:
+    """Index in the journal of the first record of this operation on partition 0."""
+    records = world.records(0)
+    return next(i for i, r in enumerate(records) if (r.operation, r.outcome) == (operation, outcome))
+
+
+def own_pending(r: JournalRecord) -> tuple[PendingLeg, ...]:
+    return tuple(p for p in r.pending if not p.expired)
+
+
+def lapsing(world: MemoryWorld) -> int:
+    """Index of the first record on partition 0 that carries the release of a lapsed hold."""
+    return next(i for i, r in enumerate(world.records(0)) if any(p.expired for p in r.pending))
 
 
 # ---- the changes, each with the checks that must notice it -----------------------------------------------------------
@@ -147,7 +177,7 @@ def other_reason(w: MemoryWorld) -> None:
 
 
 def repeat_that_settles_again(w: MemoryWorld) -> None:
-    settled_at = {r.source_offset: r for r in w.records(0) if r.outcome == "settled"}
+    settled_at = {r.source_offset: r for r in w.records(0) if r.postings}
     i = next(i for i, r in enumerate(w.records(0)) if r.outcome == "repeated" and r.first_offset in settled_at)
     first = settled_at[w.records(0)[i].first_offset]
     rewrite(w, i, outcome="settled", binds_key=True, first_offset=-1, postings=first.postings)
@@ -306,6 +336,170 @@ def redis_lags(w: MemoryWorld) -> None:
     w.balances.positions[0] = 0
 
 
+def forged_pending_leg(w: MemoryWorld) -> None:
+    i = first(w, "hold")
+    rewrite(w, i, pending=tuple(msgspec.structs.replace(p, change=p.change + 1) for p in w.records(0)[i].pending))
+
+
+def pending_on_one_side(w: MemoryWorld) -> None:
+    i = first(w, "void")
+    rewrite(w, i, pending=w.records(0)[i].pending[:-1])
+
+
+def pending_of_another_account(w: MemoryWorld) -> None:
+    i = first(w, "hold")
+    one, *others = w.records(0)[i].pending
+    rewrite(w, i, pending=(msgspec.structs.replace(one, account_id="acme:b:CNY"), *others))
+
+
+def pending_counter_after(w: MemoryWorld) -> None:
+    i = first(w, "capture")
+    *others, last = w.records(0)[i].pending
+    rewrite(w, i, pending=(*others, msgspec.structs.replace(last, credits_pending=last.credits_pending + 1)))
+
+
+def negative_pending_counter(w: MemoryWorld) -> None:
+    i = first(w, "capture")
+    *others, last = w.records(0)[i].pending
+    rewrite(w, i, pending=(*others, msgspec.structs.replace(last, credits_pending=-1)))
+
+
+def broken_limit_of_a_hold(w: MemoryWorld) -> None:
+    """The counters of a hold say that more was set aside than there was."""
+    records = w.records(0)
+    moved = {r.subject_id for r in records if r.command == "SetAccountLimit"}
+    i = next(
+        i
+        for i, r in enumerate(records)
+        if r.operation == "hold"
+        for p in own_pending(r)[:1]
+        if p.account_id.endswith(":a:CNY") and p.account_id not in moved
+    )
+    pending = list(records[i].pending)
+    pending[-2] = msgspec.structs.replace(pending[-2], debits_pending=10**12)
+    rewrite(w, i, pending=tuple(pending))
+
+
+def released_twice(w: MemoryWorld) -> None:
+    """A void's releases stand in the record after it, too, so its money is free twice."""
+    i = first(w, "void")
+    records = w.records(0)
+    rewrite(w, i + 1, pending=own_pending(records[i]) + records[i + 1].pending)
+
+
+def lapsed_hold_not_released(w: MemoryWorld) -> None:
+    rewrite(w, lapsing(w), pending=own_pending(w.records(0)[lapsing(w)]))
+
+
+def lapsed_hold_passed_for_a_void(w: MemoryWorld) -> None:
+    i = lapsing(w)
+    rewrite(w, i, pending=tuple(msgspec.structs.replace(p, expired=False) for p in w.records(0)[i].pending))
+
+
+def lapsed_one_command_late(w: MemoryWorld) -> None:
+    i = lapsing(w)
+    this, after = w.records(0)[i : i + 2]
+    lapsed = tuple(p for p in this.pending if p.expired)
+    rewrite(w, i, pending=own_pending(this))
+    rewrite(w, i + 1, pending=lapsed + after.pending)
+
+
+def refund_above_the_payment(w: MemoryWorld) -> None:
+    """A refund that must be refused is settled; it moves nothing, as a forger would hide it."""
+    i = next(i for i, r in enumerate(w.records(0)) if r.reason == "refund_exceeds_payment")
+    rewrite(w, i, outcome="settled", reason="")
+
+
+def refund_above_the_payment_with_its_postings(w: MemoryWorld) -> None:
+    records = w.records(0)
+    i = next(i for i, r in enumerate(records) if r.reason == "refund_exceeds_payment")
+    rewrite(w, i, outcome="settled", reason="", postings=records[first(w, "refund")].postings)
+
+
+def capture_above_the_hold(w: MemoryWorld) -> None:
+    records = w.records(0)
+    i = next(i for i, r in enumerate(records) if r.reason == "capture_exceeds_hold")
+    rewrite(w, i, outcome="settled", reason="", postings=records[first(w, "capture")].postings)
+
+
+def other_original_offset(w: MemoryWorld) -> None:
+    i = first(w, "refund")
+    rewrite(w, i, original_offset=w.records(0)[i].original_offset + 1)
+
+
+def no_original_offset(w: MemoryWorld) -> None:
+    rewrite(w, first(w, "void"), original_offset=-1)
+
+
+def other_note(w: MemoryWorld) -> None:
+    rewrite(w, first(w, "adjustment"), changes={"note": "something else"})
+
+
+def note_lost(w: MemoryWorld) -> None:
+    rewrite(w, first(w, "adjustment"), changes={})
+
+
+def hold_row_lost(w: MemoryWorld) -> None:
+    rows = w.log.topic(STATE, 0)
+    name = rows[last_row(w, HoldState)].key
+    rows[:] = [r for r in rows if r.key != name]
+
+
+def hold_row_deleted(w: MemoryWorld) -> None:
+    """A zombie writes the deletion of a hold that is open."""
+    rows = w.log.topic(STATE, 0)
+    rows.append(rows[last_row(w, HoldState)]._replace(offset=rows[-1].offset + 1, value=None))
+
+
+def hold_row_revived(w: MemoryWorld) -> None:
+    """A zombie writes a row of a hold after its deletion: its money would be set aside once more."""
+    rows = w.log.topic(STATE, 0)
+    closed = {r.key for r in rows if r.value is None}
+    row = next(r for r in rows if r.key in closed and r.value is not None)
+    rows.append(row._replace(offset=rows[-1].offset + 1))
+
+
+def hold_row_with_another_remaining(w: MemoryWorld) -> None:
+    change_row(w, HoldState, remaining=1_000_000)
+
+
+def hold_row_with_another_end(w: MemoryWorld) -> None:
+    change_row(w, HoldState, expires_at=7)
+
+
+def hold_row_under_another_key(w: MemoryWorld) -> None:
+    rows, i = w.log.topic(STATE, 0), last_row(w, HoldState)
+    rows[i] = rows[i]._replace(key=b"h:" + bytes(16).hex().encode())
+
+
+def hold_row_with_a_key_of_nothing(w: MemoryWorld) -> None:
+    rows = w.log.topic(STATE, 0)
+    rows.append(rows[-1]._replace(offset=rows[-1].offset + 1, key=b"h:not-hex", value=None))
+
+
+def account_row_deleted(w: MemoryWorld) -> None:
+    rows = w.log.topic(STATE, 0)
+    rows.append(rows[last_row(w, AccountState)]._replace(offset=rows[-1].offset + 1, value=None))
+
+
+def stale_hold_row(w: MemoryWorld) -> None:
+    """A hold that was captured in part stands in the state as it was before."""
+    rows = w.log.topic(STATE, 0)
+    closed = {r.key for r in rows if r.value is None}
+    have = [(i, r) for i, r in enumerate(rows) if (r.key or b"")[:2] == b"h:" and r.key not in closed]
+    old = next(r for i, r in have if any(r.key == s.key and j > i for j, s in have))
+    rows.append(old._replace(offset=rows[-1].offset + 1))
+
+
+def pending_counter_of_the_state(w: MemoryWorld) -> None:
+    change_row(w, AccountState, debits_pending=77)
+
+
+def redis_pending_altered(w: MemoryWorld) -> None:
+    name, row = next((n, r) for n, r in w.balances.rows[0].items() if r.debits_pending)
+    w.balances.rows[0][name] = row._replace(debits_pending=0)
+
+
 CHANGES: dict[Callable[[MemoryWorld], None], set[str]] = {
     drop_journal_record: {"one_outcome", "sequence", "chain"},
     drop_last_journal_record: {"one_outcome", "partition_state"},
@@ -350,6 +544,34 @@ CHANGES: dict[Callable[[MemoryWorld], None], set[str]] = {
     redis_limit_altered: {"redis"},
     redis_lags: {"redis"},
     redis_unknown_account: {"redis"},
+    forged_pending_leg: {"pending"},
+    pending_on_one_side: {"pending"},
+    pending_of_another_account: {"pending"},
+    pending_counter_after: {"pending"},
+    negative_pending_counter: {"pending"},
+    broken_limit_of_a_hold: {"limits", "pending"},
+    released_twice: {"pending"},
+    lapsed_hold_not_released: {"pending"},
+    lapsed_hold_passed_for_a_void: {"pending"},
+    lapsed_one_command_late: {"pending"},
+    refund_above_the_payment: {"outcome"},
+    refund_above_the_payment_with_its_postings: {"outcome", "counters"},
+    capture_above_the_hold: {"outcome", "counters"},
+    other_original_offset: {"outcome"},
+    no_original_offset: {"outcome"},
+    other_note: {"outcome"},
+    note_lost: {"outcome"},
+    hold_row_lost: {"state", "pending"},
+    hold_row_deleted: {"state"},
+    hold_row_revived: {"state", "pending"},
+    hold_row_with_another_remaining: {"state"},
+    hold_row_with_another_end: {"state"},
+    hold_row_under_another_key: {"state"},
+    hold_row_with_a_key_of_nothing: {"state"},
+    account_row_deleted: {"state"},
+    stale_hold_row: {"state"},
+    pending_counter_of_the_state: {"state", "pending"},
+    redis_pending_altered: {"redis"},
 }
 
 
@@ -368,6 +590,13 @@ def test_changes_outside_the_stores_name_only_what_they_touch(world: MemoryWorld
     assert world.verify().failed == ("redis",)
 
 
+@pytest.mark.parametrize("change", [other_original_offset, other_note, hold_row_revived, pending_counter_after])
+def test_changes_of_one_place_name_only_it(world: MemoryWorld, change: Callable[[MemoryWorld], None]) -> None:
+    change(world)
+    later = {"partition_state"}  # the chain's head, wherever a record was forged
+    assert set(world.verify().failed) - later == CHANGES[change]
+
+
 # ---- a right world ---------------------------------------------------------------------------------------------------
 
 
@@ -382,11 +611,41 @@ def test_silent_on_a_right_world(seed: int) -> None:
     assert {"settled", "rejected", "repeated", "applied", "dead"} <= {k for k, v in figures.items() if v}
 
 
-def test_the_streams_meet_nearly_every_reason() -> None:
+@pytest.mark.parametrize("seed", range(3))
+def test_silent_when_keys_are_forgotten_and_holds_last_for_months(seed: int) -> None:
+    world = build_world(seed, 900, step_ms=DAY_MS // 4)
+    verdict = world.verify()
+    assert verdict.ok, verdict.lines()
+    assert int(verdict.check("pending").figures["expired"]) > 0
+
+
+def test_more_holds_than_one_command_may_release() -> None:
+    world = MemoryWorld(1)
+    for command in setting_up():
+        world.publish(command)
+    end = world.now_ms + 4_000
+    accounts = {"payer": "bank:clearing:CNY", "payee": "acme:a:CNY"}
+    plain = Transaction("acme", "", "", "hold", 1, "CNY", accounts, (), 20_000)
+    for i in range(1_100):
+        world.publish(msgspec.structs.replace(plain, idempotency_key=f"h-{i}", expires_at=end - i % 3))
+    world.pass_time(10_000)
+    for i in range(4):
+        transfer = msgspec.structs.replace(plain, operation="transfer", idempotency_key=f"t-{i}")
+        world.publish(transfer)
+        world.publish_bytes(0, b"acme", b"junk")
+    world.settle()
+    released = [len(r.pending) for r in world.records(0) if r.idempotency_key.startswith("t-")]
+    assert released == [1_000, 1_000, 200, 0]
+    assert world.verify().ok, world.verify().lines()
+
+
+def test_the_streams_meet_nearly_every_reason_and_each_outcome_of_each_operation() -> None:
     """The agreement of two ledgers means something only if the streams reach the rules."""
-    met = {r.reason for seed in range(4) for p in range(2) for r in build_world(seed, 1500).records(p)} - {""}
-    never = {str(r) for r in Reason} - met
+    met = [(r.operation, r.outcome, r.reason) for seed in range(4) for r in build_world(seed, 1500, 1).records(0)]
+    never = {str(r) for r in Reason} - {reason for _, _, reason in met}
     assert never <= {"counter_overflow"}, never
+    for operation in ("transfer", "hold", "capture", "void", "refund", "reversal", "adjustment"):
+        assert {o for op, o, _ in met if op == operation} == {"settled", "rejected", "repeated"}, operation
 
 
 def test_an_empty_world_holds() -> None:
@@ -451,6 +710,32 @@ def test_trimmed_commands_start_from_the_journal_and_say_so(world: MemoryWorld, 
     assert verdict.ok, verdict.lines()
     assert len(verdict.notes) == 2
     assert "no longer kept" in verdict.lines()[0]
+
+
+def compact(world: MemoryWorld) -> None:
+    """Keeps the last row of each key, and no row of a key that was deleted, as the broker's compaction does."""
+    for p in range(world.log.partitions):
+        rows = world.log.topic(STATE, p)
+        last = {r.key: r.offset for r in rows}
+        rows[:] = [r for r in rows if r.offset == last[r.key] and r.value is not None]
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6])
+@pytest.mark.parametrize("seed", range(3))
+def test_holds_of_trimmed_commands_lapse_though_their_rows_are_gone(seed: int, share: float) -> None:
+    world = build_world(seed, 900)
+    compact(world)
+    assert world.verify().ok, world.verify().lines()
+    trim(world, share)
+    verdict = world.verify()
+    assert verdict.ok, verdict.lines()
+    assert int(verdict.check("pending").figures["expired"]) > 0
+
+
+def test_a_lapse_of_a_trimmed_hold_that_its_row_does_not_foresee_is_found(world: MemoryWorld) -> None:
+    trim(world, 0.5)
+    hold_row_with_another_remaining(world)
+    assert "state" in world.verify().failed
 
 
 def test_differences_after_the_trimmed_part_are_found(world: MemoryWorld) -> None:
