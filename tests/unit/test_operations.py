@@ -638,3 +638,20 @@ def test_what_was_captured_lapsed_and_given_back_is_known_after_a_restart(restar
         "settled", "settled", "settled", "hold_closed",
     ]  # fmt: skip
     assert (balance(ledger, ALICE), balance(ledger, BOB)) == ("980", "20")
+
+
+@pytest.mark.xfail(
+    reason="the key of an open hold is forgotten with the window, and the hold is overwritten", strict=False
+)
+@pytest.mark.parametrize("restart", [False, True])
+def test_the_key_of_an_open_hold_is_never_free_again(restart: bool) -> None:
+    """docs/operations.md: an open hold is remembered for ever, so nothing else may take its place."""
+    ledger = bank()
+    ledger.settle(hold("h", 100))
+    ledger.wait(3 * WINDOW_MS)
+    ledger.one(admit("acme/much-later"))
+    if restart:
+        ledger = ledger.restarted()
+    ledger.settle(hold("h", 100), transfer("h", 1))
+    assert (balance(ledger, ALICE), balance(ledger, BOB)) == ("1000-100", "0+100")
+    holds_explain_what_is_pending(ledger)
