@@ -58,7 +58,7 @@ def test_512_runs_of_512_commands_agree_with_the_model(part):
     assert seen["repeated"] > 50
     assert all(seen[operation] > 200 for operation in OPERATIONS)
     assert seen["lapsed"] > 500
-    assert min(largest.values()) > 2**64
+    assert min(largest.values()) > 2**63  # no 64-bit integer with a sign holds it
     assert set(Reason) - {Reason.COUNTER_OVERFLOW} <= set(seen), set(Reason) - set(seen)
 
 
