@@ -7,18 +7,19 @@ give the same journal, byte for byte.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from hashlib import sha256
 
 from ledger import control
 from ledger.accounts import Account
 from ledger.entries import ENTRY
 from ledger.holds import Hold
-from ledger.operations import LAPSED_MAX, OPERATIONS, Leg, Plan, transfer
+from ledger.operations import LAPSED_MAX, OPERATIONS, Leg, Moment, Plan, transfer
 from ledger.reasons import Reason, Rejection
 from ledger.state import Draft
 from schemas.errors import InvariantError
 from schemas.identity import BANK
-from schemas.records import Command, JournalRecord, PendingLeg, PostedLeg, Transaction
+from schemas.records import Command, JournalRecord, PendingLeg, PostedLeg, Posting, Transaction
 
 _NOTHING: dict[str, str] = {}
 _UNSEEN = (Reason.PARTNER_UNKNOWN, "")
@@ -27,7 +28,7 @@ _UNSEEN = (Reason.PARTNER_UNKNOWN, "")
 class Book:
     """Settles commands against a draft of one partition's state. `partition`: its number, for the records."""
 
-    __slots__ = ("_due_at", "_lapsed", "_pending", "_standing", "draft", "head", "partition")
+    __slots__ = ("_due_at", "_lapsed", "_old_holds", "_pending", "_standing", "draft", "head", "partition")
 
     def __init__(self, partition: int, draft: Draft) -> None:
         self.partition = partition
@@ -35,6 +36,7 @@ class Book:
         self.head = draft.head
         self._standing: dict[str, tuple[Reason, str] | None] = {}
         self._due_at = draft.next_due()
+        self._old_holds = draft.base.holds
         self._pending: tuple[PendingLeg, ...] = ()  # of the command that is being settled
         self._lapsed: list[tuple[Hold, int, int, int, int]] = []  # and what its lapsed holds were before
 
@@ -56,6 +58,8 @@ class Book:
             self._pending = self._lapse(now, offset)
         keys = self.draft.keys
         first = keys.get(command_id)
+        if first is None and self._old_holds:
+            first = self._open_hold(command_id)
         if first is not None:
             record = self._again(command, command_id, digest, offset, booked_at, first)
         else:
@@ -69,7 +73,7 @@ class Book:
                         legs = _post(transfer(self.draft.accounts, command), offset)
                         self.draft.settled[offset] = (ENTRY, booked_at, legs)
                     else:
-                        legs, original, note = self._operate(command, offset, booked_at)
+                        legs, original, note = self._operate(command, digest, offset, booked_at)
                     head.settled += 1
                     record = JournalRecord(
                         command_id, digest, True, "settled", head.sequence + 1, self.partition, offset, booked_at,
@@ -89,6 +93,12 @@ class Book:
         head.received += 1
         head.next_offset = offset + 1
         return record
+
+    def _open_hold(self, command_id: bytes) -> tuple[bytes, int] | None:
+        """The key of an open hold stays bound when the memory of keys has forgotten it."""
+        name = command_id.hex()
+        hold = self.draft.open_hold(name) if name in self._old_holds else None
+        return (hold.digest, hold.opened_at) if hold is not None else None
 
     def _control(
         self, command: Command, command_id: bytes, digest: bytes, offset: int, booked_at: int
@@ -154,7 +164,7 @@ class Book:
         return None
 
     def _operate(
-        self, t: Transaction, offset: int, booked_at: int
+        self, t: Transaction, digest: bytes, offset: int, booked_at: int
     ) -> tuple[tuple[PostedLeg, ...], int, dict[str, str]]:
         """Any other operation: legs, the original's offset, and the note. Nothing after the plan can fail."""
         if self._standing.get(t.partner_id, _UNSEEN) is not None:
@@ -162,12 +172,16 @@ class Book:
         operation = OPERATIONS.get(t.operation)
         if operation is None:
             raise Rejection(Reason.OPERATION_UNKNOWN, field="operation", operation=t.operation[:64])
-        plan = operation(self.draft, t, offset, self.head.event_time)
+        plan = operation(self.draft, t, Moment(offset, self.head.event_time, digest))
         self._pending += self._apply_pending(plan, offset)
         legs = _post(plan.legs, offset)
         if plan.gives_back:
             self.draft.given_back[plan.original] = plan.gives_back
-        self.draft.settled[offset] = (plan.kind, booked_at, legs)
+        moved: Sequence[PostedLeg | Posting] = legs
+        if plan.opens is not None:
+            h = plan.opens
+            moved = Posting(h.payer, "debit", h.amount), Posting(h.payee, "credit", h.amount)
+        self.draft.settled[offset] = (plan.kind, booked_at, moved)
         return legs, plan.original, {"note": plan.note} if plan.note else _NOTHING
 
     def _apply_pending(self, plan: Plan, offset: int) -> tuple[PendingLeg, ...]:
@@ -204,7 +218,7 @@ class Book:
             before.append((hold, hold.remaining, hold.offset, payer.offset, payee.offset))
             change, hold.remaining = -hold.remaining, 0
             legs += self._change(hold, change, offset, expired=True)
-            self.draft.lapsed[hold.hold_id] = now
+            self.draft.lapsed.add(hold.opened_at)
         self._due_at = self.draft.next_due()
         return tuple(legs)
 
@@ -215,7 +229,7 @@ class Book:
             payer.debits_pending += remaining
             payee.credits_pending += remaining
             hold.remaining, hold.offset, payer.offset, payee.offset = remaining, offset, payer_offset, payee_offset
-            del self.draft.lapsed[hold.hold_id]
+            self.draft.lapsed.remove(hold.opened_at)
         self._lapsed = []
         self._due_at = self.draft.next_due()
 

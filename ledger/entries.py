@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol
 
 from ledger.keys import GENERATIONS
 
-ENTRY, HOLD, OTHER = 1, 2, 3  # what a settled transaction was: only the first two can be an original
+ENTRY, HOLD, LAPSED, OTHER = 1, 2, 3, 4  # what a settled transaction was; LAPSED: a hold that did
 KINDS = {"transfer": ENTRY, "capture": ENTRY, "hold": HOLD}  # by operation; every other is OTHER
 GIVING_BACK = frozenset({"refund", "reversal"})  # what they debit is given back of their original
 WINDOW_MS = 30 * 86_400_000
@@ -46,7 +46,7 @@ class Moved(NamedTuple):
 class _Span:
     """One generation: a row per transaction; its legs stand between its start and the next one's."""
 
-    __slots__ = ("accounts", "amounts", "given_back", "kinds", "lapsed", "offsets", "starts")
+    __slots__ = ("accounts", "amounts", "given_back", "kinds", "offsets", "starts")
 
     def __init__(self) -> None:
         self.offsets = array("q")
@@ -55,7 +55,6 @@ class _Span:
         self.accounts = array("I")
         self.amounts = array("q")
         self.given_back: dict[int, int] = {}
-        self.lapsed: set[bytes] = set()
 
 
 class _Numbers(dict[str, int]):
@@ -135,13 +134,11 @@ class EntryLog:
         if place:
             place[0].given_back[offset] = amount
 
-    def lapse(self, hold_id: bytes, time_ms: int) -> None:
-        """Remembers that a hold lapsed at this event time."""
-        self._span(time_ms).lapsed.add(hold_id)
-
-    def has_lapsed(self, hold_id: bytes) -> bool:
-        """Whether a hold lapsed, as far as that is remembered."""
-        return any(hold_id in span.lapsed for span in self._spans.values())
+    def lapse(self, offset: int) -> None:
+        """Remembers that the hold which was opened at this offset lapsed, as long as it is remembered itself."""
+        place = self._place(offset)
+        if place:
+            place[0].kinds[place[1]] = LAPSED
 
     def forget(self, event_time: int) -> None:
         """Drops the generations that no command from `event_time` on can meet."""

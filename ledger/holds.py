@@ -8,13 +8,14 @@ from schemas.records import HoldState
 
 
 class Hold(msgspec.Struct, gc=False, eq=False):
-    """One hold. Amounts are minor units of `currency`; `remaining` 0 means closed.
+    """One hold; its id and digest are the command's. Amounts are minor units of `currency`; `remaining` 0 means closed.
 
     `expires_at`: event time in milliseconds UTC at which it lapses, 0 never. `opened_at`: source offset of the command
     that asked for it; `offset`: of the last one that changed it.
     """
 
     hold_id: bytes
+    digest: bytes
     partner_id: str
     payer: str
     payee: str
@@ -42,7 +43,7 @@ class Hold(msgspec.Struct, gc=False, eq=False):
     def state(self) -> HoldState:
         """The record of this hold for `ledger.state`."""
         return HoldState(
-            self.hold_id, self.partner_id, self.payer, self.payee, self.currency,
+            self.hold_id, self.digest, self.partner_id, self.payer, self.payee, self.currency,
             self.amount, self.remaining, self.expires_at, self.opened_at, self.offset,
         )  # fmt: skip
 
@@ -50,6 +51,6 @@ class Hold(msgspec.Struct, gc=False, eq=False):
     def from_state(cls, s: HoldState) -> Hold:
         """The hold that `state()` described."""
         return cls(
-            s.hold_id, s.partner_id, s.payer, s.payee, s.currency,
+            s.hold_id, s.payload_digest, s.partner_id, s.payer, s.payee, s.currency,
             s.amount, s.remaining, s.expires_at, s.opened_at_offset, s.source_offset,
         )  # fmt: skip

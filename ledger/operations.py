@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from ledger.accounts import Account
-from ledger.entries import ENTRY, HOLD, OTHER, Moved
+from ledger.entries import ENTRY, HOLD, LAPSED, OTHER, Moved
 from ledger.holds import Hold
 from ledger.money import AMOUNT_MAX, COUNTER_MAX, EXPONENTS
 from ledger.reasons import Reason, Rejection
@@ -226,6 +226,14 @@ def _first(a: Rejection | None, b: Rejection | None) -> Rejection | None:
     return b if _ORDER[b.reason] < _ORDER[a.reason] else a
 
 
+class Moment(NamedTuple):
+    """The command's place: its source offset, the event time in milliseconds, and its payload's digest."""
+
+    offset: int
+    now: int
+    digest: bytes
+
+
 @dataclass(slots=True)
 class Plan:
     """What a checked operation does, beside posting `legs`.
@@ -243,33 +251,25 @@ class Plan:
     note: str = ""
 
 
-def hold(draft: Draft, t: Transaction, offset: int, now: int) -> Plan:
+def hold(draft: Draft, t: Transaction, at: Moment) -> Plan:
     """Sets `amount` aside between payer and payee until it is captured, voided, or lapses."""
     _check_fields(t, frozenset({"expires_at"}))
     if t.postings:
         _invalid("postings", "a hold names an amount, a payer and a payee")
-    if t.expires_at and t.expires_at <= now:
+    if t.expires_at and t.expires_at <= at.now:
         _invalid("expires_at", "after the time at which the hold is booked")
     (payer, _, amount), (payee, _, _) = _by_amount(draft.accounts, t)
     if payer.debits_pending + amount > COUNTER_MAX or payee.credits_pending + amount > COUNTER_MAX:
         raise Rejection(Reason.COUNTER_OVERFLOW, field="amount", limit=COUNTER_MAX)
     hold_id = command_id(t.partner_id, t.idempotency_key)
     opened = Hold(
-        hold_id,
-        t.partner_id,
-        payer.account_id,
-        payee.account_id,
-        t.currency,
-        amount,
-        amount,
-        t.expires_at,
-        offset,
-        offset,
-    )
+        hold_id, at.digest, t.partner_id, payer.account_id, payee.account_id, t.currency,
+        amount, amount, t.expires_at, at.offset, at.offset,
+    )  # fmt: skip
     return Plan(HOLD, opens=opened)
 
 
-def capture(draft: Draft, t: Transaction, _offset: int, _now: int) -> Plan:
+def capture(draft: Draft, t: Transaction, _: Moment) -> Plan:
     """Takes `amount` of a hold; with `final` the rest is released."""
     _check_pointer(t, frozenset({"original", "final"}), with_amount=True)
     found = _hold_of(draft, t)
@@ -283,14 +283,14 @@ def capture(draft: Draft, t: Transaction, _offset: int, _now: int) -> Plan:
     return Plan(ENTRY, legs, releases=(found, released), original=found.opened_at)
 
 
-def void(draft: Draft, t: Transaction, _offset: int, _now: int) -> Plan:
+def void(draft: Draft, t: Transaction, _: Moment) -> Plan:
     """Gives up what is left of a hold. Nothing can stand against it."""
     _check_pointer(t, frozenset({"original"}), with_amount=False)
     found = _hold_of(draft, t)
     return Plan(OTHER, releases=(found, found.remaining), original=found.opened_at)
 
 
-def refund(draft: Draft, t: Transaction, _offset: int, _now: int) -> Plan:
+def refund(draft: Draft, t: Transaction, _: Moment) -> Plan:
     """Gives `amount` of a payment back, from its payee to its payer."""
     _check_pointer(t, frozenset({"original"}), with_amount=True)
     offset, moved = _entry_of(draft, t)
@@ -308,7 +308,7 @@ def refund(draft: Draft, t: Transaction, _offset: int, _now: int) -> Plan:
     return Plan(OTHER, legs, original=offset, gives_back=returned + t.amount)
 
 
-def reversal(draft: Draft, t: Transaction, _offset: int, _now: int) -> Plan:
+def reversal(draft: Draft, t: Transaction, _: Moment) -> Plan:
     """Undoes an entry as a whole, leg by leg."""
     _check_pointer(t, frozenset({"original"}), with_amount=False)
     offset, moved = _entry_of(draft, t)
@@ -324,7 +324,7 @@ def reversal(draft: Draft, t: Transaction, _offset: int, _now: int) -> Plan:
     return Plan(OTHER, legs, original=offset, gives_back=total)
 
 
-def adjustment(draft: Draft, t: Transaction, _offset: int, _now: int) -> Plan:
+def adjustment(draft: Draft, t: Transaction, _: Moment) -> Plan:
     """A correction by the bank's staff, with a note that says why; blocks do not stop it, limits do."""
     _check_fields(t, frozenset({"note"}))
     if not 0 < len(t.note) <= TEXT_MAX:
@@ -367,14 +367,13 @@ def _check_pointer(t: Transaction, used: frozenset[str], *, with_amount: bool) -
         raise Rejection(Reason.CURRENCY_UNKNOWN, field="currency", currency=t.currency[:16])
 
 
-def _settled(draft: Draft, t: Transaction) -> tuple[bytes, int, Moved]:
-    """The settled transaction that `original` names: its command id, its offset, and what it was."""
-    original_id = command_id(t.partner_id, t.original)
-    first = draft.keys.get(original_id)
+def _settled(draft: Draft, t: Transaction) -> tuple[int, Moved]:
+    """The settled transaction that `original` names: its source offset, and what it was."""
+    first = draft.keys.get(command_id(t.partner_id, t.original))
     moved = draft.moved(first[1]) if first is not None else None
     if first is None or moved is None:
         raise Rejection(Reason.ORIGINAL_UNKNOWN, field="original", original=t.original[:128], partner=t.partner_id)
-    return original_id, first[1], moved
+    return first[1], moved
 
 
 def _mismatch(t: Transaction, rule: str, field: str = "original") -> NoReturn:
@@ -384,20 +383,24 @@ def _mismatch(t: Transaction, rule: str, field: str = "original") -> NoReturn:
 def _hold_of(draft: Draft, t: Transaction) -> Hold:
     """The open hold that `original` names."""
     found = draft.open_hold(command_id(t.partner_id, t.original).hex())
-    if found is None:
-        original_id, _, moved = _settled(draft, t)
-        if moved.kind != HOLD:
-            _mismatch(t, f"a {t.operation} takes a hold")
-        reason = Reason.HOLD_EXPIRED if draft.has_lapsed(original_id) else Reason.HOLD_CLOSED
-        raise Rejection(reason, field="original", original=t.original[:128])
-    if found.currency != t.currency:
-        _mismatch(t, f"the hold is in {found.currency}", "currency")
-    return found
+    if found is not None:
+        if found.currency != t.currency:
+            _mismatch(t, f"the hold is in {found.currency}", "currency")
+        return found
+    _, moved = _settled(draft, t)
+    if moved.kind not in (HOLD, LAPSED):
+        _mismatch(t, f"a {t.operation} takes a hold")
+    _check_currency(draft, t, moved.accounts[0])
+    raise Rejection(
+        Reason.HOLD_EXPIRED if moved.kind == LAPSED else Reason.HOLD_CLOSED, field="original", original=t.original[:128]
+    )
 
 
 def _entry_of(draft: Draft, t: Transaction) -> tuple[int, Moved]:
     """The entry that `original` names, and its source offset."""
-    _, offset, moved = _settled(draft, t)
+    if draft.open_hold(command_id(t.partner_id, t.original).hex()) is not None:
+        _mismatch(t, "a hold: give back what was captured of it")
+    offset, moved = _settled(draft, t)
     if moved.kind != ENTRY:
         _mismatch(t, f"a {t.operation} takes a settled transfer or capture")
     return offset, moved
@@ -418,7 +421,7 @@ def _check_legs(legs: Sequence[Leg], partner_id: str) -> None:
         raise refused
 
 
-OPERATIONS: dict[str, Callable[[Draft, Transaction, int, int], Plan]] = {
+OPERATIONS: dict[str, Callable[[Draft, Transaction, Moment], Plan]] = {
     "hold": hold,
     "capture": capture,
     "void": void,

@@ -13,7 +13,7 @@ from heapq import merge as merge_sorted
 from typing import Protocol, TypeVar
 
 from ledger.accounts import Account
-from ledger.entries import WINDOW_MS, EntryLog, Moved, Settled
+from ledger.entries import LAPSED, WINDOW_MS, EntryLog, Moved, Settled
 from ledger.holds import Hold
 from schemas.records import PartitionState, PartnerState
 
@@ -132,12 +132,13 @@ class Draft:
     """Changes of one batch to one partition, on top of the base and of drafts that are not merged yet (newest first).
 
     `keys` holds the idempotency keys that this batch may meet: those found in the index, and those it binds itself.
-    `settled`, `given_back` and `lapsed` are what this batch adds to the base's `entries`, by source offset and hold id.
+    `bound`: the keys that it bound in the runs that are done. `settled`, `given_back` and `lapsed` are what this batch
+    adds to the base's `entries`, by source offset.
     """
 
     __slots__ = (
-        "accounts", "base", "due", "given_back", "head", "holds", "keys", "lapsed", "partners", "settled", "start",
-        "under",
+        "accounts", "base", "bound", "due", "given_back", "head", "holds", "keys", "lapsed", "partners", "settled",
+        "start", "under",
     )  # fmt: skip
 
     def __init__(self, base: PartitionBase, under: tuple[Draft, ...] = ()) -> None:
@@ -149,9 +150,10 @@ class Draft:
         self.head: Head = (under[0].head if under else base.head).copy()
         self.start = self.head.next_offset
         self.keys: dict[bytes, tuple[bytes, int]] = {}
+        self.bound: dict[bytes, tuple[bytes, int]] = {}
         self.settled: dict[int, Settled] = {}
         self.given_back: dict[int, int] = {}
-        self.lapsed: dict[bytes, int] = {}
+        self.lapsed: set[int] = set()
         self.due: list[Due] = []
 
     # ---- what is asked of it -----------------------------------------------------------------------------------
@@ -175,12 +177,16 @@ class Draft:
 
     def moved(self, offset: int) -> Moved | None:
         """What the transaction at this offset was, or None when none was settled there, or it is forgotten."""
-        for d in (self, *self.under):
+        drafts = (self, *self.under)
+        lapsed = any(offset in d.lapsed for d in drafts)
+        for d in drafts:
             if offset in d.settled:
                 kind, _, legs = d.settled[offset]
+                kind = LAPSED if lapsed else kind
                 signed = (leg.amount if leg.side == "debit" else -leg.amount for leg in legs)
                 return Moved(kind, tuple(leg.account_id for leg in legs), tuple(signed))
-        return self.base.entries.find(offset)
+        moved = self.base.entries.find(offset)
+        return moved._replace(kind=LAPSED) if lapsed and moved is not None else moved
 
     def returned(self, offset: int) -> int:
         """Minor units given back of the entry at this offset."""
@@ -188,10 +194,6 @@ class Draft:
             if offset in d.given_back:
                 return d.given_back[offset]
         return self.base.entries.given_back(offset)
-
-    def has_lapsed(self, hold_id: bytes) -> bool:
-        """Whether a hold lapsed, as far as that is remembered."""
-        return any(hold_id in d.lapsed for d in (self, *self.under)) or self.base.entries.has_lapsed(hold_id)
 
     # ---- what it changed -----------------------------------------------------------------------------------------
 
@@ -225,8 +227,8 @@ class Draft:
         base.entries.add(self.settled)
         for offset, amount in self.given_back.items():
             base.entries.give_back(offset, amount)
-        for hold_id, time_ms in self.lapsed.items():
-            base.entries.lapse(hold_id, time_ms)
+        for offset in self.lapsed:
+            base.entries.lapse(offset)
         base.head = self.head
         base.entries.forget(self.head.event_time)
         # What this draft stood on is merged too: a draft above must not keep a whole row of them alive.

@@ -14,6 +14,7 @@ from time import perf_counter
 from typing import Any, Protocol
 
 from ledger.book import Book
+from ledger.invariants import check_accounts, check_records
 from ledger.keys import KeyIndex
 from ledger.state import Draft
 from schemas.codec import Codec, UndecodableError, UnknownSchemaError
@@ -103,12 +104,17 @@ class Settlement:
         self._places: dict[str, int] = {}
 
     def settle(self, batch: Batch) -> None:
-        """Settles every part of the batch into its draft and produces the outcomes. Raises InvariantError, and
-        whatever a registry that does not answer raises; then nothing of the batch may be committed."""
+        """Settles every part of the batch into its draft and produces the outcomes. Raises InvariantError with its
+        partition, and whatever a registry that does not answer raises; then nothing of the batch may be committed."""
         for partition, part in batch.parts.items():
-            book = Book(partition, part.draft)
-            for run in self._runs(part):
-                self._settle_run(book, part, run, batch.produce)
+            try:
+                book = Book(partition, part.draft)
+                for run in self._runs(part):
+                    self._settle_run(book, part, run, batch.produce)
+                check_accounts(part.draft)
+            except InvariantError as e:
+                e.partition = partition
+                raise
             self._emit_state(partition, part.draft, batch.produce)
 
     def _runs(self, part: Part) -> list[list[Inbound]]:
@@ -141,6 +147,7 @@ class Settlement:
             self._settle_one(book, m, c, i, d, produce)
             for m, c, i, d in zip(messages, commands, ids, digests, strict=True)
         ]
+        check_records(records)
         t4 = perf_counter()
         values = self._encode(book, records)
         t5 = perf_counter()
@@ -198,16 +205,19 @@ class Settlement:
             )
 
     def _remember(self, part: Part, ids: list[bytes], event_time: int) -> None:
-        """Puts what is known of these keys into the draft: from the index, and from a draft below, not merged yet."""
-        keys = part.draft.keys
-        known = part.index.find(ids, event_time)
-        for i, first in known.items():
-            keys.setdefault(i, first)
+        """Puts what is known of these keys at this event time into the draft: from the index, from this batch's runs
+        before, and from a draft below that is not merged yet. Nothing that an earlier run looked up stays: what is
+        known must not depend on where a batch was cut."""
+        draft = part.draft
+        keys = draft.keys
+        keys.clear()
+        keys.update(part.index.find(ids, event_time))
         if part.under is not None:
-            below = part.under.keys
+            below = part.under.bound
             for i in ids:
                 if i in below:
                     keys[i] = below[i]
+        keys.update(draft.bound)
 
     def _settle_one(
         self, book: Book, m: Inbound, command: Any, cid: bytes, digest: bytes, produce: Produce
@@ -270,6 +280,7 @@ class Settlement:
             headers = m.headers()
             if headers:
                 self._reply(headers, r, produce)
+        part.draft.bound.update(zip(ids, zip(digests, offsets, strict=True), strict=True))
 
     def _reply(self, headers: list[tuple[str, bytes]], r: JournalRecord, produce: Produce) -> None:
         """Sends the outcome to the gateway instance that asked for it, if its header names one."""

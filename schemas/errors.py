@@ -31,4 +31,11 @@ class PartUnavailableError(ClearlineError):
 
 
 class InvariantError(ClearlineError):
-    """Something that can never be true is true. The partition stops: a wrong ledger must not go on."""
+    """Something that can never be true is true. The partition stops: a wrong ledger must not go on.
+
+    `partition`: which one; None when it concerns the whole process.
+    """
+
+    def __init__(self, text: str, partition: int | None = None) -> None:
+        super().__init__(text)
+        self.partition = partition

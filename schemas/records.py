@@ -207,6 +207,7 @@ class HoldState(Record, frozen=True, gc=False):
     """One open hold as of `source_offset`; amounts in minor units, `expires_at` in milliseconds UTC, 0 never."""
 
     hold_id: bytes
+    payload_digest: bytes
     partner_id: str
     payer: str
     payee: str

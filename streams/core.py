@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -85,12 +85,13 @@ class Transaction:
 class TransactionalCore:
     """See the module. `hand_over` gives a batch to the agent; it is called again while the batch is unclaimed.
 
-    `run` works until `stop` is set, and raises CoreDroppedError, InvariantError or KafkaException when it cannot go on.
+    `stopped`: partitions that broke an invariant; they stay assigned here, and nothing of them is read. `run` works
+    until `stop` is set, and raises CoreDroppedError, InvariantError or KafkaException when it cannot go on.
     """
 
     def __init__(
         self, kafka: KafkaConfig, topics: Topics, options: HostOptions, codec: Codec,
-        hand_over: Callable[[Batch], None], stop: threading.Event, flow: Flow,
+        hand_over: Callable[[Batch], None], stop: threading.Event, flow: Flow, stopped: Collection[int] = (),
     ) -> None:  # fmt: skip
         self.kafka = kafka
         self.topics = topics
@@ -99,6 +100,7 @@ class TransactionalCore:
         self.hand_over = hand_over
         self.stop = stop
         self.flow = flow
+        self.stopped = stopped
         self.ledgers: dict[int, PartitionLedger] = {}
         self.in_call: tuple[str, float] | None = None
         self.joined = False
@@ -174,8 +176,16 @@ class TransactionalCore:
         self.joined = True
         if not partitions or self._dropped:
             return
-        wanted = [tp.partition for tp in partitions]
+        wanted = [tp.partition for tp in partitions if tp.partition not in self.stopped]
+        idle = [
+            TopicPartition(self.topics.submitted, tp.partition, 0) for tp in partitions if tp.partition in self.stopped
+        ]
         self._finish_open()
+        if idle:
+            consumer.incremental_assign(idle)
+            consumer.pause(idle)
+        if not wanted:
+            return
         # committed() under read_committed waits for stable offsets, so for the open transaction of whoever had them.
         asked = [TopicPartition(self.topics.submitted, p) for p in wanted]
         try:

@@ -58,6 +58,7 @@ class SettlementService(mode.Service):
         self.ready_file = ready_file
         self.flow = Flow()
         self.core: TransactionalCore | None = None
+        self.stopped: dict[int, str] = {}  # partitions that broke an invariant, and how
         self._ending = threading.Event()
         super().__init__(loop=app.loop, beacon=app.beacon)
 
@@ -78,8 +79,13 @@ class SettlementService(mode.Service):
                 self._run_core(hand_over)
                 continue
             except InvariantError as e:
-                log.critical("invariant broken, this worker stops", error=str(e))
-                _exit(EXIT_INVARIANT)
+                if e.partition is None:
+                    log.critical("invariant broken, this worker stops", error=str(e))
+                    _exit(EXIT_INVARIANT)
+                else:
+                    log.critical("invariant broken, this partition stops", error=str(e), partition=e.partition)
+                    self.stopped[e.partition] = str(e)
+                    continue
             except (CoreDroppedError, KafkaException, PartUnavailableError) as e:
                 log.warning("core dropped, a new one takes over", error=str(e), kind=type(e).__name__)
             except Exception:
@@ -89,7 +95,7 @@ class SettlementService(mode.Service):
 
     def _run_core(self, hand_over: Callable[[Batch], None]) -> None:
         core = self.core = TransactionalCore(
-            self.kafka, self.topics, self.options, self.codec, hand_over, self._ending, self.flow
+            self.kafka, self.topics, self.options, self.codec, hand_over, self._ending, self.flow, self.stopped
         )
         try:
             core.connect()
@@ -126,7 +132,7 @@ class SettlementService(mode.Service):
         f = self.flow
         return {
             "pid": os.getpid(), "ready": core is not None and core.joined, "slot": self.options.slot,
-            "partitions": sorted(ledgers),
+            "partitions": sorted(ledgers), "stopped": {str(p): why for p, why in self.stopped.items()},
             "next_offset": {str(p): x.base.head.next_offset for p, x in ledgers.items()},
             "accounts": sum(len(x.base.accounts) for x in ledgers.values()),
             "keys": sum(len(x.keys) for x in ledgers.values()),

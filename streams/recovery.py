@@ -8,18 +8,18 @@ must not run.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from confluent_kafka import Consumer, TopicPartition
 
 from ledger.accounts import Account
-from ledger.entries import GIVING_BACK, KINDS, OTHER, EntryLog
+from ledger.entries import GIVING_BACK, KINDS, OTHER, EntryLog, Leg
 from ledger.holds import Hold
 from ledger.keys import KeyIndex
 from ledger.state import Head, PartitionBase, Partner
 from schemas.codec import CHAIN_BYTES, HEADER_BYTES, Codec, journal_source_offset
 from schemas.errors import InvariantError
-from schemas.records import AccountState, HoldState, JournalRecord, PartitionState
+from schemas.records import AccountState, HoldState, JournalRecord, PartitionState, Posting
 from streams.clients import KafkaConfig
 from streams.reader import read_to_end
 from streams.topics import Topics
@@ -56,7 +56,8 @@ def recover(
         if offset > head.next_offset:
             raise InvariantError(
                 f"partition {p}: the state stands at offset {head.next_offset}, the group at {offset}; "
-                "they are written together, so something else wrote here: run `clearline verify`"
+                "they are written together, so something else wrote here: run `clearline verify`",
+                p,
             )
     _restore_window(kafka, topics, codec, ledgers)
     return list(ledgers.values())
@@ -98,13 +99,14 @@ def _restore_window(kafka: KafkaConfig, topics: Topics, codec: Codec, ledgers: d
     since = {p: ledger.keys.oldest_ms(ledger.base.head.event_time) for p, ledger in ledgers.items()}
     columns: dict[int, tuple[list[bytes], list[bytes], list[int], list[int]]] = {p: ([], [], [], []) for p in ledgers}
     tails: dict[int, bytes] = {}
+    opened: dict[int, dict[bytes, int]] = {p: {} for p in ledgers}
     for p, _, timestamp, _, value, _ in read_to_end(kafka, topics.journal, _offsets_at(kafka, topics.journal, since)):
         assert value is not None
         tails[p] = value
         if timestamp >= since[p]:
             record = codec.decode(value)
             assert isinstance(record, JournalRecord)
-            _remember(ledgers[p].base.entries, record)
+            remember_settled(ledgers[p].base.entries, opened[p], record)
         if value[_DIGEST_END] and timestamp >= since[p]:
             ids, digests, offsets, times = columns[p]
             ids.append(value[HEADER_BYTES:_ID_END])
@@ -120,18 +122,26 @@ def _restore_window(kafka: KafkaConfig, topics: Topics, codec: Codec, ledgers: d
         if p in tails and tails[p][-CHAIN_BYTES:] != head.chain:
             raise InvariantError(
                 f"partition {p}: the journal's last record is not the chain head of the state at sequence "
-                f"{head.sequence}: run `clearline verify`"
+                f"{head.sequence}: run `clearline verify`",
+                p,
             )
 
 
-def _remember(entries: EntryLog, r: JournalRecord) -> None:
-    """What a record of the journal adds to the memory of settled transactions, as the Book added it."""
+def remember_settled(entries: EntryLog, opened: dict[bytes, int], r: JournalRecord) -> None:
+    """What a record of the journal adds to the memory of settled transactions, as the Book added it.
+
+    `opened`: the source offset of each hold that was met so far.
+    """
     for leg in r.pending:
-        if leg.expired and leg.side == "debit":
-            entries.lapse(leg.hold_id, r.booked_at)
+        if leg.expired and leg.hold_id in opened:
+            entries.lapse(opened[leg.hold_id])
     if r.outcome != "settled":
         return
-    entries.add({r.source_offset: (KINDS.get(r.operation, OTHER), r.booked_at, r.postings)})
+    legs: Sequence[Leg] = r.postings
+    if r.operation == "hold":
+        opened[r.command_id] = r.source_offset
+        legs = [Posting(p.account_id, p.side, p.change) for p in r.pending if not p.expired]
+    entries.add({r.source_offset: (KINDS.get(r.operation, OTHER), r.booked_at, legs)})
     if r.operation in GIVING_BACK:
         given = sum(leg.amount for leg in r.postings if leg.side == "debit")
         entries.give_back(r.original_offset, entries.given_back(r.original_offset) + given)

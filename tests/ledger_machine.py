@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from ledger.state import Draft
-from schemas.identity import command_id
+from schemas.identity import command_id, payload_digest
 from schemas.records import HoldState, JournalRecord, Transaction
 from tests.ledger_commands import command, later, setup
 from tests.ledger_model import Answer, Model
@@ -115,7 +115,8 @@ class Machine:
         assert {n for n, h in holds.items() if h.remaining} == expected.keys()
         for name, (key, h) in expected.items():
             assert holds[name].state() == HoldState(
-                command_id(*key), key[0], h.payer, h.payee, h.currency, h.amount, h.left, h.expires_at, h.offset, h.changed
+                command_id(*key), payload_digest(model.answered[key][0]), key[0], h.payer, h.payee, h.currency, h.amount,
+                h.left, h.expires_at, h.offset, h.changed,
             ), key  # fmt: skip
         partners = seen_from(draft, "partners")
         assert {n: p.state for n, p in partners.items()} == model.partners

@@ -369,6 +369,8 @@ class Model:
             limit = after[name].limit
             if limit is not None and after[name].available() < limit:
                 yield "insufficient_funds"
+        if t.operation == "hold":  # and once captured it must fit as well
+            after |= {f"captured {leg.account_id}": a.post(leg.side, leg.amount) for leg, a in pairs}
         if any(counter > COUNTER_MAX for a in after.values() for counter in a.counters()):
             yield "counter_overflow"
 

@@ -28,6 +28,7 @@ class Hold:
     """
 
     hold_id: bytes
+    digest: bytes
     partner: str
     payer: str
     payee: str

@@ -11,26 +11,19 @@ idempotency key, 175 when a settled transfer stands behind it (25 more), 450 per
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from clearline.audit.contract import Terms
 from clearline.audit.currencies import CURRENCIES
 from clearline.audit.memory import ENTRY, HOLD, LAPSED, OTHER, Entries, Hold, Leg, OpenHolds, payment_of
+from clearline.audit.registrations import LONG_MAX, Registrations
 from schemas.identity import BANK, command_id, owner_of, payload_digest, root_of
 from schemas.records import (
-    AdmitPartner,
-    BlockAccount,
-    CloseAccount,
     JournalRecord,
-    OpenAccount,
-    SetAccountLimit,
-    SetPartnerState,
     Transaction,
 )
 
-LONG_MAX = 2**63 - 1
 COUNTER_MAX = 10**38 - 1
 LAST_DAY = 2_932_896  # 9999-12-31, days since 1970-01-01
 REFERENCE_CHARS_MAX, METADATA_FIELDS_MAX, NOTE_CHARS_MAX = 1024, 64, 1024
@@ -41,9 +34,6 @@ OPERATIONS = {"transfer", "hold", "adjustment"} | OF_AN_ORIGINAL
 ROLES = {"payer", "payee"}
 KEY_BYTES = 24  # digest 8, offset 8, time 8; what is remembered of the transaction stands behind
 DEBIT_NORMAL = {"asset", "expense"}
-ACCOUNT_TYPES = {"asset", "liability", "equity", "income", "expense"}
-PARTNER_PATH = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}(/[a-z0-9][a-z0-9._-]{0,63}){0,7}")
-ACCOUNT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 
 PostedLeg = tuple[str, str, int, str, int, int, int, int]  # a leg and its counters after: dp, dp posted, cp, cp posted
 # hold id, account, side, change in minor units, currency, expired, and the same four counters
@@ -79,27 +69,13 @@ class Effect(NamedTuple):
     original_offset: int = -1
 
 
-class Recomputation:
+class Recomputation(Registrations):
     """One partition's ledger from its commands. Feed `expect` every command in the order of its offsets."""
 
     def __init__(self, terms: Terms) -> None:
         self.terms = terms
         self.event_time = 0
-        self.partner_state: dict[str, str] = {}
-        self.partner_name: dict[str, str] = {}
-        self.partner_offset: dict[str, int] = {}
-        self.standing: dict[str, str] = {BANK: ""}  # what `live` said, until a partner changes
-        self.type: dict[str, str] = {}
-        self.currency: dict[str, str] = {}
-        self.limit: dict[str, int | None] = {}
-        self.debits_blocked: dict[str, bool] = {}
-        self.credits_blocked: dict[str, bool] = {}
-        self.closed: dict[str, bool] = {}
-        self.debits: dict[str, int] = {}
-        self.credits: dict[str, int] = {}
-        self.debits_pending: dict[str, int] = {}
-        self.credits_pending: dict[str, int] = {}
-        self.touched: dict[str, int] = {}  # account -> offset of the last command that changed it
+        super().__init__()
         self.keys: dict[
             bytes, bytes
         ] = {}  # command id -> digest, offset and time of the first outcome; what it settled
@@ -119,11 +95,11 @@ class Recomputation:
         digest = payload_digest(command)
         bound = self.keys.get(cid)
         nothing: dict[str, str] | None = {} if isinstance(command, Transaction) else None
-        if bound is not None and not self.terms.forgotten(int.from_bytes(bound[16:KEY_BYTES], "big"), self.event_time):
-            first = int.from_bytes(bound[8:16], "big")
-            same = bound[:8] == digest
+        first = self.first_under(cid, bound)
+        if first is not None:
+            same = first[0] == digest
             outcome, reason = ("repeated", "") if same else ("rejected", "idempotency_conflict")
-            return Expected(outcome, reason, first, False, cid, digest, (), "", lapsed, -1, nothing)
+            return Expected(outcome, reason, first[1], False, cid, digest, (), "", lapsed, -1, nothing)
         self.keys[cid] = digest + offset.to_bytes(8, "big") + booked_at.to_bytes(8, "big")
         if isinstance(command, Transaction):
             reason, effect = self.judge(command)
@@ -137,6 +113,13 @@ class Recomputation:
         reason, subject = self.control(offset, command)
         outcome = "rejected" if reason else "applied"
         return Expected(outcome, reason, -1, True, cid, digest, (), "" if reason else subject, lapsed)
+
+    def first_under(self, cid: bytes, bound: bytes | None) -> tuple[bytes, int] | None:
+        """Digest and offset of what has this key: as long as it is remembered, and as long as its hold is open."""
+        if bound is not None and not self.terms.forgotten(int.from_bytes(bound[16:KEY_BYTES], "big"), self.event_time):
+            return bound[:8], int.from_bytes(bound[8:16], "big")
+        hold = self.holds.by_id.get(cid)
+        return (hold.digest, hold.opened) if hold is not None else None
 
     @staticmethod
     def legs_of(t: Transaction) -> list[Leg]:
@@ -155,16 +138,6 @@ class Recomputation:
         if self.type[account] in DEBIT_NORMAL:
             return self.debits[account] - self.credits[account] - self.credits_pending[account]
         return self.credits[account] - self.debits[account] - self.debits_pending[account]
-
-    def live(self, partner: str) -> str:
-        """Why the partner may not act: a reason, or empty."""
-        known = self.standing.get(partner)
-        if known is None:
-            path = partner.split("/")
-            states = [self.partner_state.get("/".join(path[: i + 1])) for i in range(len(path))]
-            known = "partner_unknown" if None in states else "" if set(states) == {"live"} else "partner_suspended"
-            self.standing[partner] = known
-        return known
 
     def follow(self, record: JournalRecord, expiries: Mapping[bytes, int] | None = None) -> None:
         """Takes a journal record's word for a command that is no longer kept in the submitted topic.
@@ -219,8 +192,8 @@ class Recomputation:
             if leg.change > 0:
                 payee = record.pending[i + 1].account_id if i + 1 < len(record.pending) else ""
                 self.holds.add(
-                    Hold(leg.hold_id, record.partner_id, a, payee, leg.currency, leg.change, leg.change,
-                         expiries.get(leg.hold_id), offset, offset)
+                    Hold(leg.hold_id, record.payload_digest, record.partner_id, a, payee, leg.currency, leg.change,
+                         leg.change, expiries.get(leg.hold_id), offset, offset)
                 )  # fmt: skip
             elif hold is not None:
                 hold.remaining += leg.change
@@ -433,7 +406,19 @@ class Recomputation:
         """Does what the transaction asks for: what is pending first, then the postings."""
         if t.operation == "hold":
             payer, payee = t.accounts["payer"], t.accounts["payee"]
-            hold = Hold(cid, t.partner_id, payer, payee, t.currency, t.amount, 0, t.expires_at, offset, offset)
+            hold = Hold(
+                cid,
+                payload_digest(t),
+                t.partner_id,
+                payer,
+                payee,
+                t.currency,
+                t.amount,
+                0,
+                t.expires_at,
+                offset,
+                offset,
+            )
             pending = self.pend(offset, hold, t.amount)
             self.holds.add(hold)
             self.remember(cid, t.operation, t.currency, ())
@@ -456,100 +441,3 @@ class Recomputation:
             out.append((account, side, amount, currency, self.debits_pending[account], self.debits[account],
                         self.credits_pending[account], self.credits[account]))  # fmt: skip
         return tuple(out)
-
-    # ---- control commands --------------------------------------------------------------------------------------------
-
-    def control(self, offset: int, command: Any) -> tuple[str, str]:
-        """The reason why a control command is refused, or empty; and what it concerns."""
-        if isinstance(command, AdmitPartner):
-            return self.admit(offset, command), command.subject_id
-        if isinstance(command, SetPartnerState):
-            return self.set_partner(offset, command), command.subject_id
-        account = command.account_id
-        owner = owner_of(account)
-        why = self.live(command.partner_id)
-        if why:
-            return why, account
-        own = owner == command.partner_id or owner.startswith(command.partner_id + "/")
-        may = not isinstance(command, SetAccountLimit) and own
-        if command.partner_id != BANK and not may:
-            return "not_permitted", account
-        if isinstance(command, OpenAccount):
-            return self.open(offset, command), account
-        return self.change(offset, command), account
-
-    def admit(self, offset: int, c: AdmitPartner) -> str:
-        parent = c.subject_id.rpartition("/")[0]
-        if c.partner_id != BANK:
-            return "not_permitted"
-        if not PARTNER_PATH.fullmatch(c.subject_id) or root_of(c.subject_id) == BANK:
-            return "field_invalid"
-        if c.subject_id in self.partner_state:
-            return "partner_exists"
-        if parent and parent not in self.partner_state:
-            return "parent_unknown"
-        self.set_standing(offset, c.subject_id, "live", c.name)
-        return ""
-
-    def set_partner(self, offset: int, c: SetPartnerState) -> str:
-        if c.partner_id != BANK:
-            return "not_permitted"
-        if c.state not in ("live", "suspended"):
-            return "state_unknown"
-        if c.subject_id not in self.partner_state:
-            return "partner_unknown"
-        self.set_standing(offset, c.subject_id, c.state, self.partner_name[c.subject_id])
-        return ""
-
-    def set_standing(self, offset: int, partner: str, state: str, name: str) -> None:
-        """Remembers a partner as of this offset."""
-        self.standing = {BANK: ""}
-        self.partner_state[partner], self.partner_name[partner], self.partner_offset[partner] = state, name, offset
-
-    def open(self, offset: int, c: OpenAccount) -> str:
-        a = c.account_id
-        if c.partner_id != BANK and (c.min_available is None or c.min_available < 0):
-            return "not_permitted"
-        owner, _, name = a.partition(":")
-        if not PARTNER_PATH.fullmatch(owner) or not ACCOUNT_NAME.fullmatch(name) or c.type not in ACCOUNT_TYPES:
-            return "field_invalid"
-        if c.currency not in CURRENCIES:
-            return "currency_unknown"
-        if abs(c.min_available or 0) > LONG_MAX:
-            return "amount_too_large"
-        why = self.live(owner)
-        if why:
-            return why
-        if a in self.type:
-            return "account_exists"
-        self.new_account(offset, a, c.type, c.currency, c.min_available)
-        return ""
-
-    def new_account(self, offset: int, a: str, kind: str, currency: str, limit: int | None) -> None:
-        """An account with all counters at zero."""
-        self.type[a], self.currency[a], self.limit[a] = kind, currency, limit
-        self.debits_blocked[a] = self.credits_blocked[a] = self.closed[a] = False
-        self.debits[a] = self.credits[a] = self.debits_pending[a] = self.credits_pending[a] = 0
-        self.touched[a] = offset
-
-    def change(self, offset: int, c: BlockAccount | SetAccountLimit | CloseAccount) -> str:
-        a = c.account_id
-        if isinstance(c, SetAccountLimit) and abs(c.min_available or 0) > LONG_MAX:
-            return "amount_too_large"
-        if a not in self.type:
-            return "account_unknown"
-        if self.closed[a]:
-            return "account_closed"
-        if isinstance(c, BlockAccount):
-            lifted = self.debits_blocked[a] > c.block_debits or self.credits_blocked[a] > c.block_credits
-            if lifted and c.partner_id != BANK:
-                return "not_permitted"
-            self.debits_blocked[a], self.credits_blocked[a] = c.block_debits, c.block_credits
-        elif isinstance(c, SetAccountLimit):
-            self.limit[a] = c.min_available
-        else:
-            if self.debits[a] != self.credits[a] or self.debits_pending[a] or self.credits_pending[a]:
-                return "account_not_empty"
-            self.closed[a] = True
-        self.touched[a] = offset
-        return ""

@@ -140,8 +140,8 @@ class StateCheck:
                 self.findings["state"].differ(f"{at}: has a row, but is not open")
                 continue
             expires_at = row.expires_at if h.expires_at is None else h.expires_at
-            wanted = HoldState(hold_id, h.partner, h.payer, h.payee, h.currency, h.amount, h.remaining, expires_at,
-                               h.opened, h.changed)  # fmt: skip
+            wanted = HoldState(hold_id, h.digest, h.partner, h.payer, h.payee, h.currency, h.amount, h.remaining,
+                               expires_at, h.opened, h.changed)  # fmt: skip
             if row != wanted:
                 self.findings["state"].differ(f"{at}: {_unlike(row, wanted)}")
         for hold_id in open_holds.keys() - self.holds.keys():

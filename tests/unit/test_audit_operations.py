@@ -347,7 +347,7 @@ def test_at_most_so_many_lapse_at_once(desk: Desk) -> None:
 def test_places_of_closed_holds_are_cleared_away() -> None:
     holds = OpenHolds()
     for i in range(5_000):
-        hold = Hold(i.to_bytes(16, "big"), "acme", "a", "b", "CNY", 1, 1, 10**12 + i, i, i)
+        hold = Hold(i.to_bytes(16, "big"), bytes(8), "acme", "a", "b", "CNY", 1, 1, 10**12 + i, i, i)
         holds.add(hold)
         if i % 10:
             holds.close(hold)

@@ -243,9 +243,9 @@ def test_a_reply_goes_to_the_gateway_that_asked(world: World) -> None:
 
 
 def test_a_bug_in_a_check_moves_one_record_aside(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ledger import book
+    from ledger import book, operations
 
-    real = book.transfer
+    real = operations.transfer
 
     def buggy(accounts: Any, t: Transaction) -> Any:
         if t.idempotency_key == "bad":
