@@ -10,13 +10,14 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
 
 import typer
 
 from clearline import screen
 from clearline.commands import account, bench, demo, dlq, operate, partner, publish, report, stack
+from clearline.commands.common import PartlyDoneError
 from schemas.errors import ClearlineError
 
 EXIT_CODES = "Exit codes: 0 done, 1 the check found a difference, 2 bad usage or input, 3 a part is unavailable."
@@ -63,20 +64,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if code == EXIT_INTERRUPTED:  # what typer makes of Ctrl-C
             return _failed("interrupted", code, as_json)
         return code if isinstance(code, int) else 0
-    except ClearlineError as e:
-        return _failed(str(e), e.exit_code, as_json)
-    except typer.TyperException as e:
-        return _failed(_usage(e), 2, as_json)
-    except (KeyboardInterrupt, typer.Abort):
-        return _failed("interrupted", EXIT_INTERRUPTED, as_json)
+    except SystemExit as e:
+        return _ended(e)
     except BrokenPipeError:  # whoever read our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except Exception as e:
-        if os.environ.get("CLEARLINE_DEBUG") or "--role" in given:  # a role's stderr is its log
-            traceback.print_exc()
-        text = f"unexpected {type(e).__name__}: {e}; run it again as `clearline --debug ...` for the traceback"
-        return _failed(text, 3, as_json)
+    except PartlyDoneError as e:
+        sentence, code = _told(e.cause, given)
+        return _failed(sentence, code, as_json, e.document)
+    except (Exception, KeyboardInterrupt) as e:
+        sentence, code = _told(e, given)
+        return _failed(sentence, code, as_json)
+
+
+def _ended(end: SystemExit) -> int:
+    """The exit code of what ended the process itself: rich does when nobody reads its output any more."""
+    if isinstance(end.__context__, BrokenPipeError):
+        return 0
+    return end.code if isinstance(end.code, int) else int(end.code is not None)
+
+
+def _told(error: BaseException, given: Sequence[str]) -> tuple[str, int]:
+    """An error's sentence and exit code."""
+    if isinstance(error, ClearlineError):
+        return str(error), error.exit_code
+    if isinstance(error, typer.TyperException):
+        return _usage(error), 2
+    if isinstance(error, (KeyboardInterrupt, typer.Abort)):
+        return "interrupted", EXIT_INTERRUPTED
+    if os.environ.get("CLEARLINE_DEBUG") or "--role" in given:  # a role's stderr is its log
+        traceback.print_exception(error)
+    text = f"unexpected {type(error).__name__}: {error}; run it again as `clearline --debug ...` for the traceback"
+    return text, 3
 
 
 def _usage(error: typer.TyperException) -> str:
@@ -87,8 +106,8 @@ def _usage(error: typer.TyperException) -> str:
     return f"{text}; see `{where} --help`"
 
 
-def _failed(sentence: str, exit_code: int, as_json: bool) -> int:
+def _failed(sentence: str, exit_code: int, as_json: bool, done: Mapping[str, Any] | None = None) -> int:
     screen.say(f"error: {sentence}")
     if as_json:
-        screen.print_json({"error": sentence, "exit_code": exit_code})
+        screen.print_json({**(done or {}), "error": sentence, "exit_code": exit_code})
     return exit_code

@@ -1,8 +1,9 @@
 """`clearline publish`: a file of JSON Lines into the log, and back what became of each line.
 
 A line that breaks the contract is refused with its number, field and rule, and written beside the file; the other lines
-still go. Nothing is dropped silently: a line is refused, or acknowledged by the broker, or the run ends with an error
-that says how many were not. Keys make a second run of the same file harmless.
+still go. Nothing is dropped silently: a line is refused, or acknowledged by the broker, or the run ends with an error.
+Whatever ends a run, what was read by then goes, and `Run.report` says how many lines went, were refused and were not
+sent. Keys make a second run of the same file harmless.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from streams.publisher import CommandPublisher
 
 SHOWN_MAX = 1_000  # refusals and rejections kept for the report; the files hold all of them
 STALL_S = 60.0
+ACKNOWLEDGE_S = 35.0  # a little more than the client itself tries
+HURRY_S = 5.0  # the same when the run is over for another reason, such as Ctrl-C
 _MARK = b"\xef\xbb\xbf"
 
 
@@ -38,13 +41,15 @@ class Line:
     number: int
     partner_id: str
     idempotency_key: str
-    acknowledged: bool = False
+    places: int = 0  # known when it is in the client's queue
+    acknowledgements: int = 0
     answered: bool = False
 
 
 @dataclass(slots=True)
 class Report:
-    """What a run did. `unanswered`: acknowledged commands whose outcome did not come in time, with --wait."""
+    """What a run did. `unanswered`: acknowledged commands whose outcome did not come in time, with --wait; `not_sent`:
+    lines of the source that were neither published nor refused when the run ended, None when that cannot be known."""
 
     source: str
     lines: int = 0
@@ -57,7 +62,14 @@ class Report:
     rejections: list[tuple[Line, Outcome]] = field(default_factory=list)
     unanswered: int = 0
     unacknowledged: list[tuple[int, str]] = field(default_factory=list)
+    not_sent: int | None = 0
+    complete: bool = False
     seconds: float = 0.0
+
+    @property
+    def not_acknowledged(self) -> int:
+        """Published lines of which it is not known whether the broker has them."""
+        return self.published - self.acknowledged
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -65,6 +77,9 @@ class Report:
             "lines": self.lines,
             "published": self.published,
             "acknowledged": self.acknowledged,
+            "not_acknowledged": self.not_acknowledged,
+            "not_sent": self.not_sent,
+            "complete": self.complete,
             "refused": self.refused,
             "refusals": [
                 {"line": n, "errors": [e._asdict() for e in errors]} for n, errors in self.refusals[:SHOWN_MAX]
@@ -81,13 +96,12 @@ class Report:
 
 
 class RefusedFile:
-    """The refused lines of a run: made with the first of them, so that a clean run leaves no file."""
+    """The refused lines of a run. They get the file's name at the end, in place of those of a former run."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._draft = path.with_name(path.name + ".new")
         self._file: BinaryIO | None = None
-        with suppress(OSError):  # if it cannot go, writing it will say why
-            path.unlink(missing_ok=True)  # of an earlier run of the same file
 
     def add(self, number: int, text: bytes, errors: tuple[FieldError, ...]) -> None:
         """Keeps one line with its errors. Raises BadInputError when the file cannot be written."""
@@ -96,18 +110,32 @@ class RefusedFile:
         }  # fmt: skip
         try:
             if self._file is None:
-                self._file = self.path.open("wb")
+                if self.path.is_dir():
+                    raise IsADirectoryError(0, "it is a folder")
+                self._file = self._draft.open("wb")
             self._file.write(json.dumps(record, ensure_ascii=True).encode() + b"\n")
         except OSError as e:
-            raise BadInputError(f"the refused lines cannot be written to {self.path}: {e.strerror}") from None
+            raise self._unwritable(e) from None
 
-    @property
-    def written(self) -> bool:
-        return self._file is not None
-
-    def close(self) -> None:
-        if self._file is not None:
+    def finish(self, *, replace: bool, remove: bool) -> Path | None:
+        """Where the refused lines are now, if there are any. `replace`: a former run's file may go for this one's;
+        `remove`: it may go when this run refused nothing. Raises BadInputError."""
+        try:
+            if self._file is None:
+                if remove:
+                    self.path.unlink(missing_ok=True)
+                return None
             self._file.close()
+            if replace or not self.path.exists():
+                self._draft.replace(self.path)
+                return self.path
+            self._draft.unlink()
+        except OSError as e:
+            raise self._unwritable(e) from None
+        return None
+
+    def _unwritable(self, e: OSError) -> BadInputError:
+        return BadInputError(f"the refused lines cannot be written to {self.path}: {e.strerror}")
 
 
 @contextmanager
@@ -191,30 +219,68 @@ class Run:
         self._matcher = Matcher(self._became)
 
     def run(self) -> Report:
-        """Does it all. Raises BadInputError, and PartUnavailableError when commands were not acknowledged."""
+        """Does it all. Raises BadInputError, and PartUnavailableError when commands were not acknowledged.
+
+        Whatever it raises, KeyboardInterrupt included: what was read went, and `report` says what became of it.
+        """
         began = time.monotonic()
         refused = RefusedFile(refused_path(self.source))
-        report = self.report
         with ExitStack() as stack:
-            stack.callback(refused.close)
-            lines = stack.enter_context(open_lines(self.source))
-            pace = Pace(self.rate)
-            for number, text in lines:
-                report.lines += 1
+            try:
                 try:
-                    command = parse_line(text, self.today)
-                    self._publish(stack, number, command, pace)
-                except ContractError as e:
-                    report.refused += 1
-                    refused.add(number, text, e.errors)
-                    if len(report.refusals) < SHOWN_MAX:
-                        report.refusals.append((number, e.errors))
-                self.progress(report)
-            if refused.written:
-                report.refused_file = refused.path
-            self._finish()
-        report.seconds = time.monotonic() - began
-        return report
+                    self._read(stack, refused)
+                except BadInputError:  # of the source, or of the refused lines: the parts are well
+                    self._finish()
+                    raise
+                self._finish()
+                self.report.complete = True
+            except BaseException:
+                with suppress(Exception):  # the first error is the one to tell
+                    self._hurry()
+                raise
+            finally:
+                self._conclude(refused)
+                self.report.seconds = time.monotonic() - began
+        return self.report
+
+    def _read(self, stack: ExitStack, refused: RefusedFile) -> None:
+        """Publishes or refuses every line."""
+        report, pace = self.report, Pace(self.rate)
+        for number, text in stack.enter_context(open_lines(self.source)):
+            report.lines += 1
+            try:
+                self._publish(stack, number, parse_line(text, self.today), pace)
+            except ContractError as e:
+                report.refused += 1
+                if len(report.refusals) < SHOWN_MAX:
+                    report.refusals.append((number, e.errors))
+                refused.add(number, text, e.errors)
+            self.progress(report)
+
+    def _conclude(self, refused: RefusedFile) -> None:
+        """Completes the report, however far the run has come."""
+        report = self.report
+        report.rejections.sort(key=lambda r: r[0].number)
+        if self._tail is not None:
+            report.unanswered = len({line.number for line in self._matcher.tokens()})
+        if not report.complete:
+            report.not_sent = None  # for as long as it is not counted
+            report.not_sent = self._not_sent()
+        report.refused_file = refused.finish(
+            replace=report.complete or report.published > 0, remove=report.complete and not self.check_only
+        )
+
+    def _not_sent(self) -> int | None:
+        """Lines that the run did not come to. None for what can be read only once, or not at all."""
+        path = Path(self.source)
+        if self.source == "-" or not path.is_file():
+            return None
+        try:
+            with path.open("rb") as file:
+                lines = sum(1 for _ in _numbered(file, self.source))
+        except (OSError, BadInputError):
+            return None
+        return max(0, lines - (self.report.lines if self.check_only else self.report.published + self.report.refused))
 
     def _publish(self, stack: ExitStack, number: int, command: Command, pace: Pace) -> None:
         if self.check_only:
@@ -230,9 +296,14 @@ class Run:
         if size > most:
             raise ContractError([FieldError("", f"the command takes {size} bytes on the wire, the most is {most}")])
         pace.wait(self._idle)
+        if self.report.unacknowledged:  # the client has tried for long: the other lines would fare no better
+            raise self._lost()
         line = Line(number, command.partner_id, command.idempotency_key)
+        self.report.published += 1  # before it is: whatever interrupts us, it may have gone
+        queued = self._publisher.published
         self._publisher.publish(command, on_delivery=partial(self._delivered, line))
-        self.report.published += 1
+        line.places = self._publisher.published - queued
+        self._count(line)
         if self._tail is not None and self.report.published % 500 == 0:
             self._look(0)
 
@@ -251,11 +322,16 @@ class Run:
         if error is not None:
             self.report.unacknowledged.append((line.number, error.str()))
             return
-        if not line.acknowledged:
-            line.acknowledged = True
-            self.report.acknowledged += 1
+        line.acknowledgements += 1
+        self._count(line)
         if self._tail is not None:
             self._matcher.sent(line, message.partition(), message.offset())
+
+    def _count(self, line: Line) -> None:
+        """Counts a line once, when the broker has it everywhere."""
+        if 0 < line.places == line.acknowledgements:
+            line.places = -1
+            self.report.acknowledged += 1
 
     def _became(self, line: Line, outcome: Outcome) -> None:
         if not line.answered:
@@ -268,15 +344,28 @@ class Run:
         """Waits for the acknowledgements, then for the outcomes if they are wanted."""
         if self._publisher is None or self._system is None:
             return
-        try:
-            self._publisher.flush(35.0)
-        except PartUnavailableError:
-            raise self._lost() from None
-        if self._tail is not None and not wait_for_all(
-            self._matcher, self._tail, self.stall_s or STALL_S, lambda: self.progress(self.report)
-        ):
-            self.report.unanswered = len({line.number for line in self._matcher.tokens()})
-        self.report.rejections.sort(key=lambda r: r[0].number)
+        if not self._acknowledged(ACKNOWLEDGE_S) or self.report.unacknowledged:
+            raise self._lost()
+        if self._tail is not None:
+            wait_for_all(self._matcher, self._tail, self.stall_s or STALL_S, lambda: self.progress(self.report))
+
+    def _hurry(self) -> None:
+        """The same for a run that failed: for what comes within seconds."""
+        if self._publisher is not None:
+            self._acknowledged(HURRY_S)
+        if self._tail is not None:
+            for _ in range(5):
+                self._look(0.1)
+
+    def _acknowledged(self, timeout_s: float) -> bool:
+        """Waits until every command is acknowledged or given up, in short steps, so that Ctrl-C is heard."""
+        assert self._publisher is not None
+        deadline = time.monotonic() + timeout_s
+        while self._publisher.acknowledged + self._publisher.failed < self._publisher.published:
+            if time.monotonic() > deadline:
+                return False
+            self._publisher.poll(0.1)
+        return True
 
     def _lost(self) -> PartUnavailableError:
         assert self._system is not None

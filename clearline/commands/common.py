@@ -2,12 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+
+from schemas.errors import ClearlineError
 
 if TYPE_CHECKING:
     from clearline.config import Settings
     from clearline.connection import Connection
+
+
+class PartlyDoneError(ClearlineError):
+    """A command that ended early. It ends as its `cause` does, with what was done until then beside the error."""
+
+    def __init__(self, cause: BaseException, document: Mapping[str, Any]) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
+        self.document = document
+
+
+@contextmanager
+def sigterm_interrupts() -> Iterator[None]:
+    """SIGTERM does what Ctrl-C does for as long as the block runs, so that it cleans up as well."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def example(*lines: str) -> dict[str, Any]:

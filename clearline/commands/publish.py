@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from math import isfinite
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import RenderableType
 
 from clearline import screen
-from clearline.commands.common import example, live
+from clearline.commands.common import PartlyDoneError, example, live, sigterm_interrupts
+from schemas.errors import BadInputError
 
 if TYPE_CHECKING:
     from clearline.publish import Report
@@ -26,6 +28,9 @@ Optional: value_date (today in UTC unless given; give it if the file may be sent
 metadata, postings in place of amount and accounts. A line with "command": "OpenAccount" (or another control command)
 gives that command. Lines that break the contract are refused with line, field and rule and are kept in
 FILE.refused.jsonl; the others go, and the exit code is 2. The same file can be sent again: keys make it harmless.
+
+A transaction that the ledger rejects is no error: that is its outcome, with a reason, and the exit code stays 0. A
+script that wants to know gives --fail-on-rejected: exit code 1 when a line was rejected or is a dead letter.
 """
 
 
@@ -38,18 +43,34 @@ def publish(
     rate: Annotated[float, typer.Option(min=0, help="Commands a second; 0 is as fast as it goes.")] = 0,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the outcomes, and show the rejections.")] = False,
     check: Annotated[bool, typer.Option("--check", help="Only check the lines; publish nothing.")] = False,
+    fail_on_rejected: Annotated[
+        bool, typer.Option("--fail-on-rejected", help="Wait, and end with exit code 1 when a line was rejected.")
+    ] = False,
     as_json: screen.JsonFlag = False,
 ) -> None:
     from clearline.publish import Run
 
-    today = datetime.now(UTC).date()
-    with screen.bar("published", None, quiet=as_json) as bar:
+    if not isfinite(rate):
+        raise BadInputError(f"--rate must be a number of commands a second, or 0 for as fast as it goes; not {rate}")
 
-        def progress(report: Report) -> None:
-            if report.lines % 200 == 0:
-                bar.to(report.published)
+    def progress(report: Report) -> None:
+        if report.lines % 200 == 0:
+            bar.to(report.published)
 
-        report = Run(file, today, live, rate=rate, wait=wait, check_only=check, progress=progress).run()
+    run = Run(
+        file, datetime.now(UTC).date(), live, rate=rate, wait=wait or fail_on_rejected, check_only=check,
+        progress=progress,
+    )  # fmt: skip
+    report = run.report
+    try:
+        with sigterm_interrupts(), screen.bar("published", None, quiet=as_json) as bar:
+            run.run()
+    except (Exception, KeyboardInterrupt) as e:
+        if not report.lines:  # not even begun: there is nothing to tell but the error
+            raise
+        if not as_json:
+            screen.answer({}, False, _readable(report, check))
+        raise PartlyDoneError(e, report.to_dict()) from e
     screen.answer(report.to_dict(), as_json, _readable(report, check))
     if report.unanswered:
         screen.say(
@@ -59,12 +80,24 @@ def publish(
         raise typer.Exit(3)
     if report.refused:
         raise typer.Exit(2)
+    if fail_on_rejected and (report.outcomes["rejected"] or report.outcomes["dead"]):
+        raise typer.Exit(1)
 
 
 def _readable(report: Report, check: bool) -> list[RenderableType]:
-    good = report.lines - report.refused
+    good = report.lines - report.refused if check else report.acknowledged
     verb = "right" if check else "published and acknowledged"
     out: list[RenderableType] = [f"{good:,} of {report.lines:,} lines {verb} in {report.seconds:.1f} s"]
+    if not report.complete:
+        rest = (
+            "how many lines were not sent is not known" if report.not_sent is None else f"{report.not_sent:,} not sent"
+        )
+        out.append(
+            f"stopped early: {report.published:,} published, {report.acknowledged:,} of them acknowledged, "
+            f"{report.not_acknowledged:,} not acknowledged, {report.refused:,} refused, {rest}"
+        )
+        if report.unanswered:
+            out.append(f"{report.unanswered:,} acknowledged commands had no outcome yet")
     if report.outcomes:
         out.append("outcomes: " + ", ".join(f"{k} {v:,}" for k, v in sorted(report.outcomes.items())))
     if report.rejections:
