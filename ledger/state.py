@@ -132,7 +132,7 @@ class Draft:
     """Changes of one batch to one partition, on top of the base and of drafts that are not merged yet (newest first).
 
     `keys` holds the idempotency keys that this batch may meet: those found in the index, and those it binds itself.
-    `bound`: the keys that it bound in the runs that are done. `settled`, `given_back` and `lapsed` are what this batch
+    `bound`: the keys that it bound in the runs that are done, with their append times. `settled`, `given_back` and `lapsed` are what this batch
     adds to the base's `entries`, by source offset.
     """
 
@@ -150,7 +150,7 @@ class Draft:
         self.head: Head = (under[0].head if under else base.head).copy()
         self.start = self.head.next_offset
         self.keys: dict[bytes, tuple[bytes, int]] = {}
-        self.bound: dict[bytes, tuple[bytes, int]] = {}
+        self.bound: dict[bytes, tuple[bytes, int, int]] = {}
         self.settled: dict[int, Settled] = {}
         self.given_back: dict[int, int] = {}
         self.lapsed: set[int] = set()

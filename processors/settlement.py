@@ -212,12 +212,12 @@ class Settlement:
         keys = draft.keys
         keys.clear()
         keys.update(part.index.find(ids, event_time))
-        if part.under is not None:
-            below = part.under.bound
-            for i in ids:
-                if i in below:
-                    keys[i] = below[i]
-        keys.update(draft.bound)
+        oldest = part.index.oldest_ms(event_time)
+        for bound in (part.under.bound if part.under is not None else {}, draft.bound):
+            for i in ids if bound else ():
+                first = bound.get(i)
+                if first is not None and first[2] >= oldest:
+                    keys[i] = first[:2]
 
     def _settle_one(
         self, book: Book, m: Inbound, command: Any, cid: bytes, digest: bytes, produce: Produce
@@ -280,7 +280,7 @@ class Settlement:
             headers = m.headers()
             if headers:
                 self._reply(headers, r, produce)
-        part.draft.bound.update(zip(ids, zip(digests, offsets, strict=True), strict=True))
+        part.draft.bound.update(zip(ids, zip(digests, offsets, times, strict=True), strict=True))
 
     def _reply(self, headers: list[tuple[str, bytes]], r: JournalRecord, produce: Produce) -> None:
         """Sends the outcome to the gateway instance that asked for it, if its header names one."""

@@ -29,6 +29,7 @@ logger.cleaner.name = org.apache.kafka.storage.internals.log.LogCleaner
 logger.cleaner.level = WARN
 """
 _FORMAT_TIMEOUT_S = 60
+_COORDINATOR_SEGMENT_BYTES = 1_048_576
 
 
 def kafka_spec(
@@ -98,6 +99,11 @@ def _properties(logs: Path, port: int, controller_port: int, message_bytes_max: 
         "log.dirs": logs,
         "num.partitions": 1,
         "auto.create.topics.enable": "false",
+        # Compacted in small pieces, so that a broker that was killed has loaded its coordinators in a moment. A lone
+        # broker starts to load them twice when it comes back; with a long log both meet (docs/exactly-once.md).
+        "offsets.topic.segment.bytes": _COORDINATOR_SEGMENT_BYTES,
+        "transaction.state.log.segment.bytes": _COORDINATOR_SEGMENT_BYTES,
+        "log.cleaner.backoff.ms": 5_000,
         "offsets.topic.num.partitions": 4,
         "offsets.topic.replication.factor": 1,
         "transaction.state.log.num.partitions": 4,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from hashlib import sha256
+from typing import Any
 
 import pytest
 from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, Producer, TopicPartition
@@ -154,10 +156,23 @@ def test_a_worker_refuses_offsets_ahead_of_the_state(world: World) -> None:
     world.outcomes(OPENED)
     world.kill()
     _move_group(world, 1_000)
-    with pytest.raises(InvariantError, match="written together"):
+    with pytest.raises(InvariantError, match="written together") as caught:
         _recovered(world)
-    world.start()
-    assert world.workers[0].wait(60) == 78
+    wrong = caught.value.partition
+    ready = world.folder / "ready.json"
+    world.start(CLEARLINE_READY_FILE=str(ready))
+
+    def stopped() -> dict[str, Any]:
+        return json.loads(ready.read_text()) if ready.exists() and '"stopped": {}' not in ready.read_text() else {}
+
+    figures = wait_for("the wrong partition to stop", stopped, 60)
+    assert list(figures["stopped"]) == [str(wrong)]
+    assert "written together" in figures["stopped"][str(wrong)]
+    others = wait_for(
+        "the other partitions to be settled", lambda: sorted({*json.loads(ready.read_text())["partitions"]}), 60
+    )
+    assert wrong not in others
+    assert others == [p for p in range(world.settings.partitions) if p != wrong]
 
 
 def test_offsets_behind_the_state_do_not_settle_anything_again(world: World) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from ledger.keys import KeyIndex
+from ledger.invariants import check_accounts
+from ledger.keys import GENERATIONS, KeyIndex
 from ledger.state import Draft, PartitionBase
 from processors.agents import take
 from processors.settlement import Batch, Outlets, Part, Settlement, merge
@@ -23,6 +24,7 @@ from schemas.records import (
     PartitionState,
     Record,
     Reply,
+    SetAccountLimit,
     Transaction,
 )
 
@@ -280,3 +282,60 @@ def test_keys_are_forgotten_after_the_window_and_not_before(world: World) -> Non
     merge(world.batch([m(transfer("k"), time=NOON + 40 * DAY_MS)]))
     outcomes = [CODEC.decode(o[1]).outcome for o in world.of("journal")][5:]
     assert outcomes == ["settled", "repeated", "settled"]
+
+
+@pytest.mark.parametrize("cuts", [(6,), (3, 3), (1,) * 6])
+def test_what_is_known_does_not_depend_on_where_a_batch_was_cut(world: World, cuts: tuple[int, ...]) -> None:
+    """Two payments with one key and a refund, on both sides of the edge at which the first one is forgotten."""
+    refund = Transaction("acme", "r", "wallet", "refund", 1, "CNY", {}, (), 20_000, original="k")
+    edge = (NOON // world.keys.span_ms + GENERATIONS + 1) * world.keys.span_ms
+    messages = [
+        world.message(c, time=t)
+        for c, t in (
+            (transfer("k"), NOON), (transfer("k"), edge - 1), (refund, edge - 1), (transfer("x"), edge),
+            (transfer("k", 7), edge), (refund, edge),
+        )
+    ]  # fmt: skip
+    under: Batch | None = None
+    for size in cuts:
+        batch = world.batch(messages[:size], under.parts[0].draft if under else None)
+        if under:
+            merge(under)
+        messages, under = messages[size:], batch
+    outcomes = [CODEC.decode(o[1]).outcome for o in world.of("journal")][4:]
+    assert outcomes[1:] == ["settled", "repeated", "settled", "settled", "settled", "repeated"]
+
+
+def test_an_entry_that_does_not_balance_stops_its_partition(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ledger import book, operations
+
+    def generous(accounts: Any, t: Transaction) -> Any:
+        (payer, side, amount), payee = operations.transfer(accounts, t)
+        return [(payer, side, amount - 1), payee]
+
+    monkeypatch.setattr(book, "transfer", generous)
+    with pytest.raises(InvariantError, match="acme k at offset 5 does not balance") as caught:
+        world.settle(transfer("k"))
+    assert caught.value.partition == 0
+    assert world.base.head.next_offset == 5
+
+
+def test_a_limit_that_was_broken_stops_its_partition(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ledger import operations
+
+    monkeypatch.setattr(operations, "_check_left", lambda *_: None)
+    with pytest.raises(InvariantError, match=r"acme:w:1 has -\d+ available, its limit is 0"):
+        world.settle(transfer("k", 10**12))
+
+
+def test_a_limit_set_above_the_balance_is_not_broken_by_it(world: World) -> None:
+    (raised, paid) = world.settle(SetAccountLimit("bank", "l", "acme:w:2", 10**9), transfer("k"))
+    assert (raised.outcome, paid.outcome) == ("applied", "settled")
+
+
+def test_a_pending_counter_below_zero_stops_its_partition(world: World) -> None:
+    draft = Draft(world.base)
+    account = draft.accounts["acme:w:1"]
+    account.debits_pending, account.offset = -1, 9
+    with pytest.raises(InvariantError, match="has -1 and 0 pending"):
+        check_accounts(draft)
