@@ -6,6 +6,7 @@ module in `clearline.commands`; what a command needs is imported when it runs, s
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import traceback
@@ -59,6 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     as_json = "--json" in given
     if not sys.warnoptions and "--debug" not in given:
         warnings.showwarning = lambda *_: None  # libraries' deprecations are no news for whoever runs a command
+    if not {"--debug", "--role"} & set(given):
+        logging.getLogger("clickhouse_driver").setLevel(logging.CRITICAL)  # it logs what it raises, with a traceback
     try:
         code = build()(args=given, prog_name="clearline", standalone_mode=False)
         if code == EXIT_INTERRUPTED:  # what typer makes of Ctrl-C

@@ -7,6 +7,7 @@ here. An address that is not set means: run that part embedded, on this machine.
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 import re
@@ -36,6 +37,11 @@ from schemas.errors import BadInputError
 ENV_PREFIX = "CLEARLINE_"
 CONFIG_FILE_ENV = "CLEARLINE_CONFIG"
 CONFIG_FILE_DEFAULT = "clearline.toml"
+# Ours, but no settings: what the command line, the roles and the tests say to their own processes.
+_OTHER_NAMES = frozenset(
+    ENV_PREFIX + name for name in ("CONFIG", "DEBUG", "READY_FILE", "SLOT", "FAILPOINTS", "FAULT_SEED", "SEED")
+)
+_OTHER_PREFIXES = (ENV_PREFIX + "TEST_", ENV_PREFIX + "KAFKA__CLIENT__")
 
 _ADDRESS = re.compile(r"^(\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]+):(\d{1,5})$")
 _WORLD = re.compile(r"^[a-z][a-z0-9-]{0,30}$")
@@ -196,6 +202,7 @@ def load_settings(**overrides: Any) -> Settings:
     file = config_file()
     if file is not None and not file.exists():
         raise BadInputError(f"the settings file {file} (from {CONFIG_FILE_ENV}) does not exist")
+    _check_names()
     try:
         return Settings(**overrides)
     except ValidationError as e:
@@ -204,6 +211,29 @@ def load_settings(**overrides: Any) -> Settings:
         raise BadInputError(f"the settings file {file} is not TOML: {e}") from None
     except ValueError as e:  # pydantic-settings: a JSON value in the environment that does not parse
         raise BadInputError(f"a setting cannot be read: {e}") from None
+
+
+def variables() -> set[str]:
+    """The names of all settings as environment variables, sections included."""
+    out = set()
+    for name, field in Settings.model_fields.items():
+        out.add(ENV_PREFIX + name.upper())
+        section = getattr(field.annotation, "model_fields", {})
+        out |= {f"{ENV_PREFIX}{name}__{inner}".upper() for inner in section}
+    return out
+
+
+def _check_names() -> None:
+    """Raises BadInputError for a variable that looks like a setting and is none: it would have no effect."""
+    known = variables()
+    for given in sorted(os.environ):
+        name = given.upper()
+        if not name.startswith(ENV_PREFIX) or name in known | _OTHER_NAMES or name.startswith(_OTHER_PREFIXES):
+            continue
+        bare = name.removeprefix(ENV_PREFIX)
+        near = difflib.get_close_matches(bare, sorted(k.removeprefix(ENV_PREFIX) for k in known), 1)
+        hint = f"did you mean {ENV_PREFIX}{near[0]}? " if near else ""
+        raise BadInputError(f"{given} in the environment is not a setting: {hint}docs/settings.md has the names")
 
 
 def _sentence(error: ValidationError) -> str:

@@ -13,6 +13,7 @@ from schemas.records import DeadLetter
 from streams.reader import end_offsets, read_to_end
 from streams.sink_host import letter_of
 
+REASONS = ("contract", "empty", "not_framed", "too_large", "undecodable", "unknown_schema")
 _PREVIEW_BYTES = 4_096
 
 

@@ -17,8 +17,7 @@ import psutil
 
 from clearline.config import Settings, settings_env
 from clearline.embedded.folder import DataFolder, end_all
-from clearline.embedded.process import same_process
-from clearline.stack import python_path
+from clearline.stack import components, python_path, supervisor_of
 from schemas.errors import ClearlineError
 
 START_S = 240.0
@@ -33,18 +32,13 @@ def running(folder: DataFolder) -> dict[str, Any] | None:
     return run
 
 
-def supervisor_of(run: dict[str, Any]) -> psutil.Process | None:
-    """The living supervisor of a run."""
-    record = run.get("supervisor", {})
-    return same_process(record.get("pid"), record.get("create_time"))
-
-
 def start(settings: Settings, progress: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
     """Starts the supervisor and waits until everything serves; returns its run. `progress` is called with each state.
 
     Raises ClearlineError with the supervisor's own sentence when the start fails; then nothing is left running.
     """
     folder = DataFolder(settings.data_dir)
+    folder.check(components())
     try:
         folder.logs.mkdir(parents=True, exist_ok=True)
         log_path = folder.logs / "supervisor.log"

@@ -7,6 +7,7 @@ its ready file.
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 from clearline.config import Settings
@@ -15,6 +16,24 @@ from clearline.embedded.folder import DataFolder
 from schemas.errors import ClearlineError
 from streams.reader import committed_offsets, end_offsets
 from streams.topics import Topics
+
+SILENT_S = 10.0  # a role writes its ready file once or twice a second
+WAITING_S = 60.0  # one that waits for a part writes it after every try
+
+
+def mark_silent(run: dict[str, Any], folder: DataFolder) -> None:
+    """Marks the roles of a run that live and have said nothing for long: they hang, or somebody stopped them."""
+    for name, role in run.get("roles", {}).items():
+        if role.get("state") != "ready":
+            continue
+        try:
+            silent_s = time.time() - (folder.ready / f"{name}.json").stat().st_mtime
+        except OSError:
+            continue  # it is being started again
+        waits = (_told(folder, name) or {}).get("waiting_for")
+        if silent_s > (WAITING_S if waits else SILENT_S):
+            role["state"] = "silent"
+            role["error"] = f"silent for {silent_s:.0f} s: end it with `kill -9 {role.get('pid')}`, it is started again"
 
 
 def measure(settings: Settings, folder: DataFolder) -> dict[str, Any]:

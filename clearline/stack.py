@@ -12,9 +12,12 @@ import sys
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
+from importlib import metadata
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+
+import psutil
 
 from clearline.config import Settings, settings_env
 from clearline.embedded.clickhouse_part import clickhouse_spec
@@ -23,7 +26,7 @@ from clearline.embedded.folder import DataFolder, end_all
 from clearline.embedded.java import class_archive, find_java
 from clearline.embedded.kafka import kafka_spec
 from clearline.embedded.probes import HOST, ready_file
-from clearline.embedded.process import Child, ProcessSpec, create_time
+from clearline.embedded.process import Child, ProcessSpec, create_time, same_process
 from clearline.embedded.registry import registry_spec, registry_url
 from clearline.embedded.supervisor import Supervisor
 from clearline.embedded.valkey import find_server, valkey_spec
@@ -61,6 +64,7 @@ class Stack:
             raise BadInputError(f"{unknown[0]} is not a part; parts are {', '.join(PARTS)}")
         self.settings = settings
         self.parts = tuple(p for p in wanted if p not in external)
+        self._check_ports()
         self.folder = DataFolder(settings.data_dir)
         self._supervisor = Supervisor(self.folder, self._publish)
         self._ports: dict[str, int] = {}
@@ -94,7 +98,7 @@ class Stack:
         On any error, and when a signal interrupts it, everything is stopped again.
         """
         self.prepare()
-        self.folder.open(_components())
+        self.folder.open(components())
         self._supervisor = Supervisor(self.folder, self._publish)
         self._error = None
         try:
@@ -219,6 +223,14 @@ class Stack:
         asked = self.settings.ports.model_dump()
         return {port: asked[port] for part in self.parts for port in by_part[part]}
 
+    def _check_ports(self) -> None:
+        """Raises BadInputError when two parts are to use one port."""
+        users: dict[int, str] = {}
+        for name, port in self._wanted_ports().items():
+            if port and users.setdefault(port, name) != name:
+                both = f"CLEARLINE_PORTS__{users[port].upper()} and CLEARLINE_PORTS__{name.upper()}"
+                raise BadInputError(f"{both} are both {port}: give each part a port of its own, or 0 for a free one")
+
     def _part_specs(self) -> list[ProcessSpec]:
         makers: dict[str, Callable[[], ProcessSpec]] = {
             "kafka": self._kafka_spec,
@@ -296,7 +308,31 @@ def resolved_settings(settings: Settings) -> Settings:
     run = DataFolder(settings.data_dir).read_run()
     if run is None or not run.get("addresses") or run.get("state") not in ("running", "starting"):
         raise ClearlineError(f"no stack is running on {settings.data_dir}: start it with `./run up`")
+    if supervisor_of(run) is None:
+        pid = run.get("supervisor", {}).get("pid")
+        raise ClearlineError(
+            f"no stack is running on {settings.data_dir} (its supervisor, pid {pid}, was killed): "
+            "start it with `./run up`"
+        )
+    check_world(settings, run)
     return _fill_in(settings, _addresses(settings, run["ports"]))
+
+
+def supervisor_of(run: dict[str, Any]) -> psutil.Process | None:
+    """The living supervisor of a run."""
+    record = run.get("supervisor", {})
+    return same_process(record.get("pid"), record.get("create_time"))
+
+
+def check_world(settings: Settings, run: dict[str, Any]) -> None:
+    """Raises ClearlineError when the stack that runs on the data folder serves another world than the settings'."""
+    world = run.get("world", settings.world)
+    if world != settings.world:
+        raise ClearlineError(
+            f"the stack on {settings.data_dir} serves world {world}, not {settings.world}: start another one with "
+            f"`CLEARLINE_DATA_DIR=ANOTHER_FOLDER ./run --world {settings.world} up`, or leave --world and "
+            f"CLEARLINE_WORLD at {world}"
+        )
 
 
 def _external(settings: Settings) -> set[str]:
@@ -339,6 +375,11 @@ def _version_of(artifacts: list[Artifact]) -> str:
     return hashlib.sha256("".join(a.sha256 for a in artifacts).encode()).hexdigest()
 
 
-def _components() -> dict[str, str]:
+def components() -> dict[str, str]:
+    """Versions of what writes into a data folder."""
     kafka = next(a for a in locked_artifacts("kafka") if a.name.startswith("kafka_"))
-    return {"kafka": kafka.path.split("/")[-2], "registry": locked_artifacts("registry")[0].path.split("/")[-2]}
+    return {
+        "kafka": kafka.path.split("/")[-2],
+        "registry": locked_artifacts("registry")[0].path.split("/")[-2],
+        "clickhouse": metadata.version("chdb-core"),
+    }

@@ -18,6 +18,10 @@ _MISSING = {60: "table", 81: "database", 47: "column"}  # codes of what a migrat
 _QUERY_FAULTS = frozenset({
     6, 10, 16, 36, 38, 41, 42, 43, 46, 53, 62, 70, 115, 158, 164, 184, 215, 352, 386, 396, 452, 497, 507,
 })  # fmt: skip
+# A person's query is to blame for whatever the server says, except that the server cannot serve it now.
+_NOT_THE_QUERY = frozenset({
+    159, 192, 193, 194, 202, 209, 210, 241, 243, 252, 279, 425, 439, 516, 518, 745, 999, 1000, 1002,
+})  # fmt: skip
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -95,8 +99,8 @@ class Database:
             return list(self._client.execute(query, params or None))
 
     def columns_and_rows(self, query: str) -> tuple[list[tuple[str, str]], list[tuple[Any, ...]]]:
-        """Names and types of the columns, and all rows."""
-        with self._errors():
+        """Names and types of the columns, and all rows of a query that somebody typed."""
+        with self._errors(typed=True):
             rows, columns = self._client.execute(query, with_column_types=True)
             return list(columns), list(rows)
 
@@ -128,11 +132,11 @@ class Database:
             self._inserter.disconnect()
 
     @contextmanager
-    def _errors(self) -> Iterator[None]:
+    def _errors(self, *, typed: bool = False) -> Iterator[None]:
         try:
             yield
         except errors.ServerException as e:
-            raise self._translated(e) from None
+            raise self._translated(e, typed) from None
         except (errors.Error, OSError, EOFError) as e:
             self.close()
             text = str(e).strip().splitlines()
@@ -142,8 +146,10 @@ class Database:
             self.close()
             raise
 
-    def _translated(self, e: errors.ServerException) -> ClearlineError:
+    def _translated(self, e: errors.ServerException, typed: bool) -> ClearlineError:
         text = first_line(e.message)
+        if typed and e.code not in _NOT_THE_QUERY:
+            return BadInputError(f"ClickHouse refuses the query: {text.partition('. In scope ')[0]}")
         if e.code == VIOLATED_CONSTRAINT and "`run_" in text:
             return FencedError(f"another ClickHouse sink has taken over the database {self.name}; this one ends")
         if e.code in _MISSING:

@@ -7,6 +7,7 @@ import secrets
 import signal
 import time
 from contextlib import AbstractContextManager
+from math import isfinite
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,6 +15,7 @@ from rich.console import RenderableType
 
 from clearline import screen
 from clearline.commands.common import example, money, turnover
+from schemas.errors import BadInputError
 
 if TYPE_CHECKING:
     from clearline.demo import Result
@@ -54,6 +56,8 @@ def demo(
     """
     from clearline import demo as play
 
+    if not isfinite(rate):
+        raise BadInputError(f"--rate must be a number of commands a second, or 0 for as fast as it goes; not {rate}")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that whatever runs is stopped then, too
     steps = _Steps(as_json)
     seed = seed or 1 + secrets.randbelow(999_999)

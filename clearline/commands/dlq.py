@@ -10,6 +10,7 @@ from rich.console import RenderableType
 
 from clearline import screen
 from clearline.commands.common import example, live
+from schemas.errors import BadInputError
 
 
 def register(app: typer.Typer) -> None:
@@ -29,6 +30,8 @@ def ls(
     """How many dead letters there are of each reason, and the newest."""
     from clearline import deadletters
 
+    if reason and reason not in deadletters.REASONS:
+        raise BadInputError(f"{reason} is not a reason of dead letters; reasons are {', '.join(deadletters.REASONS)}")
     counts, found = deadletters.list_letters(live(), reason, newest)
     document = {
         "total": counts.total(),

@@ -21,8 +21,11 @@ def register(app: typer.Typer) -> None:
 def tieout(as_json: screen.JsonFlag = False) -> None:
     """Compare journal, ClickHouse and Redis at a common offset. Exit code 1 when they differ."""
     from clearline.audit.tieout import tieout as tie
+    from clearline.connection import connect
 
-    found = tie(live_settings())
+    settings = live_settings()
+    connect(settings)  # refuses another number of partitions, as `publish` does
+    found = tie(settings)
     screen.answer(found.to_dict(), as_json, found.lines())
     if not found.ok:
         raise typer.Exit(1)
@@ -36,8 +39,10 @@ def verify(
 ) -> None:
     """Recompute the whole ledger from its commands, independently, and compare. Exit code 1 when anything differs."""
     from clearline.audit.verify import verify as check
+    from clearline.connection import connect
 
     settings = live_settings()
+    connect(settings)
     with screen.bar("commands checked", None, quiet=as_json) as bar:
         before: dict[int, int] = {}
 

@@ -10,7 +10,7 @@ import typer
 from rich.console import RenderableType
 
 from clearline import screen
-from clearline.commands.common import example
+from clearline.commands.common import example, sigterm_interrupts
 
 if TYPE_CHECKING:
     from clearline.config import Settings
@@ -60,14 +60,18 @@ def up(
         return
     from clearline import detached
     from clearline.embedded.folder import DataFolder
-    from clearline.stack import Stack
+    from clearline.stack import Stack, check_world, components
 
     run = detached.running(DataFolder(settings.data_dir))
     if run is not None:
+        check_world(settings, run)
         screen.say(f"already running, supervised by pid {run['supervisor']['pid']}")
     else:
-        Stack(settings).prepare(screen.Downloads())
-        run = detached.start(settings, screen.Arrivals())
+        stack = Stack(settings)
+        stack.folder.check(components())
+        with sigterm_interrupts():
+            stack.prepare(screen.Downloads())
+            run = detached.start(settings, screen.Arrivals())
     screen.answer({"state": run["state"], **_summary(run)}, as_json, [*_readable(run), "stop it with `./run down`"])
 
 
@@ -97,8 +101,13 @@ def down(as_json: screen.JsonFlag = False) -> None:
     """Stop all roles and parts. Data stays; the next `up` goes on where this one ended."""
     from clearline import detached
     from clearline.config import load_settings
+    from clearline.embedded.folder import DataFolder
+    from clearline.stack import check_world
 
     settings = load_settings()
+    run = detached.running(DataFolder(settings.data_dir))
+    if run is not None:
+        check_world(settings, run)
     stopped = detached.stop(settings)
     text = "everything is stopped" if stopped else f"nothing was running on {settings.data_dir}"
     screen.answer({"stopped": stopped, "data_dir": str(settings.data_dir)}, as_json, [text])
@@ -109,6 +118,7 @@ def status(as_json: screen.JsonFlag = False) -> None:
     from clearline import detached, lag
     from clearline.config import load_settings
     from clearline.embedded.folder import DataFolder
+    from clearline.stack import check_world
 
     settings = load_settings()
     folder = DataFolder(settings.data_dir)
@@ -118,6 +128,9 @@ def status(as_json: screen.JsonFlag = False) -> None:
         document: dict[str, Any] = {"state": "stopped", "world": settings.world, "data_dir": str(settings.data_dir)}
         screen.answer(document, as_json, [f"nothing is running on {settings.data_dir}; start it with `./run up`"])
         raise typer.Exit(3)
+    if run is not None and not external:
+        check_world(settings, run)
+        lag.mark_silent(run, folder)
     shown = run or {"state": "external", "world": settings.world, "parts": {}, "roles": {}}
     document = {"state": shown["state"], **_summary(shown), "lag": lag.measure(settings, folder)}
     screen.answer(document, as_json, [*_readable(shown), *_lag_table(document["lag"])])

@@ -9,9 +9,10 @@ import fcntl
 import json
 import os
 import random
+import re
 import shutil
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO, Any
 
@@ -23,6 +24,7 @@ from schemas.errors import ClearlineError
 FORMAT = 1
 FREE_BYTES_MIN = 1_000_000_000
 LOG_BYTES_MAX = 10_000_000
+_OF_ANY_START = ("owner.lock", "logs", "ready")
 # Below the range that systems take outgoing ports from: a restarted part must not find its port used by a client.
 PORT_RANGE = range(20_000, 32_000)
 
@@ -47,26 +49,37 @@ class DataFolder:
         """The folder that a part keeps its data in."""
         return self.root / name
 
+    def check(self, components: dict[str, str]) -> None:
+        """Whether `open` could take the folder, without making or changing anything. Raises ClearlineError."""
+        try:
+            self._check_space()
+            if self.root.exists():
+                self._check_version(components)
+        except OSError as e:
+            raise self._unusable(e) from None
+
     def open(self, components: dict[str, str]) -> None:
-        """Becomes the owner; makes the folder when there is none.
+        """Becomes the owner; makes the folder when there is none. `components`: versions of what writes its data.
 
         Raises AlreadyRunningError, or ClearlineError when the folder is of another version, not writable or full.
         """
+        self.check(components)
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            self._check_space()
             self._lock()
         except OSError as e:
-            raise ClearlineError(
-                f"the data folder {self.root} cannot be used: {e.strerror}; set CLEARLINE_DATA_DIR"
-            ) from None
+            raise self._unusable(e) from None
         try:
-            self._check_version(components)
+            self._check_version(components)  # again: somebody may have written it meanwhile
+            _write(self._version, {"format": FORMAT, "components": components})
             for folder in (self.logs, self.ready):
                 folder.mkdir(exist_ok=True)
         except BaseException:
             self.close()
             raise
+
+    def _unusable(self, e: OSError) -> ClearlineError:
+        return ClearlineError(f"the data folder {self.root} cannot be used: {e.strerror}; set CLEARLINE_DATA_DIR")
 
     def close(self) -> None:
         """Gives the folder up."""
@@ -75,7 +88,8 @@ class DataFolder:
             self._owner = None
 
     def _check_space(self) -> None:
-        free = shutil.disk_usage(self.root).free
+        there = next(p for p in (self.root, *self.root.parents) if p.exists())
+        free = shutil.disk_usage(there).free
         if free < FREE_BYTES_MIN:
             raise ClearlineError(
                 f"the data folder {self.root} has {free // 1_000_000} MB free, at least "
@@ -88,35 +102,64 @@ class DataFolder:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             handle.close()
-            pid = (self.read_run() or {}).get("supervisor", {}).get("pid")
+            pid = self._owner_pid()
             raise AlreadyRunningError(
                 f"a stack is already running on {self.root}{f' (supervisor pid {pid})' if pid else ''}: "
                 "see `./run status`, or stop it with `./run down`"
             ) from None
+        handle.truncate(0)
+        handle.write(str(os.getpid()))  # for whoever finds run.json damaged
+        handle.flush()
         self._owner = handle
 
+    def _owner_pid(self) -> int | None:
+        """The supervisor that has the folder, if any, as owner.lock says: without run.json."""
+        try:
+            with (self.root / "owner.lock").open("r") as handle:
+                text = handle.read().strip()
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                except OSError:
+                    return int(text) if text.isdecimal() else None
+        except OSError:
+            pass
+        return None
+
     def _check_version(self, components: dict[str, str]) -> None:
-        found = _read(self._version)
+        found = self._read(
+            self._version,
+            f'if this version of Clearline wrote the folder, replace its contents with {{"format": {FORMAT}}} and '
+            "nothing is lost; if not, set CLEARLINE_DATA_DIR to a new folder",
+        )
         if found is None:
-            strangers = [p.name for p in self.root.iterdir() if p.name not in ("owner.lock", "logs", "ready")]
+            strangers = sorted(p.name for p in self.root.iterdir() if p.name not in _OF_ANY_START and not _is_ours(p))
             if strangers:
                 raise ClearlineError(
                     f"{self.root} is not a Clearline data folder (it holds {strangers[0]}): set CLEARLINE_DATA_DIR "
                     "to an empty or new folder"
                 )
-        elif found.get("format") != FORMAT:
+            return
+        if found.get("format") != FORMAT:
             raise ClearlineError(
                 f"the data folder {self.root} has format {found.get('format')}, this version reads {FORMAT}: use "
                 "the version of Clearline that wrote it, or set CLEARLINE_DATA_DIR to a new folder"
             )
-        _write(self._version, {"format": FORMAT, "components": components})
+        wrote = found.get("components")
+        for name in ("kafka", "clickhouse"):  # the others' files are read by any version
+            theirs, ours = (str(c.get(name, "")) if isinstance(c, dict) else "" for c in (wrote, components))
+            if ours and _version(theirs) > _version(ours):
+                raise ClearlineError(
+                    f"the data folder {self.root} was written by {name} {theirs}, and this version of Clearline brings "
+                    f"{ours}, which cannot read it: use the version of Clearline that wrote it, or set "
+                    "CLEARLINE_DATA_DIR to a new folder"
+                )
 
     def choose_ports(self, wanted: dict[str, int]) -> dict[str, int]:
         """A port for each name: the one asked for, else the remembered one, else a free one; remembers them.
 
         Raises ClearlineError when a port that was asked for is in use.
         """
-        remembered = _read(self._ports) or {}
+        remembered = self._read(self._ports, "remove it, and the ports are chosen anew") or {}
         chosen: dict[str, int] = {}
         for name, port in wanted.items():
             if port:
@@ -138,7 +181,34 @@ class DataFolder:
 
     def read_run(self) -> dict[str, Any] | None:
         """What is or was running; None when nothing ever was."""
-        return _read(self._run)
+        return self._read(self._run, self._without_run)
+
+    def _without_run(self) -> str:
+        pid = self._owner_pid()
+        if pid is None:
+            return "no stack runs on this folder, so remove it: the data stays as it is"
+        return f"a stack runs on this folder: end it with `kill {pid}`, wait until it is gone, then remove the file"
+
+    def _read(self, path: Path, advice: str | Callable[[], str]) -> dict[str, Any] | None:
+        """A file of ours; None when there is none. Raises ClearlineError with the advice when it is damaged."""
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(found, dict):
+                raise ValueError("it is not a JSON object")
+        except FileNotFoundError:
+            return None
+        except NotADirectoryError:
+            sentence = f"the data folder {self.root} is a file: set CLEARLINE_DATA_DIR to a folder"
+            raise ClearlineError(sentence) from None
+        except OSError as e:
+            raise ClearlineError(
+                f"{path} cannot be read ({e.strerror}): let this user read it, or set "
+                "CLEARLINE_DATA_DIR to another folder"
+            ) from None
+        except ValueError as e:
+            told = advice if isinstance(advice, str) else advice()
+            raise ClearlineError(f"{path} is damaged ({e}): {told}") from None
+        return found
 
     def leftovers(self) -> list[psutil.Process]:
         """Processes of run.json that still run, children first."""
@@ -194,14 +264,14 @@ def _user_of(port: int) -> str:
     return ""
 
 
-def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as e:
-        raise ClearlineError(f"{path} cannot be read ({e}): remove it, or set CLEARLINE_DATA_DIR") from None
-    return found if isinstance(found, dict) else {}
+def _is_ours(path: Path) -> bool:
+    """A data folder of its own inside a data folder: `clearline demo` takes one below the folder that is named."""
+    return path.is_dir() and ((path / "clearline.json").exists() or (path / "owner.lock").exists())
+
+
+def _version(text: str) -> tuple[int, ...]:
+    """4.2.10 is after 4.2.9. What is no number counts as nothing."""
+    return tuple(int(n) for n in re.findall(r"\d+", text))
 
 
 def _write(path: Path, value: dict[str, Any]) -> None:

@@ -29,6 +29,10 @@ _PROBE_INTERVAL_S = 0.05
 _BACKOFF_FIRST_S = 0.2
 _BACKOFF_MAX_S = 5.0
 _STEADY_S = 10.0
+_BAD_NEWS = re.compile(
+    r"error|exception|fatal|critical|caused by|cannot|can't|could not|failed|failure|denied|refused|no space", re.I
+)
+_NO_NEWS = re.compile(r"\b(INFO|DEBUG|TRACE|NOTICE)\b|level='(info|debug)'")
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
@@ -77,6 +81,7 @@ class Child:
         self.error: str | None = None
         self.pid: int | None = None
         self.create_time: float | None = None
+        self._log_begin = 0
         self._needs = needs
         self._on_change = on_change
         self._stop = threading.Event()
@@ -209,6 +214,7 @@ class Child:
     def _spawn(self) -> subprocess.Popen[bytes]:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
+            self._log_begin = log.tell()
             process = subprocess.Popen(
                 [sys.executable, "-I", "-S", str(_LEASH), str(os.getpid()), *self.spec.command],
                 stdin=subprocess.DEVNULL,
@@ -226,15 +232,19 @@ class Child:
         return process
 
     def _tail(self) -> str:
-        """The last line of the log that says something, and where the rest is."""
+        """What the process itself said last about its end, and where the rest is: its last line that looks like an
+        error, else its last line that says something."""
         try:
+            size = self.log.stat().st_size
+            begin = self._log_begin if self._log_begin <= size else 0  # the log was bounded meanwhile
             with self.log.open("rb") as file:
-                file.seek(max(0, self.log.stat().st_size - 20_000))
+                file.seek(max(begin, size - 20_000))
                 lines = _CONTROL.sub("", file.read().decode("utf-8", "replace")).splitlines()
         except OSError:
             lines = []
         telling = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("at ")]
-        last = f": {telling[-1][:300]}" if telling else ""
+        bad = [line for line in telling if _BAD_NEWS.search(line) and not _NO_NEWS.search(line)]
+        last = f": {(bad or telling)[-1][:300]}" if telling else ""
         return f"{last} (log: {self.log})"
 
 

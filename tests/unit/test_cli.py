@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shlex
+import signal
 import socket
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer.main
+from clickhouse_driver import errors
 
 from clearline import cli
+from clearline.deadletters import REASONS
+from clearline.generator import DAMAGES
+from schemas.errors import BadInputError, ClearlineError, PartUnavailableError
+from sinks.clickhouse import ClickHouseConfig, Database
+
+ROOT = Path(__file__).resolve().parents[2]
 
 GOOD = {
     "partner_id": "acme", "idempotency_key": "o-1", "product": "wallet", "operation": "transfer", "amount": 12550,
@@ -127,6 +139,7 @@ def test_help_and_no_command_show_the_tree(capsys):
         (["account", "open", "acme:a", "--currency", "cny"], "currency: must be in capital letters"),
         (["account", "open", "acme:a", "--currency", "CNY", "--type", "wallet"], "type: must be"),
         (["partner", "admit", "Acme"], "subject_id: must be a path"),
+        (["dlq", "ls", "--reason", "nosuch"], "reasons are contract, empty, not_framed, too_large"),
         (["bench", "nothing-like-it"], "there is no benchmark nothing-like-it"),
         (["up", "--role", "cook"], "cook is not a role; roles are worker"),
         (["up", "--role", "worker", "--slot", "99"], "slot 99 does not exist"),
@@ -243,6 +256,60 @@ def test_where_the_refused_lines_cannot_be_kept_is_told(tmp_path, capsys):
     assert "refused lines cannot be written" in capsys.readouterr().err
 
 
+def test_a_reader_that_has_seen_enough_is_no_difference(tmp_path):
+    """`clearline status | head -1`: rich ends the process with 1 then, and 1 is for checks."""
+    program = (
+        "import sys\nfrom clearline import cli, screen\n"
+        "import clearline.config\n"
+        "def much(**_):\n    screen.answer({}, False, ['x' * 99] * 9_999)\n    return None\n"
+        "clearline.config.load_settings = much\n"
+        "sys.exit(cli.main(['status']))\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.readline()
+    process.stdout.close()
+    said = process.stderr.read()
+    process.stderr.close()
+    assert (process.wait(60), said) == (0, b"")
+
+
+def test_sigterm_while_the_stack_comes_up_cleans_up_as_ctrl_c_does(monkeypatch, tmp_path):
+    ended = []
+
+    def start(_settings: Any, _progress: Any) -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+        except KeyboardInterrupt:
+            ended.append("cleaned up")
+            raise
+
+    monkeypatch.setattr("clearline.stack.Stack.prepare", lambda *_: None)
+    monkeypatch.setattr("clearline.detached.start", start)
+    before = signal.getsignal(signal.SIGTERM)
+    assert run("up") == 130
+    assert ended == ["cleaned up"]
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_query_of_somebodys_own_is_refused_in_the_servers_words():
+    db = Database(ClickHouseConfig("127.0.0.1", 1, "d"), reader=True)
+
+    def translated(code: int, text: str, typed: bool) -> ClearlineError:
+        return db._translated(errors.ServerException(f"DB::Exception: {text}. Stack trace: 0. x", code), typed)
+
+    for code in (47, 60, 1, 48, 12_345):
+        found = translated(code, "Unknown expression identifier `nosuch`", True)
+        assert isinstance(found, BadInputError)
+        assert str(found) == "ClickHouse refuses the query: Unknown expression identifier `nosuch`"
+    assert isinstance(translated(241, "memory", True), PartUnavailableError)
+    assert "./run setup" in str(translated(47, "x", False))
+
+
 def test_an_interrupt_is_a_sentence_and_130(monkeypatch, capsys):
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
@@ -265,3 +332,7 @@ def test_an_unexpected_error_is_a_sentence_too(monkeypatch, capsys):
     assert json.loads(out.out)["exit_code"] == 3
     assert run("--debug", "status") == 3
     assert "Traceback" in capsys.readouterr().err
+
+
+def test_the_reasons_of_dead_letters_are_those_that_the_generator_makes():
+    assert set(REASONS) == set(DAMAGES)

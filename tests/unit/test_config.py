@@ -83,7 +83,14 @@ def test_a_named_file_is_read(monkeypatch, tmp_path):
         ("CLEARLINE_WORLD", "A B", "setting world (CLEARLINE_WORLD) is 'A B': must be a short lower-case name"),
         ("CLEARLINE_KAFKA__BOOTSTRAP", "kafka", "(CLEARLINE_KAFKA__BOOTSTRAP) is 'kafka': must be host:port"),
         ("CLEARLINE_KAFKA__BOOTSTRAP", "a:1,b:99999", "'b:99999' is not"),
-        ("CLEARLINE_KAFKA__BOOTSTRP", "a:1", "setting kafka.bootstrp is not known"),
+        ("CLEARLINE_KAFKA__BOOTSTRP", "a:1", "did you mean CLEARLINE_KAFKA__BOOTSTRAP? docs/settings.md has the names"),
+        ("CLEARLINE_KAFKA_BOOTSTRAP", "a:1", "is not a setting: did you mean CLEARLINE_KAFKA__BOOTSTRAP?"),
+        (
+            "clearline_worlds",
+            "x",
+            "clearline_worlds in the environment is not a setting: did you mean CLEARLINE_WORLD?",
+        ),
+        ("CLEARLINE_X", "x", "CLEARLINE_X in the environment is not a setting: docs/settings.md has the names"),
         ("CLEARLINE_KAFKA__CLIENT", "{oops", "a setting cannot be read"),
         ("CLEARLINE_REGISTRY__URL", "localhost", "must be a URL that starts with http://"),
         ("CLEARLINE_PORTS__KAFKA", "70000", "(CLEARLINE_PORTS__KAFKA) is '70000'"),
@@ -98,6 +105,20 @@ def test_a_mistake_is_one_sentence_that_names_the_setting(monkeypatch, variable,
     assert sentence in str(caught.value)
     assert "\n" not in str(caught.value)
     assert caught.value.exit_code == 2
+
+
+def test_an_unknown_name_in_the_file_is_named(tmp_path):
+    (tmp_path / "clearline.toml").write_text("[kafka]\nbootstrp = 'a:1'\n")
+    with pytest.raises(BadInputError, match=r"setting kafka\.bootstrp is not known"):
+        load_settings()
+
+
+def test_names_that_are_ours_but_no_settings_are_let_through(monkeypatch):
+    """Every CLEARLINE_ name that the repository reads from the environment or hands to a process."""
+    for name in ("READY_FILE", "SLOT", "FAILPOINTS", "FAULT_SEED", "SEED", "DEBUG", "TEST_KILLS", "TEST_SEED"):
+        monkeypatch.setenv(config.ENV_PREFIX + name, "1")
+    monkeypatch.setenv("CLEARLINE_KAFKA", '{"heap_mb": 300}')
+    assert load_settings().kafka.heap_mb == 300
 
 
 def test_a_file_that_is_not_toml_is_named(tmp_path):

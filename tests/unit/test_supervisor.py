@@ -10,11 +10,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import psutil
 import pytest
 
+from clearline import cli, detached, lag
+from clearline import stack as stack_module
 from clearline.config import load_settings
 from clearline.embedded import folder as folder_module
 from clearline.embedded.folder import AlreadyRunningError, DataFolder, end_all
@@ -237,10 +239,137 @@ def test_a_full_disk_is_told(tmp_path, monkeypatch):
         DataFolder(tmp_path).open({})
 
 
-def test_a_damaged_file_is_named(data):
+def test_every_damaged_file_has_its_own_true_advice(data):
     (data.root / "run.json").write_text("{")
-    with pytest.raises(ClearlineError, match=r"run\.json cannot be read"):
+    with pytest.raises(ClearlineError, match=rf"run\.json is damaged .*: end it with `kill {os.getpid()}`"):
         data.read_run()
+    data.close()
+    with pytest.raises(ClearlineError, match=r"no stack runs on this folder, so remove it: the data stays"):
+        data.read_run()
+    (data.root / "run.json").unlink()
+    (data.root / "redis").mkdir()
+    (data.root / "clearline.json").write_text("[]")
+    with pytest.raises(ClearlineError, match=r'replace its contents with \{"format": 1\} and nothing is lost'):
+        data.open({})
+    (data.root / "clearline.json").write_text('{"format": 1}')
+    data.open({})
+    (data.root / "ports.json").write_text("oops")
+    with pytest.raises(ClearlineError, match=r"ports\.json is damaged .* remove it, and the ports are chosen anew"):
+        data.choose_ports({"kafka": 0})
+
+
+def test_a_file_in_place_of_the_folder_is_told(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ClearlineError, match=r"the data folder .*/file is a file: set CLEARLINE_DATA_DIR to a folder"):
+        DataFolder(tmp_path / "file").read_run()
+
+
+def test_a_folder_written_by_newer_parts_is_refused_and_an_older_one_is_taken(tmp_path):
+    def written_by(**components: str) -> None:
+        (tmp_path / "clearline.json").write_text(json.dumps({"format": 1, "components": components}))
+
+    ours = {"kafka": "4.2.2", "registry": "2.6", "clickhouse": "26.9.0"}
+    for newer in ({"kafka": "4.10.0"}, {"clickhouse": "27.1.0"}):
+        written_by(**newer)
+        with pytest.raises(
+            ClearlineError, match=r"was written by (kafka 4\.10\.0|clickhouse 27\.1\.0), .* cannot read it"
+        ):
+            DataFolder(tmp_path).open(ours)
+    written_by(kafka="4.1.9", registry="9.9", clickhouse="26.8.1")
+    folder = DataFolder(tmp_path)
+    folder.open(ours)
+    folder.close()
+    assert json.loads((tmp_path / "clearline.json").read_text())["components"] == ours
+    assert set(stack_module.components()) == set(ours)
+
+
+def test_the_folder_of_a_demo_inside_is_no_stranger(tmp_path):
+    inner = DataFolder(tmp_path / "demo")
+    inner.open({})
+    inner.close()
+    outer = DataFolder(tmp_path)
+    outer.open({})
+    outer.close()
+    assert (tmp_path / "clearline.json").exists()
+
+
+def test_a_folder_that_is_refused_stays_as_it_was(tmp_path, monkeypatch):
+    (tmp_path / "holiday.jpg").touch()
+    settings = load_settings(data_dir=tmp_path)
+    with pytest.raises(ClearlineError, match=r"holds holiday\.jpg"):
+        detached.start(settings, lambda _run: None)
+    (tmp_path / "holiday.jpg").unlink()
+    monkeypatch.setattr(folder_module, "FREE_BYTES_MIN", 1 << 60)
+    with pytest.raises(ClearlineError, match="MB free"):
+        detached.start(load_settings(data_dir=tmp_path / "new"), lambda _run: None)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_parts_with_one_port_are_refused_before_anything_starts(tmp_path):
+    settings = load_settings(data_dir=tmp_path / "d", ports={"kafka": 28001, "redis": 28001})
+    with pytest.raises(BadInputError, match="CLEARLINE_PORTS__KAFKA and CLEARLINE_PORTS__REDIS are both 28001"):
+        Stack(settings)
+    assert Stack(settings, parts=["redis"]).parts == ("redis",), "a part that is not run needs no port"
+
+
+def test_the_last_error_is_told_and_not_the_last_line(data, supervisor):
+    said = "print('ERROR the disk is full'); print('12:00 INFO closed without error'); sys.exit(7)"
+    first = supervisor.add([spec(data, extra=said)])
+    with pytest.raises(ClearlineError, match=r"exit code 7: ERROR the disk is full \(log"):
+        supervisor.wait_ready(first)
+    supervisor.forget("part")
+    again = supervisor.add([spec(data, extra="print('12:01 INFO bye'); sys.exit(7)")])
+    with pytest.raises(ClearlineError, match=r"exit code 7: 12:01 INFO bye \(log"):
+        supervisor.wait_ready(again)
+
+
+def running(root: Path, **more: Any) -> DataFolder:
+    """A folder whose run.json says that this process serves world live on it."""
+    own = {"pid": os.getpid(), "create_time": create_time(os.getpid())}
+    ready = {"state": "ready", "pid": 42, "create_time": 1.0, "restarts": 0, "error": None}
+    folder = DataFolder(root)
+    folder.ready.mkdir(parents=True)
+    folder.write_run({
+        "state": "running", "world": "live", "supervisor": own, "ports": {}, "addresses": {"kafka_bootstrap": "x"},
+        "parts": {}, "roles": {"worker-0": dict(ready), "sink-redis": dict(ready)}, **more,
+    })  # fmt: skip
+    return folder
+
+
+def test_a_killed_supervisor_is_no_running_stack(tmp_path):
+    running(tmp_path, supervisor={"pid": os.getpid(), "create_time": 1.0})
+    with pytest.raises(ClearlineError, match=r"no stack is running on .* was killed\): start it with `./run up`"):
+        resolved_settings(load_settings(data_dir=tmp_path))
+
+
+def test_the_stack_of_another_world_is_not_ours(tmp_path, monkeypatch, capsys):
+    running(tmp_path)
+    settings = load_settings(data_dir=tmp_path, world="sandbox")
+    with pytest.raises(ClearlineError, match="serves world live, not sandbox: start another one with"):
+        resolved_settings(settings)
+    assert resolved_settings(load_settings(data_dir=tmp_path, world="live")).kafka.bootstrap
+    monkeypatch.setenv("CLEARLINE_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("CLEARLINE_WORLD", "sandbox")
+    for command in ("up", "status", "down"):
+        assert cli.main([command, "--json"]) == 3
+        assert "serves world live, not sandbox" in capsys.readouterr().err
+
+
+def test_a_role_that_says_nothing_is_silent(tmp_path):
+    folder = running(tmp_path)
+    for name, age, waits in (("worker-0", 11, ""), ("sink-redis", 30, "Redis does not answer")):
+        told = folder.ready / f"{name}.json"
+        told.write_text(json.dumps({"pid": 42, "waiting_for": waits}))
+        os.utime(told, (time.time() - age,) * 2)
+    run = folder.read_run() or {}
+    lag.mark_silent(run, folder)
+    assert run["roles"]["worker-0"]["state"] == "silent"
+    assert "kill -9 42" in run["roles"]["worker-0"]["error"]
+    assert run["roles"]["sink-redis"]["state"] == "ready", "it waits for Redis and says so"
+    os.utime(folder.ready / "worker-0.json")
+    run = folder.read_run() or {}
+    lag.mark_silent(run, folder)
+    assert run["roles"]["worker-0"]["state"] == "ready"
 
 
 def test_ports_are_free_and_remembered(data):
