@@ -18,6 +18,7 @@ from streams.host import build_app
 from streams.worker import run_worker
 
 SLOT_VARIABLE = "CLEARLINE_SLOT"
+READY_VARIABLE = "CLEARLINE_READY_FILE"
 DAY_MS = 86_400_000
 
 
@@ -58,8 +59,10 @@ def __getattr__(name: str) -> Any:
         settings = resolved_settings(settings)
     slot = os.environ.get(SLOT_VARIABLE, "0")
     options = host_options(settings, int(slot) if slot.isdigit() else -1)
+    ready = os.environ.get(READY_VARIABLE)
     app = build_app(
-        kafka_config(settings), _registry_url(settings), settings.world, options, None, settings.data_dir / "faust"
-    )
+        kafka_config(settings), _registry_url(settings), settings.world, options, Path(ready) if ready else None,
+        settings.data_dir / "faust",
+    )  # fmt: skip
     globals()["app"] = app
     return app
