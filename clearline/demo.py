@@ -129,7 +129,13 @@ def empty_folder(folder: Path) -> None:
     if not folder.exists():
         return
     run = DataFolder(folder).read_run()
-    if (run or {}).get("world") != WORLD and {f.name for f in folder.iterdir()} - _OF_ANY_START:
+    found = {f.name for f in folder.iterdir()}
+    if run is None and "clearline.json" in found and found - _OF_ANY_START:
+        raise BadInputError(
+            f"{folder} does not say whose it is (run.json is missing): if it was a demo's, remove the whole folder; if "
+            "not, set CLEARLINE_DATA_DIR to another one"
+        )
+    if (run or {}).get("world") != WORLD and found - _OF_ANY_START:
         raise BadInputError(f"{folder} holds something that is not a demo: set CLEARLINE_DATA_DIR to another folder")
     shutil.rmtree(folder)
 

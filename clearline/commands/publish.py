@@ -68,7 +68,7 @@ def publish(
     except (Exception, KeyboardInterrupt) as e:
         if not report.lines:  # not even begun: there is nothing to tell but the error
             raise
-        if not as_json:
+        if not as_json and (report.published or report.refused):
             screen.answer({}, False, _readable(report, check))
         raise PartlyDoneError(e, report.to_dict()) from e
     screen.answer(report.to_dict(), as_json, _readable(report, check))

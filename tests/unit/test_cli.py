@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import os
 import shlex
 import signal
@@ -21,9 +22,11 @@ from clickhouse_driver import errors
 
 from clearline import cli
 from clearline.deadletters import REASONS
+from clearline.demo import empty_folder
 from clearline.generator import DAMAGES
 from schemas.errors import BadInputError, ClearlineError, PartUnavailableError
 from sinks.clickhouse import ClickHouseConfig, Database
+from streams.topics import TopicMismatchError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -308,6 +311,32 @@ def test_a_query_of_somebodys_own_is_refused_in_the_servers_words():
         assert str(found) == "ClickHouse refuses the query: Unknown expression identifier `nosuch`"
     assert isinstance(translated(241, "memory", True), PartUnavailableError)
     assert "./run setup" in str(translated(47, "x", False))
+
+
+@pytest.mark.parametrize("command", ["verify", "tieout"])
+def test_another_number_of_partitions_is_refused_as_publish_does(command, monkeypatch, unreachable, capsys):
+    def mismatch(*_: object) -> None:
+        raise TopicMismatchError("topic live.journal has 4 partitions, the settings say 6")
+
+    monkeypatch.setattr("clearline.connection.check_topics", mismatch)
+    assert run(command) == 2
+    assert "has 4 partitions, the settings say 6" in capsys.readouterr().err
+
+
+def test_the_drivers_own_log_does_not_speak_beside_our_sentence(unreachable):
+    assert run("sql", "SELECT 1") == 3
+    assert not logging.getLogger("clickhouse_driver.connection").isEnabledFor(logging.WARNING)
+
+
+def test_a_demos_folder_without_its_run_is_told_apart_from_a_strangers(tmp_path):
+    folder = tmp_path / "data" / "demo"
+    folder.mkdir(parents=True)
+    (folder / "kafka").mkdir()
+    with pytest.raises(BadInputError, match="holds something that is not a demo"):
+        empty_folder(folder)
+    (folder / "clearline.json").write_text('{"format": 1}')
+    with pytest.raises(BadInputError, match="if it was a demo's, remove the whole folder"):
+        empty_folder(folder)
 
 
 def test_an_interrupt_is_a_sentence_and_130(monkeypatch, capsys):

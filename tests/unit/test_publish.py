@@ -146,6 +146,18 @@ def test_a_run_that_sent_nothing_leaves_the_refused_lines_of_the_former_one(tmp_
     assert sorted(p.name for p in tmp_path.iterdir()) == ["h.jsonl"], "a clean run leaves no file"
 
 
+def test_a_run_that_could_not_begin_is_told_in_json_with_all_lines_not_sent(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("CLEARLINE_DATA_DIR", str(tmp_path / "data"))
+    file = many(tmp_path / "h.jsonl", 5)
+    assert cli.main(["publish", file, "--json"]) == 3
+    told = json.loads(capsys.readouterr().out)
+    assert (told["not_sent"], told["published"], told["exit_code"]) == (5, 0, 3)
+    assert cli.main(["publish", file]) == 3
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "no stack is running" in shown.err
+
+
 def test_rejections_are_outcomes_unless_the_caller_says_otherwise(tmp_path, monkeypatch):
     file = many(tmp_path / "h.jsonl", 3)
 
