@@ -5,15 +5,15 @@ So a live system can be checked: what a projection has not seen yet is reported 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Generic, TypeVar
 
 from clearline.audit.recompute import Recomputation
 from clearline.audit.verdict import Finding
-from clearline.audit.views import BalanceStore, EntryStore, StoredOutcome, StoredPosting
+from clearline.audit.views import BalanceStore, EntryStore, StoredChange, StoredOutcome, StoredPosting
 from schemas.records import JournalRecord
 
-Row = TypeVar("Row", StoredOutcome, StoredPosting)
+Row = TypeVar("Row", StoredOutcome, StoredPosting, StoredChange)
 
 
 class _Rows(Generic[Row]):
@@ -33,7 +33,8 @@ class _Rows(Generic[Row]):
 
 
 class EntriesCheck:
-    """ClickHouse against the journal: every record below its position is stored once, with its postings."""
+    """ClickHouse against the journal: every record below its position is stored once, column by column, with its
+    postings and with what it changed; and every dead letter is there."""
 
     def __init__(self, partition: int, store: EntryStore, finding: Finding) -> None:
         self.partition = partition
@@ -43,53 +44,64 @@ class EntriesCheck:
         self.lag = 0
         self._outcomes: _Rows[StoredOutcome] | None = None
         self._postings: _Rows[StoredPosting] | None = None
+        self._changes: _Rows[StoredChange] | None = None
 
     def open(self, start: int, end: int) -> None:
         """Starts reading the rows of source offsets from `start` to before `end`."""
         self._outcomes = _Rows(iter(self._store.outcomes(self.partition, start, end)))
         self._postings = _Rows(iter(self._store.postings(self.partition, start, end)))
+        self._changes = _Rows(iter(self._store.changes(self.partition, start, end)))
 
     def see(self, journal_offset: int, record: JournalRecord) -> None:
         """Compares the rows of one journal record."""
         assert self._outcomes is not None
         assert self._postings is not None
+        assert self._changes is not None
         if journal_offset >= self.position:
             self.lag += 1
             return
         offset = record.source_offset
-        at = f"partition {self.partition} source offset {offset}"
         outcomes, postings = self._outcomes.up_to(offset + 1), self._postings.up_to(offset + 1)
-        for stray in ({r.source_offset for r in outcomes} | {r.source_offset for r in postings}) - {offset}:
+        changes = self._changes.up_to(offset + 1)
+        strays = {r.source_offset for rows in (outcomes, postings, changes) for r in rows} - {offset}
+        for stray in strays:
             self._f.differ(f"partition {self.partition} source offset {stray}: stored, but not in the journal")
-        found = [r[1:] for r in outcomes if r.source_offset == offset]
-        wanted_once = [(record.sequence, record.outcome, record.reason)]
-        if found != wanted_once:
-            self._f.differ(f"{at}: the outcome is stored as {found or 'nothing'}, journaled as {wanted_once}")
-        wanted: list[tuple[object, ...]] = [
-            (i, p.account_id, p.side, p.amount, p.currency, p.debits_posted, p.credits_posted)
-            for i, p in enumerate(record.postings)
-        ]
-        legs = [tuple(r[1:]) for r in postings if r.source_offset == offset]
-        if legs != wanted:
-            self._f.differ(f"{at}: {_first_difference(wanted, legs)}")
-        self._f.count("postings", len(legs))
+        self._compare(offset, "outcome", outcomes, [StoredOutcome.of(journal_offset, record)])
+        self._compare(offset, "posting", postings, StoredPosting.all_of(journal_offset, record))
+        self._compare(offset, "change", changes, StoredChange.all_of(journal_offset, record))
+        self._f.count("postings", len(postings))
         self._f.count("records")
+
+    def _compare(self, offset: int, what: str, rows: Sequence[Row], wanted: Sequence[Row]) -> None:
+        found = [r for r in rows if r.source_offset == offset]
+        if found == wanted:
+            return
+        at = f"partition {self.partition} source offset {offset}"
+        if len(found) != len(wanted):
+            shown = [tuple(r[1:4]) for r in found[:4]]
+            self._f.differ(f"{at}: {len(found)} rows of {what} are stored, {len(wanted)} were journaled: {shown}")
+            return
+        for f, w in zip(found, wanted, strict=True):
+            pairs = [f"{name} is {a!r}, journaled {b!r}" for name, a, b in zip(w._fields, f, w, strict=True) if a != b]
+            if pairs:
+                self._f.differ(f"{at}: of its {what}, {'; '.join(pairs)[:500]}")
 
     def close(self) -> None:
         """Nothing more is to come: what is left over was never journaled."""
-        assert self._outcomes is not None
-        assert self._postings is not None
-        left = {r.source_offset for r in self._outcomes.up_to(2**63)}
-        for stray in left | {r.source_offset for r in self._postings.up_to(2**63)}:
+        left: set[int] = set()
+        for rows in (self._outcomes, self._postings, self._changes):
+            assert rows is not None
+            left |= {r.source_offset for r in rows.up_to(2**63)}
+        for stray in left:
             self._f.differ(f"partition {self.partition} source offset {stray}: stored, but not in the journal")
 
-
-def _first_difference(wanted: list[tuple[object, ...]], found: list[tuple[object, ...]]) -> str:
-    """The first posting that differs, in words."""
-    if len(found) != len(wanted):
-        return f"{len(found)} postings are stored, {len(wanted)} were journaled (line, account, ...): {found[:4]}"
-    pairs = [(w, f) for w, f in zip(wanted, found, strict=True) if w != f]
-    return f"stored {pairs[0][1]}, journaled {pairs[0][0]}"
+    def dead_letters(self, kept: int, *, all_kept: bool) -> None:
+        """`kept`: how many dead letters the log holds; `all_kept`: it never lost one to its retention."""
+        stored = self._store.dead_letters(self.partition)
+        if stored < kept:
+            self.lag += kept - stored
+        elif stored > kept and all_kept:
+            self._f.differ(f"partition {self.partition}: {stored} dead letters are stored, the log has {kept}")
 
 
 class BalancesCheck:

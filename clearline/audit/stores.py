@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
-from clearline.audit.views import StoredBalance, StoredOutcome, StoredPosting
+from clearline.audit.views import StoredBalance, StoredChange, StoredOutcome, StoredPosting
 from sinks.balances import Balances, RedisConfig
 from sinks.clickhouse import ClickHouseConfig, Database
 
 OFFSETS_PER_QUERY = 200_000
-_POSTING = "source_offset, line, account_id, toString(side), amount, currency, debits_posted, credits_posted"
+_TIMES = "value_day, toInt32(value_date), toUnixTimestamp64Milli(booked_at)"
+_POSTING = (
+    "source_offset, line, account_id, toString(side), amount, currency, debits_posted, credits_posted, debits_pending, "
+    f"credits_pending, partner_id, product, operation, reference, lower(hex(command_id)), {_TIMES}, sequence, offset"
+)
+_OUTCOME = (
+    "source_offset, sequence, outcome, reason, command, partner_id, idempotency_key, lower(hex(command_id)), product, "
+    "product_version, operation, reference, metadata, detail, first_offset, subject_id, legs, lower(hex(chain)), "
+    f"{_TIMES}, offset"
+)
+_CHANGE = "source_offset, sequence, command, partner_id, subject_id, changes, toUnixTimestamp64Milli(booked_at), offset"
+_METADATA, _DETAIL, _CHANGES = 12, 13, 5  # places of the columns that hold JSON
 _BELOW = "topic = %(topic)s AND partition = %(p)s AND source_offset >= %(from)s AND source_offset < %(to)s"
 _BOTH_SIDES = "sumIf(amount, side = 'debit'), sumIf(amount, side = 'credit')"
 
@@ -30,15 +42,26 @@ class ClickHouseEntries:
 
     def outcomes(self, partition: int, start: int, end: int) -> Iterator[StoredOutcome]:
         """Every stored copy, in order of source offset."""
-        columns = "source_offset, sequence, outcome, reason"
-        for row in self._in_pieces(f"SELECT {columns} FROM {{db}}.outcomes", "source_offset", partition, start, end):
-            yield StoredOutcome._make(row)
+        for row in self._in_pieces(f"SELECT {_OUTCOME} FROM {{db}}.outcomes", "source_offset", partition, start, end):
+            metadata, detail = _map(row[_METADATA]), _map(row[_DETAIL])
+            yield StoredOutcome._make((*row[:_METADATA], metadata, detail, *row[_DETAIL + 1 :]))
 
     def postings(self, partition: int, start: int, end: int) -> Iterator[StoredPosting]:
         """Every stored copy, in order of source offset and line."""
         order = "source_offset, line"
         for row in self._in_pieces(f"SELECT {_POSTING} FROM {{db}}.postings", order, partition, start, end):
             yield StoredPosting._make(row)
+
+    def changes(self, partition: int, start: int, end: int) -> Iterator[StoredChange]:
+        """Every stored copy, in order of source offset."""
+        query = f"SELECT {_CHANGE} FROM {{db}}.control_changes"
+        for row in self._in_pieces(query, "source_offset", partition, start, end):
+            yield StoredChange._make((*row[:_CHANGES], _map(row[_CHANGES]), *row[_CHANGES + 1 :]))
+
+    def dead_letters(self, partition: int) -> int:
+        """How many places of the dead letters' topic are stored, whichever incarnation of the topic they are of."""
+        query = "SELECT uniqExact(topic, partition, offset) FROM {db}.dead_letters WHERE source_partition = %(p)s"
+        return int(self._ask(query, partition)[0][0])
 
     def records_below(self, partition: int, offset: int) -> int:
         """How many outcomes are stored of source offsets below this one."""
@@ -75,6 +98,15 @@ class ClickHouseEntries:
             return database.rows(query.replace("{db}", database.name), parameters)
         finally:
             database.close()
+
+
+def _map(text: str) -> dict[str, str]:
+    """A map of text from its JSON; empty for none. What is not such a map is returned as one that no record has."""
+    try:
+        found = json.loads(text) if text else {}
+    except ValueError:
+        found = None
+    return found if isinstance(found, dict) else {"": f"not a map: {text[:100]}"}
 
 
 class RedisBalances:

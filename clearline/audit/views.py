@@ -7,8 +7,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
+from schemas.records import JournalRecord
 from streams.reader import LogRecord
 
+_DATE32_LAST_DAY = 120_529  # 2299-12-31, the last day of a Date32 column, days since 1970-01-01
 SUBMITTED, JOURNAL, STATE, DEAD = "submitted", "journal", "state", "dead"
 
 
@@ -31,7 +33,10 @@ class Log(Protocol):
 
 
 class StoredPosting(NamedTuple):
-    """One leg as ClickHouse has it. `line` counts from 0 inside the entry; amount in minor units, > 0."""
+    """One leg as ClickHouse has it. `line` counts from 0 inside the entry; amount in minor units, > 0.
+
+    `value_date` is in days like `value_day`, kept inside what the column can hold; `booked_at` in ms UTC.
+    """
 
     source_offset: int
     line: int
@@ -41,15 +46,102 @@ class StoredPosting(NamedTuple):
     currency: str
     debits_posted: int
     credits_posted: int
+    debits_pending: int
+    credits_pending: int
+    partner_id: str
+    product: str
+    operation: str
+    reference: str
+    command_id: str
+    value_day: int
+    value_date: int
+    booked_at: int
+    sequence: int
+    journal_offset: int
+
+    @classmethod
+    def all_of(cls, journal_offset: int, r: JournalRecord) -> list[StoredPosting]:
+        """The rows that this journal record must have."""
+        return [
+            cls(
+                r.source_offset, i, p.account_id, p.side, p.amount, p.currency, p.debits_posted, p.credits_posted,
+                p.debits_pending, p.credits_pending, r.partner_id, r.product, r.operation, r.reference,
+                r.command_id.hex(), r.value_date, _date32(r.value_date), r.booked_at, r.sequence, journal_offset,
+            )
+            for i, p in enumerate(r.postings)
+        ]  # fmt: skip
 
 
 class StoredOutcome(NamedTuple):
-    """One journal record as ClickHouse has it."""
+    """One journal record as ClickHouse has it. `metadata` and `detail` are maps of text; the rest as in a posting."""
 
     source_offset: int
     sequence: int
     outcome: str
     reason: str
+    command: str
+    partner_id: str
+    idempotency_key: str
+    command_id: str
+    product: str
+    product_version: int
+    operation: str
+    reference: str
+    metadata: dict[str, str]
+    detail: dict[str, str]
+    first_offset: int
+    subject_id: str
+    legs: int
+    chain: str
+    value_day: int
+    value_date: int
+    booked_at: int
+    journal_offset: int
+
+    @classmethod
+    def of(cls, journal_offset: int, r: JournalRecord) -> StoredOutcome:
+        """The row that this journal record must have."""
+        return cls(
+            r.source_offset, r.sequence, r.outcome, r.reason, r.command, r.partner_id, r.idempotency_key,
+            r.command_id.hex(), r.product, r.product_version, r.operation, r.reference, r.metadata, r.detail,
+            r.first_offset, r.subject_id, len(r.postings), r.chain.hex(), r.value_date, _date32(r.value_date),
+            r.booked_at, journal_offset,
+        )  # fmt: skip
+
+
+class StoredChange(NamedTuple):
+    """What a control command set, as ClickHouse has it."""
+
+    source_offset: int
+    sequence: int
+    command: str
+    partner_id: str
+    subject_id: str
+    changes: dict[str, str]
+    booked_at: int
+    journal_offset: int
+
+    @classmethod
+    def all_of(cls, journal_offset: int, r: JournalRecord) -> list[StoredChange]:
+        """The row that this journal record must have; none unless it applied a control command."""
+        if r.outcome != "applied":
+            return []
+        return [
+            cls(
+                r.source_offset,
+                r.sequence,
+                r.command,
+                r.partner_id,
+                r.subject_id,
+                r.changes,
+                r.booked_at,
+                journal_offset,
+            )
+        ]
+
+
+def _date32(day: int) -> int:
+    return min(max(day, 0), _DATE32_LAST_DAY)
 
 
 class StoredBalance(NamedTuple):
@@ -81,6 +173,14 @@ class EntryStore(Protocol):
 
     def postings(self, partition: int, start: int, end: int) -> Iterator[StoredPosting]:
         """Postings stored for source offsets from `start` to before `end`, every copy, in order of offset and line."""
+        ...
+
+    def changes(self, partition: int, start: int, end: int) -> Iterator[StoredChange]:
+        """Changes by control commands stored for source offsets from `start` to before `end`, every copy, in order."""
+        ...
+
+    def dead_letters(self, partition: int) -> int:
+        """How many dead letters of commands of this partition are stored, each place counted once."""
         ...
 
 

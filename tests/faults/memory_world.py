@@ -16,7 +16,16 @@ from msgspec.structs import replace
 from clearline.audit.contract import Terms
 from clearline.audit.verdict import Verdict
 from clearline.audit.verify import verify_world
-from clearline.audit.views import DEAD, JOURNAL, STATE, SUBMITTED, StoredBalance, StoredOutcome, StoredPosting
+from clearline.audit.views import (
+    DEAD,
+    JOURNAL,
+    STATE,
+    SUBMITTED,
+    StoredBalance,
+    StoredChange,
+    StoredOutcome,
+    StoredPosting,
+)
 from ledger.book import Book
 from ledger.entries import WINDOW_MS
 from ledger.keys import KeyIndex
@@ -86,13 +95,22 @@ class MemoryEntries:
 
     outcome_rows: dict[int, list[StoredOutcome]] = field(default_factory=dict)
     posting_rows: dict[int, list[StoredPosting]] = field(default_factory=dict)
+    change_rows: dict[int, list[StoredChange]] = field(default_factory=dict)
+    letters: dict[int, int] = field(default_factory=dict)
     positions: dict[int, int] = field(default_factory=dict)
 
     def position(self, partition: int) -> int:
         return self.positions.get(partition, 0)
 
+    def changes(self, partition: int, start: int, end: int) -> Iterator[StoredChange]:
+        rows = sorted(self.change_rows.get(partition, []), key=lambda r: r.source_offset)
+        return iter([r for r in rows if start <= r.source_offset])
+
+    def dead_letters(self, partition: int) -> int:
+        return self.letters.get(partition, 0)
+
     def outcomes(self, partition: int, start: int, end: int) -> Iterator[StoredOutcome]:
-        rows = sorted(self.outcome_rows.get(partition, []))
+        rows = sorted(self.outcome_rows.get(partition, []), key=lambda r: r.source_offset)
         return iter([r for r in rows if start <= r.source_offset])
 
     def postings(self, partition: int, start: int, end: int) -> Iterator[StoredPosting]:
@@ -231,16 +249,19 @@ class MemoryWorld:
         """Rebuilds both projections of a partition from its journal, up to a journal offset."""
         outcomes: list[StoredOutcome] = []
         postings: list[StoredPosting] = []
+        changes: list[StoredChange] = []
         balances: dict[str, StoredBalance] = {}
         _, end = self.log.span(JOURNAL, p)
         up_to = end if up_to is None else up_to
         for raw in self.log.read(JOURNAL, p, 0, up_to):
             r = self.codec.decode(raw.value)
-            outcomes.append(StoredOutcome(r.source_offset, r.sequence, r.outcome, r.reason))
-            for i, leg in enumerate(r.postings):
-                postings.append(StoredPosting(r.source_offset, i, leg.account_id, leg.side, leg.amount, leg.currency,
-                                              leg.debits_posted, leg.credits_posted))  # fmt: skip
+            outcomes.append(StoredOutcome.of(raw.offset, r))
+            postings += StoredPosting.all_of(raw.offset, r)
+            changes += StoredChange.all_of(raw.offset, r)
         self.entries.outcome_rows[p], self.entries.posting_rows[p] = outcomes, postings
+        self.entries.change_rows[p] = changes
+        dead_start, dead_end = self.log.span(DEAD, p)
+        self.entries.letters[p] = len(list(self.log.read(DEAD, p, dead_start, dead_end)))
         self.balances.rows[p], self.balances.positions[p] = balances, 0
         self.entries.positions[p] = up_to
         _, state_end = self.log.span(STATE, p)
@@ -262,6 +283,8 @@ class MemoryWorld:
         other.entries = MemoryEntries(
             {p: list(v) for p, v in self.entries.outcome_rows.items()},
             {p: list(v) for p, v in self.entries.posting_rows.items()},
+            {p: list(v) for p, v in self.entries.change_rows.items()},
+            dict(self.entries.letters),
             dict(self.entries.positions),
         )
         rows = {p: dict(v) for p, v in self.balances.rows.items()}

@@ -287,6 +287,38 @@ def clickhouse_row_altered(w: MemoryWorld) -> None:
     w.entries.posting_rows[0][7] = w.entries.posting_rows[0][7]._replace(amount=1)
 
 
+def clickhouse_product_altered(w: MemoryWorld) -> None:
+    w.entries.posting_rows[0][7] = w.entries.posting_rows[0][7]._replace(product="FORGED")
+
+
+def clickhouse_value_date_altered(w: MemoryWorld) -> None:
+    w.entries.posting_rows[0][7] = w.entries.posting_rows[0][7]._replace(value_date=1)
+
+
+def clickhouse_metadata_altered(w: MemoryWorld) -> None:
+    w.entries.outcome_rows[0][7] = w.entries.outcome_rows[0][7]._replace(metadata={"forged": "yes"})
+
+
+def clickhouse_chain_altered(w: MemoryWorld) -> None:
+    w.entries.outcome_rows[0][7] = w.entries.outcome_rows[0][7]._replace(chain="00" * 32)
+
+
+def clickhouse_change_lost(w: MemoryWorld) -> None:
+    del w.entries.change_rows[0][3]
+
+
+def clickhouse_change_altered(w: MemoryWorld) -> None:
+    w.entries.change_rows[0][3] = w.entries.change_rows[0][3]._replace(changes={"min_available": "-1000000"})
+
+
+def clickhouse_dead_letters_lost(w: MemoryWorld) -> None:
+    w.entries.letters[0] = 0
+
+
+def clickhouse_dead_letter_invented(w: MemoryWorld) -> None:
+    w.entries.letters[0] += 1
+
+
 def clickhouse_outcome_twice(w: MemoryWorld) -> None:
     w.entries.outcome_rows[0].append(w.entries.outcome_rows[0][7])
 
@@ -534,6 +566,14 @@ CHANGES: dict[Callable[[MemoryWorld], None], set[str]] = {
     clickhouse_row_lost: {"clickhouse"},
     clickhouse_row_twice: {"clickhouse"},
     clickhouse_row_altered: {"clickhouse"},
+    clickhouse_product_altered: {"clickhouse"},
+    clickhouse_value_date_altered: {"clickhouse"},
+    clickhouse_metadata_altered: {"clickhouse"},
+    clickhouse_chain_altered: {"clickhouse"},
+    clickhouse_change_lost: {"clickhouse"},
+    clickhouse_change_altered: {"clickhouse"},
+    clickhouse_dead_letters_lost: {"clickhouse"},
+    clickhouse_dead_letter_invented: {"clickhouse"},
     clickhouse_outcome_twice: {"clickhouse"},
     clickhouse_lags: {"clickhouse"},
     clickhouse_invented_row: {"clickhouse"},
@@ -593,7 +633,7 @@ def test_changes_outside_the_stores_name_only_what_they_touch(world: MemoryWorld
 @pytest.mark.parametrize("change", [other_original_offset, other_note, hold_row_revived, pending_counter_after])
 def test_changes_of_one_place_name_only_it(world: MemoryWorld, change: Callable[[MemoryWorld], None]) -> None:
     change(world)
-    later = {"partition_state"}  # the chain's head, wherever a record was forged
+    later = {"partition_state", "clickhouse"}  # the chain's head, wherever a record was forged, and its stored copy
     assert set(world.verify().failed) - later == CHANGES[change]
 
 
