@@ -28,12 +28,13 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from ledger.control import LOCAL_NAME, PARTNER_ID
 from ledger.money import AMOUNT_MAX, EXPONENTS, format_minor
-from ledger.operations import METADATA_MAX, POSTINGS_MAX, TEXT_MAX
+from ledger.operations import METADATA_MAX, POSTINGS_MAX, TEXT_MAX, VALUE_DATE_MAX
 from schemas import records
 from schemas.errors import BadInputError
 from schemas.records import Command
 
 EPOCH = date(1970, 1, 1)
+LAST_DAY = EPOCH + timedelta(days=VALUE_DATE_MAX)
 LINE_BYTES_MAX = 1_000_000  # a command of this many bytes of JSON always fits into a Kafka message
 KEY_MAX = 128
 METADATA_KEY_MAX = 64
@@ -130,8 +131,8 @@ def _date(value: object) -> date:
             day = date.fromisoformat(value)
         except ValueError:
             _stop(f"{value} is not a day of the calendar")
-        if day < EPOCH:
-            _stop("must not be before 1970-01-01")
+        if not EPOCH <= day <= LAST_DAY:
+            _stop(f"must be from 1970-01-01 to {LAST_DAY}")
         return day
     return _stop(f"must be a date as YYYY-MM-DD, not {_shown(value)}")
 

@@ -20,7 +20,7 @@ from schemas.identity import BANK, command_id, root_of
 from schemas.records import Posting, Transaction
 
 POSTINGS_MAX = 1_000
-VALUE_DATE_MAX = 2_932_896  # 9999-12-31, days since 1970-01-01
+VALUE_DATE_MAX = 120_529  # 2299-12-31, the last day that ClickHouse keeps; days since 1970-01-01
 TEXT_MAX = 1_024  # characters of a reference
 METADATA_MAX = 64  # fields
 _ROLES = {"payer", "payee"}
@@ -86,7 +86,7 @@ def _by_amount(accounts: Accounts, t: Transaction) -> list[Leg]:
 def _check_fields(t: Transaction, used: frozenset[str]) -> None:
     """Dates, lengths, and that nothing is given which this operation does not use. `used`: optional fields it does."""
     if not 0 <= t.value_date <= VALUE_DATE_MAX:
-        _invalid("value_date", "a day from 1970-01-01 to 9999-12-31")
+        _invalid("value_date", "a day from 1970-01-01 to 2299-12-31")
     if len(t.reference) > TEXT_MAX:
         _invalid("reference", f"at most {TEXT_MAX} characters")
     if len(t.metadata) > METADATA_MAX:

@@ -222,7 +222,7 @@ class Model:
         """The names of fields that are not as the page says."""
         op = t.operation
         wrong = []
-        if t.value_date < 0 or t.value_date > 2_932_896:
+        if t.value_date < 0 or t.value_date > 120_529:
             wrong.append("value_date")
         if len(t.reference) > 1024:
             wrong.append("reference")

@@ -25,7 +25,7 @@ from schemas.records import (
 )
 
 COUNTER_MAX = 10**38 - 1
-LAST_DAY = 2_932_896  # 9999-12-31, days since 1970-01-01
+LAST_DAY = 120_529  # 2299-12-31, days since 1970-01-01
 REFERENCE_CHARS_MAX, METADATA_FIELDS_MAX, NOTE_CHARS_MAX = 1024, 64, 1024
 POSTINGS_MIN, POSTINGS_MAX = 2, 1000
 LAPSES_MAX = 500  # holds that one command releases
