@@ -294,6 +294,10 @@ def test_the_folder_of_a_demo_inside_is_no_stranger(tmp_path):
 
 
 def test_a_folder_that_is_refused_stays_as_it_was(tmp_path, monkeypatch):
+    def nothing(*_: object, **__: object) -> None:
+        pytest.fail("a supervisor was started")
+
+    monkeypatch.setattr("clearline.detached.subprocess.Popen", nothing)
     (tmp_path / "holiday.jpg").touch()
     settings = load_settings(data_dir=tmp_path)
     with pytest.raises(ClearlineError, match=r"holds holiday\.jpg"):
