@@ -132,8 +132,8 @@ class Draft:
     """Changes of one batch to one partition, on top of the base and of drafts that are not merged yet (newest first).
 
     `keys` holds the idempotency keys that this batch may meet: those found in the index, and those it binds itself.
-    `bound`: the keys that it bound in the runs that are done, with their append times. `settled`, `given_back` and `lapsed` are what this batch
-    adds to the base's `entries`, by source offset.
+    `bound`: the keys that it bound in the runs that are done, with their append times. `settled`, `given_back` and
+    `lapsed` are what this batch adds to the base's `entries`, by source offset.
     """
 
     __slots__ = (

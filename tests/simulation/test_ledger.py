@@ -18,6 +18,7 @@ import pytest
 from ledger import operations
 from ledger.accounts import Account
 from ledger.book import Book
+from ledger.entries import HOLD, LAPSED
 from ledger.operations import OPERATIONS as OPERATIONS_OF_LEDGER
 from ledger.reasons import Reason, Rejection
 from ledger.state import Draft
@@ -250,7 +251,13 @@ def _holds_lapse_in_another_order(monkeypatch):
 
 
 def _a_lapse_is_not_remembered(monkeypatch):
-    monkeypatch.setattr(Draft, "has_lapsed", lambda self, hold_id: False)
+    plain = Draft.moved
+
+    def moved(self: Draft, offset: int) -> Any:
+        found = plain(self, offset)
+        return found._replace(kind=HOLD) if found is not None and found.kind == LAPSED else found
+
+    monkeypatch.setattr(Draft, "moved", moved)
 
 
 def _what_was_given_back_is_forgotten(monkeypatch):
