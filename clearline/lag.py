@@ -21,8 +21,9 @@ SILENT_S = 10.0  # a role writes its ready file once or twice a second
 WAITING_S = 60.0  # one that waits for a part writes it after every try
 
 
-def mark_silent(run: dict[str, Any], folder: DataFolder) -> None:
-    """Marks the roles of a run that live and have said nothing for long: they hang, or somebody stopped them."""
+def mark_troubled(run: dict[str, Any], folder: DataFolder) -> None:
+    """Marks the roles of a run that live but do not do all of their work: `silent` for long, because they hang or
+    somebody stopped them, or `halted` in a partition that broke an invariant."""
     for name, role in run.get("roles", {}).items():
         if role.get("state") != "ready":
             continue
@@ -30,7 +31,11 @@ def mark_silent(run: dict[str, Any], folder: DataFolder) -> None:
             silent_s = time.time() - (folder.ready / f"{name}.json").stat().st_mtime
         except OSError:
             continue  # it is being started again
-        waits = (_told(folder, name) or {}).get("waiting_for")
+        told = _told(folder, name) or {}
+        waits, halted = told.get("waiting_for"), told.get("stopped")
+        if halted:
+            role["state"] = "halted"
+            role["error"] = "; ".join(f"partition {p}: {why}" for p, why in halted.items())
         if silent_s > (WAITING_S if waits else SILENT_S):
             role["state"] = "silent"
             role["error"] = f"silent for {silent_s:.0f} s: end it with `kill -9 {role.get('pid')}`, it is started again"

@@ -130,7 +130,7 @@ def status(as_json: screen.JsonFlag = False) -> None:
         raise typer.Exit(3)
     if run is not None and not external:
         check_world(settings, run)
-        lag.mark_silent(run, folder)
+        lag.mark_troubled(run, folder)
     shown = run or {"state": "external", "world": settings.world, "parts": {}, "roles": {}}
     document = {"state": shown["state"], **_summary(shown), "lag": lag.measure(settings, folder)}
     screen.answer(document, as_json, [*_readable(shown), *_lag_table(document["lag"])])

@@ -366,14 +366,24 @@ def test_a_role_that_says_nothing_is_silent(tmp_path):
         told.write_text(json.dumps({"pid": 42, "waiting_for": waits}))
         os.utime(told, (time.time() - age,) * 2)
     run = folder.read_run() or {}
-    lag.mark_silent(run, folder)
+    lag.mark_troubled(run, folder)
     assert run["roles"]["worker-0"]["state"] == "silent"
     assert "kill -9 42" in run["roles"]["worker-0"]["error"]
     assert run["roles"]["sink-redis"]["state"] == "ready", "it waits for Redis and says so"
     os.utime(folder.ready / "worker-0.json")
     run = folder.read_run() or {}
-    lag.mark_silent(run, folder)
+    lag.mark_troubled(run, folder)
     assert run["roles"]["worker-0"]["state"] == "ready"
+
+
+def test_a_role_with_a_partition_that_broke_an_invariant_is_halted(tmp_path):
+    folder = running(tmp_path)
+    why = "acme o-1 at offset 5 does not balance: {'CNY': 1}"
+    (folder.ready / "worker-0.json").write_text(json.dumps({"pid": 42, "stopped": {"2": why}}))
+    run = folder.read_run() or {}
+    lag.mark_troubled(run, folder)
+    assert run["roles"]["worker-0"]["state"] == "halted"
+    assert run["roles"]["worker-0"]["error"] == f"partition 2: {why}"
 
 
 def test_ports_are_free_and_remembered(data):
