@@ -117,15 +117,15 @@ class PartitionBase:
 
     def put_hold(self, hold: Hold) -> None:
         """Takes a hold as it is now; a closed one is forgotten."""
-        known = self.holds.get(hold.name)
+        known = self.holds.pop(hold.name, None)
+        # A closed hold's key may be free again and used anew in the batch that closed it: then it is another hold.
+        goes_on = known is not None and bool(hold.remaining) and known.opened_at == hold.opened_at
+        if known is not None and known.expires_at and not goes_on:
+            del self.due[bisect_left(self.due, known.due)]
         if hold.remaining:
             self.holds[hold.name] = hold
-            if known is None and hold.expires_at:
+            if hold.expires_at and not goes_on:
                 insort(self.due, hold.due)
-        elif known is not None:
-            del self.holds[hold.name]
-            if hold.expires_at:
-                del self.due[bisect_left(self.due, hold.due)]
 
 
 class Draft:
@@ -167,7 +167,7 @@ class Draft:
         """The open holds that will lapse, the next one first."""
         for due in merge_sorted(self.base.due, *(d.due for d in self.under), self.due):
             hold = self.open_hold(due[2])
-            if hold is not None:
+            if hold is not None and hold.opened_at == due[1]:
                 yield hold
 
     def next_due(self) -> int:

@@ -662,3 +662,24 @@ def test_the_key_of_an_open_hold_is_never_free_again(restart: bool) -> None:
     ledger.settle(hold("h", 100), transfer("h", 1))
     assert (balance(ledger, ALICE), balance(ledger, BOB)) == ("1000-100", "0+100")
     holds_explain_what_is_pending(ledger)
+
+
+def test_the_key_of_a_closed_hold_can_be_used_anew_in_the_batch_that_closed_it() -> None:
+    """Old and new hold have one name; what lapses, and when, must not be mixed up, in the draft nor after it."""
+    ledger = bank()
+    week = 7 * 86_400_000
+    ledger.settle(msgspec.structs.replace(hold("h", 100), expires_at=BOOKED_AT + 20 * week))
+    ledger.settle(msgspec.structs.replace(hold("other", 10), expires_at=BOOKED_AT + 21 * week))
+    ledger.wait(3 * WINDOW_MS)
+    again = msgspec.structs.replace(hold("h", 300), expires_at=BOOKED_AT + 22 * week)
+    assert [r.outcome for r in ledger.settle(void("v", of="h"), again)] == ["settled", "settled"]
+    assert [due[0] for due in ledger.base.due] == [BOOKED_AT + 21 * week, BOOKED_AT + 22 * week]
+    holds_explain_what_is_pending(ledger)
+    ledger.waited = 21 * week
+    (record,) = ledger.settle(admit("acme/later"))
+    assert [(p.change, p.expired) for p in record.pending] == [(-10, True), (-10, True)]
+    ledger.waited = 22 * week
+    (record,) = ledger.settle(admit("acme/last"))
+    assert [(p.change, p.expired) for p in record.pending] == [(-300, True), (-300, True)]
+    assert ledger.base.due == []
+    holds_explain_what_is_pending(ledger)
