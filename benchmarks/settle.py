@@ -26,11 +26,12 @@ from typing import Any
 from benchmarks.machine import Results
 from ledger.accounts import Account
 from ledger.book import Book
+from ledger.entries import ENTRY, EntryLog
 from ledger.keys import KeyIndex
 from ledger.state import Draft, PartitionBase, Partner
 from schemas.codec import Codec
 from schemas.identity import command_id, payload_digest
-from schemas.records import RECORDS, Transaction
+from schemas.records import RECORDS, Posting, Transaction
 
 SEED = 20261122
 RATIO_MAX = 3.0
@@ -184,6 +185,14 @@ def beside_figures(count: int, accounts: int) -> dict[str, Any]:
     }
 
 
+def _bytes_per_entry(count: int = 100_000) -> float:
+    """What is remembered of a settled transfer beside its key, for those that point back at it."""
+    entries = EntryLog()
+    legs = Posting("p1:wallet:1", "debit", 1), Posting("p1:wallet:2", "credit", 1)
+    entries.add({i: (ENTRY, BOOKED_AT, legs) for i in range(count)})
+    return round(entries.memory_bytes / count, 1)
+
+
 def memory_figures(accounts: int, keys: int) -> dict[str, Any]:
     """Bytes of memory per account with its name in the dict, and per remembered key (settled and while it grows)."""
     names = [f"p{i % 50}/shop-{i % 997}:wallet:{i}" for i in range(accounts)]
@@ -214,6 +223,7 @@ def memory_figures(accounts: int, keys: int) -> dict[str, Any]:
         "bytes_per_key_at_worst": round(highest, 1),
         "bytes_per_key_peak_with_growth": round(peak, 1),
         "bytes_per_key_max": KEY_BYTES_MAX,
+        "bytes_per_settled_transfer": _bytes_per_entry(),
     }
 
 
@@ -241,7 +251,8 @@ def main() -> int:
             f" digest {beside['payload_digest_us']:.2f}, encode {beside['encode_journal_us']:.2f},"
             f" chain {beside['chain_us']:.2f} us\n"
             f"memory  {memory['bytes_per_account']:.0f} bytes per account; {memory['bytes_per_key']} bytes per key,"
-            f" {memory['bytes_per_key_at_worst']} at worst (less than {KEY_BYTES_MAX})\n"
+            f" {memory['bytes_per_key_at_worst']} at worst (less than {KEY_BYTES_MAX});"
+            f" {memory['bytes_per_settled_transfer']} bytes per settled transfer\n"
             f"kept in {results.path}"
         )
     return 0 if core["ratio"] <= RATIO_MAX and memory["bytes_per_key_at_worst"] < KEY_BYTES_MAX else 1

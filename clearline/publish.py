@@ -198,7 +198,8 @@ class Pace:
 @dataclass(slots=True)
 class Run:
     """One run over a source. `connect` is called at the first line that is right, so a file of only bad lines needs
-    no broker; `check_only` publishes nothing at all."""
+    no broker; `check_only` publishes nothing at all. `foresee`: makes what says the outcomes of a dry run; nothing is
+    published then either."""
 
     source: str
     today: date
@@ -206,10 +207,12 @@ class Run:
     rate: float = 0.0
     wait: bool = False
     check_only: bool = False
+    foresee: Callable[[Connection], Callable[[Command], Outcome]] | None = None
     progress: Callable[[Report], None] = lambda _report: None
     stall_s: float = 0.0
     report: Report = field(init=False)
     _system: Connection | None = None
+    _foresight: Callable[[Command], Outcome] | None = None
     _publisher: CommandPublisher | None = None
     _tail: OutcomeTail | None = None
     _matcher: Matcher[Line] = field(init=False)
@@ -217,6 +220,11 @@ class Run:
     def __post_init__(self) -> None:
         self.report = Report(self.source)
         self._matcher = Matcher(self._became)
+
+    @property
+    def dry(self) -> bool:
+        """Whether nothing is published."""
+        return self.check_only or self.foresee is not None
 
     def run(self) -> Report:
         """Does it all. Raises BadInputError, and PartUnavailableError when commands were not acknowledged.
@@ -267,7 +275,7 @@ class Run:
             report.not_sent = None  # for as long as it is not counted
             report.not_sent = self._not_sent()
         report.refused_file = refused.finish(
-            replace=report.complete or report.published > 0, remove=report.complete and not self.check_only
+            replace=report.complete or report.published > 0, remove=report.complete and not self.dry
         )
 
     def _not_sent(self) -> int | None:
@@ -280,10 +288,13 @@ class Run:
                 lines = sum(1 for _ in _numbered(file, self.source))
         except (OSError, BadInputError):
             return None
-        return max(0, lines - (self.report.lines if self.check_only else self.report.published + self.report.refused))
+        return max(0, lines - (self.report.lines if self.dry else self.report.published + self.report.refused))
 
     def _publish(self, stack: ExitStack, number: int, command: Command, pace: Pace) -> None:
         if self.check_only:
+            return
+        if self.foresee is not None:
+            self._say_outcome(self.foresee, number, command)
             return
         if self._system is None or self._publisher is None:
             self._system = self.connect()
@@ -306,6 +317,15 @@ class Run:
         self._count(line)
         if self._tail is not None and self.report.published % 500 == 0:
             self._look(0)
+
+    def _say_outcome(
+        self, foresee: Callable[[Connection], Callable[[Command], Outcome]], number: int, command: Command
+    ) -> None:
+        """What would become of a line, on top of the lines before it."""
+        if self._foresight is None:
+            self._system = self.connect()
+            self._foresight = foresee(self._system)
+        self._became(Line(number, command.partner_id, command.idempotency_key), self._foresight(command))
 
     def _idle(self, seconds: float) -> None:
         assert self._publisher is not None

@@ -14,7 +14,12 @@ from clearline.commands.common import PartlyDoneError, example, live, sigterm_in
 from schemas.errors import BadInputError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from clearline.connection import Connection
+    from clearline.outcomes import Outcome
     from clearline.publish import Report
+    from schemas.records import Command
 
 _SHOWN = 20
 _HELP = """Publish transactions and control commands from a file of JSON Lines, or from standard input (-).
@@ -28,6 +33,9 @@ Optional: value_date (today in UTC unless given; give it if the file may be sent
 metadata, postings in place of amount and accounts. A line with "command": "OpenAccount" (or another control command)
 gives that command. Lines that break the contract are refused with line, field and rule and are kept in
 FILE.refused.jsonl; the others go, and the exit code is 2. The same file can be sent again: keys make it harmless.
+
+--dry-run says what would become of each line now, by the ledger's own rules on what is committed and on top of the
+lines before it, and publishes nothing.
 
 A transaction that the ledger rejects is no error: that is its outcome, with a reason, and the exit code stays 0. A
 script that wants to know gives --fail-on-rejected: exit code 1 when a line was rejected or is a dead letter.
@@ -43,6 +51,9 @@ def publish(
     rate: Annotated[float, typer.Option(min=0, help="Commands a second; 0 is as fast as it goes.")] = 0,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the outcomes, and show the rejections.")] = False,
     check: Annotated[bool, typer.Option("--check", help="Only check the lines; publish nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would become of each line now; publish nothing.")
+    ] = False,
     fail_on_rejected: Annotated[
         bool, typer.Option("--fail-on-rejected", help="Wait, and end with exit code 1 when a line was rejected.")
     ] = False,
@@ -59,9 +70,10 @@ def publish(
 
     run = Run(
         file, datetime.now(UTC).date(), live, rate=rate, wait=wait or fail_on_rejected, check_only=check,
-        progress=progress,
+        foresee=_foresee if dry_run else None, progress=progress,
     )  # fmt: skip
     report = run.report
+    dry = "right" if check else "looked at, nothing published" if dry_run else ""
     try:
         with sigterm_interrupts(), screen.bar("published", None, quiet=as_json) as bar:
             run.run()
@@ -69,9 +81,13 @@ def publish(
         if not report.lines:  # not even begun: there is nothing to tell but the error
             raise
         if not as_json and (report.published or report.refused):
-            screen.answer({}, False, _readable(report, check))
+            screen.answer({}, False, _readable(report, dry))
         raise PartlyDoneError(e, report.to_dict()) from e
-    screen.answer(report.to_dict(), as_json, _readable(report, check))
+    screen.answer(
+        report.to_dict(),
+        as_json,
+        _readable(report, dry),
+    )
     if report.unanswered:
         screen.say(
             f"error: {report.unanswered} commands are in the log but got no outcome in time; "
@@ -84,9 +100,18 @@ def publish(
         raise typer.Exit(1)
 
 
-def _readable(report: Report, check: bool) -> list[RenderableType]:
-    good = report.lines - report.refused if check else report.acknowledged
-    verb = "right" if check else "published and acknowledged"
+def _foresee(system: Connection) -> Callable[[Command], Outcome]:
+    from clearline.config import load_settings
+    from clearline.foresight import Foresight
+    from clearline.worker import DAY_MS
+
+    return Foresight(system, load_settings().settlement.idempotency_days * DAY_MS).outcome
+
+
+def _readable(report: Report, dry: str) -> list[RenderableType]:
+    """`dry`: what was done to the lines when nothing was published; empty otherwise."""
+    good = report.lines - report.refused if dry else report.acknowledged
+    verb = dry or "published and acknowledged"
     out: list[RenderableType] = [f"{good:,} of {report.lines:,} lines {verb} in {report.seconds:.1f} s"]
     if not report.complete:
         rest = (

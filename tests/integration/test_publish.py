@@ -88,7 +88,13 @@ def test_a_file_is_settled_and_what_is_wrong_is_told(running: World, tmp_path: P
         "{",
     ]
     file = write(tmp_path / "orders.jsonl", lines)
+    foreseen = run(capsys, "publish", file, "--dry-run", code=2)
+    assert (foreseen["published"], running.journal()) == (0, []), "a dry run changes nothing"
     report = run(capsys, "publish", file, "--wait", "--rate", "500", code=2)
+    assert foreseen["outcomes"] == report["outcomes"]
+    assert [(r["line"], r["reason"], r["detail"]) for r in foreseen["rejections"]] == [
+        (r["line"], r["reason"], r["detail"]) for r in report["rejections"]
+    ]
     assert report["lines"] == len(lines)
     assert report["published"] == report["acknowledged"] == len(lines) - 2
     assert report["outcomes"] == {"applied": 4, "settled": 2, "repeated": 1, "rejected": 4}
@@ -99,6 +105,7 @@ def test_a_file_is_settled_and_what_is_wrong_is_told(running: World, tmp_path: P
     assert [(r["line"], r["errors"][0]["field"]) for r in report["refusals"]] == [(12, "amount"), (13, "")]
     assert Path(report["refused_file"]).read_text().count("\n") == 2
 
+    assert run(capsys, "publish", file, "--dry-run", code=2)["outcomes"] == {"repeated": 10, "rejected": 1}
     again = run(capsys, "publish", file, "--wait", code=2)
     assert again["outcomes"] == {"repeated": 10, "rejected": 1}, "the same file again changes nothing"
 
