@@ -7,10 +7,11 @@ bytes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 Schema = Any
+_EVERYTHING: dict[str, Collection[str]] = {}
 
 
 class NotThisWayError(ValueError):
@@ -126,8 +127,9 @@ _WORDS_MAX = 10_000
 
 
 class _Compiler:
-    def __init__(self, classes: dict[str, type]) -> None:
+    def __init__(self, classes: Mapping[str, type], only: Mapping[str, Collection[str]]) -> None:
         self.classes = classes
+        self.only = only
         self.named: dict[str, Schema] = {}
         self.env: dict[str, Any] = {
             "zigzag": _zigzag, "long": _long, "string": _string, "amap": _map, "raw": _raw, "decimal": _decimal,
@@ -182,13 +184,36 @@ class _Compiler:
                 "        for _ in range(count):", *(f"            {s}" for s in lines),
                 f"            items.append({item})", f"    {to} = tuple(items)"]  # fmt: skip
 
+    def passing(self, schema: Schema) -> list[str]:
+        """Statements that move `i` past a value that nobody wants."""
+        if isinstance(schema, str) and schema in self.named:
+            schema = self.named[schema]
+        kind = schema if isinstance(schema, str) else schema["type"]
+        match kind:
+            case "string" | "bytes":
+                return [_SHORT, "    i = j", "else: _, i = raw(b, i)"]
+            case "int" | "long":
+                return ["while b[i] > 127: i += 1", "i += 1"]
+            case "fixed":
+                self.named[schema["name"]] = schema
+                return [f"i += {schema['size']}"]
+            case "boolean":
+                return ["i += 1"]
+            case _:
+                return self.statements(schema, "_", "")
+
     def record(self, record: Schema, prefix: str) -> tuple[list[str], str]:
         """Statements that read the fields, and the expression that makes the record of them."""
         self.named[record["name"]] = record
         made = f"C_{record['name']}"
         self.env[made] = self.classes[record["name"]]
-        lines, variables = [], []
+        lines: list[str] = []
+        variables: list[str] = []
+        wanted = self.only.get(record["name"])
         for field in record["fields"]:
+            if wanted is not None and field["name"] not in wanted:
+                lines += self.passing(field["type"])
+                continue
             variables.append(prefix + field["name"])
             lines += self.statements(field["type"], variables[-1], field["name"])
         return lines, f"{made}({', '.join(variables)})"
@@ -204,10 +229,13 @@ class _Compiler:
         return function
 
 
-def compile_reader(schema: Schema, classes: dict[str, type]) -> Callable[[bytes, int], Any]:
+def compile_reader(
+    schema: Schema, classes: Mapping[str, type], only: Mapping[str, Collection[str]] = _EVERYTHING
+) -> Callable[[bytes, int], Any]:
     """A function from (bytes, start) to a record object; the record must end where the bytes end.
 
-    `classes` holds the class of each record name. The function raises NotThisWayError, IndexError, KeyError or
-    UnicodeDecodeError on bytes that it does not take.
+    `classes` holds the class of each record name; `only` names the fields that are wanted of a record, in the schema's
+    order: its class takes just these, and the rest is stepped over. The function raises NotThisWayError, IndexError,
+    KeyError or UnicodeDecodeError on bytes that it does not take.
     """
-    return _Compiler(classes).function(schema)
+    return _Compiler(classes, only).function(schema)

@@ -9,23 +9,71 @@ must not run.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
+import msgspec
 from confluent_kafka import Consumer, TopicPartition
 
 from ledger.accounts import Account
-from ledger.entries import GIVING_BACK, KINDS, OTHER, EntryLog, Leg
+from ledger.entries import GIVING_BACK, KINDS, OTHER, EntryLog, Leg, Settled
 from ledger.holds import Hold
 from ledger.keys import KeyIndex
 from ledger.state import Head, PartitionBase, Partner
-from schemas.codec import CHAIN_BYTES, HEADER_BYTES, Codec, journal_source_offset
+from schemas.codec import CHAIN_BYTES, HEADER_BYTES, Codec, journal_source_offset, schema_of
 from schemas.errors import InvariantError
+from schemas.reader import NotThisWayError, compile_reader
 from schemas.records import AccountState, HoldState, JournalRecord, PartitionState, Posting
 from streams.clients import KafkaConfig
 from streams.reader import read_to_end
 from streams.topics import Topics
 
+_CHUNK = 20_000
 _ID_END = HEADER_BYTES + 16
 _DIGEST_END = HEADER_BYTES + 24
+
+
+class Remembered(msgspec.Struct, gc=False):
+    """What the memory of settled transactions takes of a journal record; the fields are the record's."""
+
+    command_id: bytes
+    outcome: str
+    source_offset: int
+    booked_at: int
+    operation: str
+    postings: tuple[Posting, ...]
+    pending: tuple[Released, ...]
+    original_offset: int
+
+
+class Released(msgspec.Struct, gc=False):
+    """What it takes of a pending leg."""
+
+    hold_id: bytes
+    account_id: str
+    side: str
+    change: int
+    expired: bool
+
+
+_read_memory = compile_reader(
+    schema_of("JournalRecord"),
+    {"JournalRecord": Remembered, "PostedLeg": Posting, "PendingLeg": Released},
+    only={
+        "JournalRecord": Remembered.__struct_fields__,
+        "PostedLeg": ("account_id", "side", "amount"),
+        "PendingLeg": Released.__struct_fields__,
+    },
+)
+
+
+def _memory_of(value: bytes, codec: Codec) -> JournalRecord | Remembered:
+    """A journal record as far as it is remembered; one of another version of the schema as a whole."""
+    if value[:HEADER_BYTES] == codec.journal_header:
+        with suppress(NotThisWayError, IndexError, KeyError, UnicodeDecodeError):
+            found: Remembered = _read_memory(value, HEADER_BYTES)
+            return found
+    record: JournalRecord = codec.decode(value)
+    return record
 
 
 class PartitionLedger:
@@ -109,14 +157,12 @@ def _restore_window(
     since = {p: ledger.keys.oldest_ms(ledger.base.head.event_time) for p, ledger in ledgers.items()}
     columns: dict[int, tuple[list[bytes], list[bytes], list[int], list[int]]] = {p: ([], [], [], []) for p in ledgers}
     tails: dict[int, bytes] = {}
-    opened: dict[int, dict[bytes, int]] = {p: {} for p in ledgers}
+    recollections = {p: Recollection(ledger.base.entries) for p, ledger in ledgers.items()}
     for p, _, timestamp, _, value, _ in read_to_end(kafka, topics.journal, _offsets_at(kafka, topics.journal, since)):
         assert value is not None
         tails[p] = value
         if timestamp >= since[p]:
-            record = codec.decode(value)
-            assert isinstance(record, JournalRecord)
-            remember_settled(ledgers[p].base.entries, opened[p], record)
+            recollections[p].take(_memory_of(value, codec))
         if value[_DIGEST_END] and timestamp >= since[p]:
             ids, digests, offsets, times = columns[p]
             ids.append(value[HEADER_BYTES:_ID_END])
@@ -127,6 +173,7 @@ def _restore_window(
                 ledgers[p].keys.add(*columns[p])
                 columns[p] = ([], [], [], [])
     for p, ledger in ledgers.items():
+        recollections[p].done()
         ledger.keys.add(*columns[p])
         head = ledger.base.head
         if p in tails and tails[p][-CHAIN_BYTES:] != head.chain and not live:
@@ -137,24 +184,46 @@ def _restore_window(
             )
 
 
-def remember_settled(entries: EntryLog, opened: dict[bytes, int], r: JournalRecord) -> None:
-    """What a record of the journal adds to the memory of settled transactions, as the Book added it.
+class Recollection:
+    """Fills the memory of settled transactions from journal records, in their order, as the Book had filled it.
 
-    `opened`: the source offset of each hold that was met so far.
+    Records are taken many at a time; `done` comes last.
     """
-    for leg in r.pending:
-        if leg.expired and leg.hold_id in opened:
-            entries.lapse(opened[leg.hold_id])
-    if r.outcome != "settled":
-        return
-    legs: Sequence[Leg] = r.postings
-    if r.operation == "hold":
-        opened[r.command_id] = r.source_offset
-        legs = [Posting(p.account_id, p.side, p.change) for p in r.pending if not p.expired]
-    entries.add({r.source_offset: (KINDS.get(r.operation, OTHER), r.booked_at, legs)})
-    if r.operation in GIVING_BACK:
-        given = sum(leg.amount for leg in r.postings if leg.side == "debit")
-        entries.give_back(r.original_offset, entries.given_back(r.original_offset) + given)
+
+    def __init__(self, entries: EntryLog) -> None:
+        self._entries = entries
+        self._opened: dict[bytes, int] = {}  # source offset of each hold that was met
+        self._settled: dict[int, Settled] = {}
+        self._given: list[tuple[int, int]] = []
+        self._lapsed: list[int] = []
+
+    def take(self, r: JournalRecord | Remembered) -> None:
+        """One record of the journal."""
+        for leg in r.pending:
+            if leg.expired and leg.side == "debit" and leg.hold_id in self._opened:
+                self._lapsed.append(self._opened[leg.hold_id])
+        if r.outcome != "settled":
+            return
+        legs: Sequence[Leg] = r.postings
+        if r.operation == "hold":
+            self._opened[r.command_id] = r.source_offset
+            legs = [Posting(p.account_id, p.side, p.change) for p in r.pending if not p.expired]
+        self._settled[r.source_offset] = (KINDS.get(r.operation, OTHER), r.booked_at, legs)
+        if r.operation in GIVING_BACK:
+            given = sum(leg.amount for leg in r.postings if leg.side == "debit")
+            self._given.append((r.original_offset, given))
+        if len(self._settled) >= _CHUNK:
+            self.done()
+
+    def done(self) -> None:
+        """Puts what was taken so far into the memory."""
+        entries = self._entries
+        entries.add(self._settled)
+        for offset, amount in self._given:
+            entries.give_back(offset, entries.given_back(offset) + amount)
+        for offset in self._lapsed:
+            entries.lapse(offset)
+        self._settled, self._given, self._lapsed = {}, [], []
 
 
 def _offsets_at(kafka: KafkaConfig, topic: str, since: Mapping[int, int]) -> dict[int, int]:

@@ -87,7 +87,7 @@ class Ledger:
 
     def restarted(self) -> Ledger:
         """A ledger that knows what was written, and nothing else: the rows of the state, and the journal's last window."""
-        from streams.recovery import remember_settled  # what a worker does with each record that it reads back
+        from streams.recovery import Recollection  # what a worker does with each record that it reads back
 
         new = Ledger(self.partition)
         new.offset, new.waited, new.journal = self.offset, self.waited, list(self.journal)
@@ -102,9 +102,10 @@ class Ledger:
                     new.base.partners[row.partner_id] = Partner(row.partner_id, row.name, row.state, row.source_offset)
         since = new.index.oldest_ms(new.base.head.event_time)
         window = [r for r in map(CODEC.decode, self.journal) if r.booked_at >= since]
-        opened: dict[bytes, int] = {}
+        recollection = Recollection(new.base.entries)
         for r in window:
-            remember_settled(new.base.entries, opened, r)
+            recollection.take(r)
+        recollection.done()
         new._bind(window)
         return new
 

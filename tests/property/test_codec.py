@@ -25,6 +25,7 @@ from schemas.codec import (
 from schemas.examples import examples
 from schemas.records import COMMANDS, RECORDS, Transaction
 from schemas.writer import compile_writer, decimal, zigzag
+from streams.recovery import Remembered, _memory_of
 from tests.strategies import EDGES, records
 
 CODEC = Codec({name: i for i, name in enumerate(RECORDS, 1)})
@@ -63,6 +64,21 @@ def test_bytes_are_fastavros_and_come_back_as_the_record(name, data):
 @given(records("JournalRecord"))
 def test_the_journals_body_is_the_record_without_its_chain(record):
     assert CODEC.journal_body(record) + record.chain == avro_body(record)
+
+
+@given(records("JournalRecord"))
+def test_what_a_take_over_remembers_of_a_record_is_in_the_record(record):
+    found = _memory_of(CODEC.encode(record), CODEC)
+    assert isinstance(found, Remembered)
+    for name in Remembered.__struct_fields__:
+        if name not in ("postings", "pending"):
+            assert getattr(found, name) == getattr(record, name)
+    assert [(p.account_id, p.side, p.amount) for p in found.postings] == [
+        (p.account_id, p.side, p.amount) for p in record.postings
+    ]
+    assert [(p.hold_id, p.account_id, p.side, p.change, p.expired) for p in found.pending] == [
+        (p.hold_id, p.account_id, p.side, p.change, p.expired) for p in record.pending
+    ]
 
 
 @given(record=records("JournalRecord"), offset=st.sampled_from([o for o in EDGES if o >= 0]))
