@@ -223,7 +223,7 @@ _COUNTERS = ("debits_pending", "debits_posted", "credits_pending", "credits_post
 _BITS = {
     **dict.fromkeys(_COUNTERS, 100),
     **dict.fromkeys(("source_partition", "partition", "product_version", "attempts"), 30),
-    **dict.fromkeys(("booked_at", "received_at", "event_time"), 46),  # what Python's datetime can hold
+    **dict.fromkeys(("booked_at", "received_at", "event_time", "expires_at"), 46),  # what Python's datetime can hold
     "value_date": 20,
 }
 
@@ -234,7 +234,7 @@ def _as_theirs(record: Record) -> dict[str, Any]:
 
     wide = Context(prec=40)
     row: dict[str, Any] = msgspec.to_builtins(record, builtin_types=(bytes,))
-    for part in (row, *row.get("postings", ())):
+    for part in (row, *row.get("postings", ()), *row.get("pending", ())):
         part.update({k: wide.create_decimal(Decimal(v)) for k, v in part.items() if k in _COUNTERS})
     return row
 
