@@ -23,6 +23,8 @@ from statistics import median
 from time import process_time
 from typing import Any
 
+from msgspec.structs import replace
+
 from benchmarks.machine import Results
 from ledger.accounts import Account
 from ledger.book import Book
@@ -154,6 +156,43 @@ def settle_figures(count: int, accounts: int, rounds: int, batch: int) -> dict[s
     }
 
 
+def operation_figures(count: int, accounts: int, batch: int) -> dict[str, Any]:
+    """Microseconds per hold, per capture of it, and per refund of that capture; the best of three rounds each."""
+    paid = transfers(count, accounts)
+    held = [replace(t, operation="hold") for t in paid]
+    captured = [
+        replace(
+            t, operation="capture", idempotency_key=f"c-{t.idempotency_key}", original=t.idempotency_key, accounts={}
+        )
+        for t in paid
+    ]
+    refunded = [
+        replace(t, operation="refund", idempotency_key=f"r-{t.idempotency_key}", original=t.idempotency_key)
+        for t in captured
+    ]
+    best: dict[str, float] = {}
+    for _ in range(3):
+        base, offset = base_state(accounts), 0
+        keys: dict[bytes, tuple[bytes, int]] = {}
+        for name, commands in (("hold", held), ("capture", captured), ("refund", refunded)):
+            ids = [command_id(c.partner_id, c.idempotency_key) for c in commands]
+            digests = [payload_digest(c) for c in commands]
+            gc.collect()
+            started = process_time()
+            for start in range(0, count, batch):
+                draft = Draft(base)
+                draft.keys = keys
+                settle = Book(0, draft).settle
+                for n in range(start, min(start + batch, count)):
+                    record = settle(commands[n], ids[n], digests[n], offset, BOOKED_AT)
+                    offset += 1
+                draft.merge()
+            took = (process_time() - started) / count * 1e6
+            assert record.outcome == "settled", record
+            best[f"{name}_us"] = round(min(took, best.get(f"{name}_us", took)), 2)
+    return best
+
+
 def beside_figures(count: int, accounts: int) -> dict[str, Any]:
     """What stands before and after the core in a worker, in microseconds per transaction: codec, identity, chain."""
     commands = transfers(count, accounts)
@@ -239,14 +278,18 @@ def main() -> int:
     results = Results("settle", SEED)
     core = settle_figures(options.transactions, options.accounts, options.rounds, options.batch)
     beside = beside_figures(min(options.transactions, 50_000), options.accounts)
+    operations = operation_figures(min(options.transactions, 30_000), options.accounts, options.batch)
     memory = memory_figures(100_000, options.keys)
-    lines = [results.add(part, f) for part, f in (("core", core), ("beside", beside), ("memory", memory))]
+    parts = (("core", core), ("operations", operations), ("beside", beside), ("memory", memory))
+    lines = [results.add(part, f) for part, f in parts]
     if options.json:
         print(json.dumps(lines))
     else:
         print(
             f"core    {core['core_us']:.2f} us per transaction; barest loop {core['barest_us']:.2f} us;"
             f" ratio {core['ratio']} (at most {RATIO_MAX:.0f}); rounds {core['ratio_of_each_round']}\n"
+            f"others  hold {operations['hold_us']}, capture {operations['capture_us']},"
+            f" refund {operations['refund_us']} us\n"
             f"beside  decode {beside['decode_us']:.2f}, id {beside['command_id_us']:.2f},"
             f" digest {beside['payload_digest_us']:.2f}, encode {beside['encode_journal_us']:.2f},"
             f" chain {beside['chain_us']:.2f} us\n"
