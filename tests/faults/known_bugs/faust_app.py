@@ -14,8 +14,9 @@ from typing import Any
 import faust
 
 from ledger.accounts import Account
+from ledger.holds import Hold
 from ledger.state import Head, Partner
-from schemas.records import AccountState, PartitionState, PartnerState
+from schemas.records import AccountState, HoldState, PartitionState, PartnerState
 from streams.clients import KafkaConfig
 from streams.reader import LogRecord
 from streams.recovery import PartitionLedger
@@ -67,6 +68,8 @@ class _Settler(MiniWorker):
         base = self.ledger.base
         if isinstance(row, AccountState):
             base.accounts[row.account_id] = Account.from_state(row)
+        elif isinstance(row, HoldState):
+            base.put_hold(Hold.from_state(row))
         elif isinstance(row, PartnerState):
             base.partners[row.partner_id] = Partner(row.partner_id, row.name, row.state, row.source_offset)
         elif isinstance(row, PartitionState):
@@ -87,8 +90,10 @@ async def settle(stream: Any) -> None:
             await outlets[topic].send(key=key, value=value, partition=PARTITION, headers=dict(headers))  # type: ignore[arg-type]
             if topic == topics.state:
                 assert key is not None
-                assert value is not None
-                table[key.decode()] = value.hex()
+                if value is None:
+                    table.pop(key.decode(), None)
+                else:
+                    table[key.decode()] = value.hex()
         for cid, digest, offset, time in zip(*out.bound, strict=True):
             table[f"k:{cid.hex()}"] = f"{digest.hex()} {offset} {time}"
         settler.merge(out)

@@ -15,7 +15,7 @@ from ledger.book import Book
 from ledger.state import Draft
 from schemas.codec import Codec, UndecodableError
 from schemas.identity import command_id, payload_digest
-from schemas.records import COMMANDS, JournalRecord
+from schemas.records import COMMANDS, JournalRecord, Transaction
 from streams.clients import KafkaConfig
 from streams.reader import LogRecord, committed_offsets, read_to_end
 from streams.recovery import PartitionLedger, recover
@@ -84,7 +84,11 @@ class MiniWorker:
                 out.records.append((self.topics.dead, raw.key, raw.value, _origin(self.topics, raw, why)))
                 continue
             cid, digest = command_id(command.partner_id, command.idempotency_key), payload_digest(command)
-            draft.keys.update(self.ledger.keys.find([cid], raw.timestamp_ms))
+            named = [cid]
+            if isinstance(command, Transaction) and command.original:
+                named.append(command_id(command.partner_id, command.original))
+            for key, first in self.ledger.keys.find(named, raw.timestamp_ms).items():
+                draft.keys.setdefault(key, first)
             record = self.judge(book.settle(command, cid, digest, raw.offset, raw.timestamp_ms))
             if record is None:
                 continue
@@ -117,6 +121,8 @@ class MiniWorker:
         state, encode = self.topics.state, self.codec.encode
         for a in draft.changed_accounts():
             out.records.append((state, f"a:{a.account_id}".encode(), encode(a.state()), []))
+        for h in draft.changed_holds():
+            out.records.append((state, f"h:{h.name}".encode(), encode(h.state()) if h.remaining else None, []))
         for p in draft.changed_partners():
             out.records.append((state, f"p:{p.partner_id}".encode(), encode(p.record()), []))
         out.records.append((state, b"meta", encode(draft.head.record()), []))

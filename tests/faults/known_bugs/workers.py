@@ -73,7 +73,7 @@ class LastRowWins(_AtLeastOnce):
     def recover(self) -> PartitionLedger:
         ledger = super().recover()
         for r in read_to_end(self.kafka, self.topics.state):
-            row = self.codec.decode(r.value)
+            row = self.codec.decode(r.value) if r.value is not None else None
             if isinstance(row, AccountState):
                 ledger.base.accounts[row.account_id] = Account.from_state(row)
         return ledger
