@@ -32,11 +32,14 @@ from schemas.failpoints import arm
 from schemas.identity import BANK
 from schemas.records import AdmitPartner, OpenAccount, Transaction
 from sinks import migrate
+from sinks.clickhouse import ClickHouseConfig
+from sinks.dead_letters import DeadLetterSink, Letter
 from sinks.ledger_sink import Arrival, LedgerSink
 from streams.clients import KafkaConfig
 from streams.publisher import CommandPublisher
 from streams.reader import read_to_end
 from streams.registry import Registry
+from streams.sink_host import letter_of
 from streams.topics import Topics, create_topics, topic_ids
 from tests.faults.known_bugs.mini import Killed, MiniWorker
 from tests.faults.known_bugs.sink import RetriesBlindly
@@ -256,6 +259,17 @@ def clickhouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
         yield stack.resolved()
 
 
+def _bury(world: OnePartition, config: ClickHouseConfig) -> None:
+    """The dead letters, which have a sink of their own."""
+    dead = world.topics.dead
+    sink = DeadLetterSink(config, f"{dead}@{topic_ids(world.kafka, [dead])[dead]}")
+    sink.take_over()
+    try:
+        sink.write([Letter(r.partition, r.offset, letter_of(r)) for r in read_to_end(world.kafka, dead)])
+    finally:
+        sink.close()
+
+
 @pytest.mark.parametrize("kind", [LedgerSink, RetriesBlindly])
 @pytest.mark.parametrize("point", ["after_send", "after_insert_postings", "after_insert_outcomes"])
 def test_sink_without_read_back(world: OnePartition, clickhouse: Settings, kind: type[LedgerSink], point: str) -> None:
@@ -279,6 +293,7 @@ def test_sink_without_read_back(world: OnePartition, clickhouse: Settings, kind:
     finally:
         arm("")
         sink.close()
+    _bury(world, config)
     log = LiveLog(world.kafka, world.topics, 1)
     entries = ClickHouseEntries(config, topic)
     verdict = verify_world(world.topics.world, log, world.codec.decode, Terms(1), entries=entries, drained=True)
