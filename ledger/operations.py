@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, NoReturn
 
+from msgspec.structs import replace
+
 from ledger.accounts import Account
 from ledger.entries import ENTRY, HOLD, LAPSED, OTHER, Moved
 from ledger.holds import Hold
@@ -34,7 +36,10 @@ Accounts = Overlay[Account]
 
 
 def transfer(accounts: Accounts, t: Transaction) -> list[Leg]:
-    """A direct transfer: `amount` from payer to payee, or 2 to 1,000 balanced postings, all or nothing."""
+    """A direct transfer: `amount` from payer to payee, or 2 to 1,000 balanced postings, all or nothing.
+
+    Conditions in line let the common case pass; whatever else goes through the full checks.
+    """
     if (
         not 0 <= t.value_date <= VALUE_DATE_MAX or len(t.reference) > TEXT_MAX or len(t.metadata) > METADATA_MAX
         or t.original or t.expires_at or t.final or t.note
@@ -42,11 +47,6 @@ def transfer(accounts: Accounts, t: Transaction) -> list[Leg]:
         _check_fields(t, frozenset())
     if t.postings:
         return _by_postings(accounts, t)
-    return _by_amount(accounts, t)
-
-
-def _by_amount(accounts: Accounts, t: Transaction) -> list[Leg]:
-    """Payer and payee. Conditions in line let the common case pass; whatever else goes through the full checks."""
     roles, currency, amount, partner_id = t.accounts, t.currency, t.amount, t.partner_id
     if len(roles) != 2 or "payer" not in roles or "payee" not in roles:
         odd = sorted(_ROLES ^ set(roles))
@@ -258,7 +258,7 @@ def hold(draft: Draft, t: Transaction, at: Moment) -> Plan:
         _invalid("postings", "a hold names an amount, a payer and a payee")
     if t.expires_at and t.expires_at <= at.now:
         _invalid("expires_at", "after the time at which the hold is booked")
-    (payer, _, amount), (payee, _, _) = _by_amount(draft.accounts, t)
+    (payer, _, amount), (payee, _, _) = transfer(draft.accounts, replace(t, expires_at=0))
     if payer.debits_pending + amount > COUNTER_MAX or payee.credits_pending + amount > COUNTER_MAX:
         raise Rejection(Reason.COUNTER_OVERFLOW, field="amount", limit=COUNTER_MAX)
     hold_id = command_id(t.partner_id, t.idempotency_key)
