@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, NoReturn
 
-from msgspec.structs import replace
+import msgspec
 
 from ledger.accounts import Account
 from ledger.entries import ENTRY, HOLD, LAPSED, OTHER, Moved
@@ -258,7 +258,7 @@ def hold(draft: Draft, t: Transaction, at: Moment) -> Plan:
         _invalid("postings", "a hold names an amount, a payer and a payee")
     if t.expires_at and t.expires_at <= at.now:
         _invalid("expires_at", "after the time at which the hold is booked")
-    (payer, _, amount), (payee, _, _) = transfer(draft.accounts, replace(t, expires_at=0))
+    (payer, _, amount), (payee, _, _) = transfer(draft.accounts, msgspec.structs.replace(t, expires_at=0))
     if payer.debits_pending + amount > COUNTER_MAX or payee.credits_pending + amount > COUNTER_MAX:
         raise Rejection(Reason.COUNTER_OVERFLOW, field="amount", limit=COUNTER_MAX)
     hold_id = command_id(t.partner_id, t.idempotency_key)
