@@ -15,11 +15,11 @@ from clearline.connection import kafka_config
 from schemas.errors import BadInputError, PartUnavailableError
 from streams.core import HostOptions
 from streams.host import build_app
+from streams.topics import DAY_MS
 from streams.worker import run_worker
 
 SLOT_VARIABLE = "CLEARLINE_SLOT"
 READY_VARIABLE = "CLEARLINE_READY_FILE"
-DAY_MS = 86_400_000
 
 
 def host_options(settings: Settings, slot: int) -> HostOptions:

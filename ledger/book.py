@@ -66,10 +66,10 @@ class Book:
             # Whatever is raised in here is raised by a check, before anything was changed.
             try:
                 if type(command) is Transaction:
+                    if self._standing.get(command.partner_id, _UNSEEN) is not None:
+                        self.require_live(command.partner_id)
                     original, note = -1, _NOTHING
                     if command.operation == "transfer":
-                        if self._standing.get(command.partner_id, _UNSEEN) is not None:
-                            self.require_live(command.partner_id)
                         legs = _post(transfer(self.draft.accounts, command), offset)
                         self.draft.settled[offset] = (ENTRY, booked_at, legs)
                     else:
@@ -167,8 +167,6 @@ class Book:
         self, t: Transaction, digest: bytes, offset: int, booked_at: int
     ) -> tuple[tuple[PostedLeg, ...], int, dict[str, str]]:
         """Any other operation: legs, the original's offset, and the note. Nothing after the plan can fail."""
-        if self._standing.get(t.partner_id, _UNSEEN) is not None:
-            self.require_live(t.partner_id)
         operation = OPERATIONS.get(t.operation)
         if operation is None:
             raise Rejection(Reason.OPERATION_UNKNOWN, field="operation", operation=t.operation[:64])

@@ -78,7 +78,6 @@ class Part:
     messages: list[Inbound]
     draft: Draft
     index: KeyIndex
-    under: Draft | None = None
     bound: tuple[list[bytes], list[bytes], list[int], list[int]] = field(default_factory=lambda: ([], [], [], []))
 
 
@@ -213,7 +212,7 @@ class Settlement:
         keys.clear()
         keys.update(part.index.find(ids, event_time))
         oldest = part.index.oldest_ms(event_time)
-        for bound in (part.under.bound if part.under is not None else {}, draft.bound):
+        for bound in (*(d.bound for d in reversed(draft.under)), draft.bound):
             for i in ids if bound else ():
                 first = bound.get(i)
                 if first is not None and first[2] >= oldest:

@@ -203,20 +203,3 @@ class Codec:
 
 
 _COMMAND_NAMES = frozenset(c.__name__ for c in COMMANDS)
-
-
-def journal_source_offset(value: bytes) -> int:
-    """The source offset of a framed journal record, without decoding it: the third long after prefix and outcome."""
-    at = HEADER_BYTES + JOURNAL_PREFIX_BYTES + 1
-    for _ in range(2):
-        while value[at] > 127:
-            at += 1
-        at += 1
-    n = shift = 0
-    while True:
-        byte = value[at]
-        n |= (byte & 127) << shift
-        if byte < 128:
-            return n >> 1
-        at += 1
-        shift += 7

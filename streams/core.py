@@ -334,7 +334,7 @@ class TransactionalCore:
             ledger = self.ledgers[p]
             below = under.batch.parts.get(p) if under is not None else None
             drafts = (below.draft,) if below is not None else ()
-            parts[p] = Part(ms, Draft(ledger.base, drafts), ledger.keys, drafts[0] if drafts else None)
+            parts[p] = Part(ms, Draft(ledger.base, drafts), ledger.keys)
         batch = Batch(parts, producer.produce)
         offsets = [TopicPartition(self.topics.submitted, p, ms[-1].offset() + 1) for p, ms in by_partition.items()]
         self.hand_over(batch)

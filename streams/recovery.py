@@ -1,9 +1,9 @@
-"""Takes over a partition: from the compacted state topic the accounts, from the journal the idempotency keys.
+"""Takes over a partition: from the compacted state topic the accounts, partners and open holds, from the journal the
+idempotency keys and what the settled transactions did.
 
 The order matters. The caller has asked for the committed offsets first, which waits until no Kafka transaction of a
-predecessor is open; then everything below the high watermarks is stable. The stored next offset must equal the group's:
-both were written in one Kafka transaction, so any difference means that something else wrote here, and the partition
-must not run.
+predecessor is open; then everything below the high watermarks is stable. The group may not be ahead of the stored next
+offset: both were written in one Kafka transaction, so then something else wrote here, and the partition must not run.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ledger.entries import GIVING_BACK, KINDS, OTHER, EntryLog, Leg, Settled
 from ledger.holds import Hold
 from ledger.keys import KeyIndex
 from ledger.state import Head, PartitionBase, Partner
-from schemas.codec import CHAIN_BYTES, HEADER_BYTES, Codec, journal_source_offset, schema_of
+from schemas.codec import CHAIN_BYTES, HEADER_BYTES, Codec, schema_of
 from schemas.errors import InvariantError
 from schemas.reader import NotThisWayError, compile_reader
 from schemas.records import AccountState, HoldState, JournalRecord, PartitionState, Posting
@@ -161,13 +161,15 @@ def _restore_window(
     for p, _, timestamp, _, value, _ in read_to_end(kafka, topics.journal, _offsets_at(kafka, topics.journal, since)):
         assert value is not None
         tails[p] = value
-        if timestamp >= since[p]:
-            recollections[p].take(_memory_of(value, codec))
-        if value[_DIGEST_END] and timestamp >= since[p]:
+        if timestamp < since[p]:
+            continue
+        record = _memory_of(value, codec)
+        recollections[p].take(record)
+        if value[_DIGEST_END]:
             ids, digests, offsets, times = columns[p]
-            ids.append(value[HEADER_BYTES:_ID_END])
+            ids.append(record.command_id)
             digests.append(value[_ID_END:_DIGEST_END])
-            offsets.append(journal_source_offset(value))
+            offsets.append(record.source_offset)
             times.append(timestamp)
             if len(ids) >= 50_000:
                 ledgers[p].keys.add(*columns[p])

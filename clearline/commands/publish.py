@@ -103,7 +103,7 @@ def publish(
 def _foresee(system: Connection) -> Callable[[Command], Outcome]:
     from clearline.config import load_settings
     from clearline.foresight import Foresight
-    from clearline.worker import DAY_MS
+    from streams.topics import DAY_MS
 
     return Foresight(system, load_settings().settlement.idempotency_days * DAY_MS).outcome
 

@@ -18,7 +18,6 @@ from schemas.codec import (
     UnknownSchemaError,
     _parsed,
     avro_body,
-    journal_source_offset,
     record_from_dict,
     schema_of,
 )
@@ -82,9 +81,9 @@ def test_what_a_take_over_remembers_of_a_record_is_in_the_record(record):
 
 
 @given(record=records("JournalRecord"), offset=st.sampled_from([o for o in EDGES if o >= 0]))
-def test_the_source_offset_is_read_without_decoding(record, offset):
+def test_the_source_offset_is_read_at_a_take_over(record, offset):
     changed = msgspec.structs.replace(record, source_offset=offset)
-    assert journal_source_offset(CODEC.encode(changed)) == offset
+    assert _memory_of(CODEC.encode(changed), CODEC).source_offset == offset
 
 
 @given(st.integers(-(2**63), 2**63 - 1))

@@ -87,7 +87,7 @@ class World:
             self.out.append((topic, value, key, partition, more))
 
         draft = Draft(self.base, (under,) if under else ())
-        batch = Batch({0: Part(messages, draft, self.keys, under)}, produce)  # type: ignore[arg-type]
+        batch = Batch({0: Part(messages, draft, self.keys)}, produce)  # type: ignore[arg-type]
         take(batch, self.settlement)
         if batch.error:
             raise batch.error
