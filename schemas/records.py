@@ -273,6 +273,21 @@ class Reply(Record, frozen=True, gc=False):
     booked_at: int
 
 
+class Seal(Record, frozen=True, gc=False):
+    """A stretch of one partition's journal under one Merkle root; `previous` is SHA-256 of the seal before it."""
+
+    partition: int
+    first_sequence: int
+    last_sequence: int
+    first_booked_at: int
+    last_booked_at: int
+    root: bytes
+    chain: bytes
+    previous: bytes
+    sealed_at: int
+    why: str
+
+
 Command = Transaction | OpenAccount | BlockAccount | SetAccountLimit | CloseAccount | AdmitPartner | SetPartnerState
 
 COMMANDS: tuple[type[Record], ...] = (
@@ -287,7 +302,7 @@ _OTHERS: tuple[type[Record], ...] = (
     DeadLetter,
     Reply,
 )
-RECORDS: dict[str, type[Record]] = {c.__name__: c for c in (*COMMANDS, *_OTHERS)}
+RECORDS: dict[str, type[Record]] = {c.__name__: c for c in (*COMMANDS, *_OTHERS, Seal)}
 
 
 class Subjects:
