@@ -17,8 +17,9 @@ from typing import Any
 import fastavro
 import msgspec
 
+from schemas import records
 from schemas.reader import compile_reader
-from schemas.records import COMMANDS, RECORDS, PendingLeg, PostedLeg, Posting, Record
+from schemas.records import COMMANDS, RECORDS, Record
 from schemas.writer import compile_writer
 
 MAGIC = b"\0"
@@ -26,7 +27,8 @@ HEADER_BYTES = 5
 JOURNAL_PREFIX_BYTES = 25  # command_id 16, payload_digest 8, binds_key 1
 CHAIN_BYTES = 32
 
-_CLASSES: dict[str, type] = {**RECORDS, "Posting": Posting, "PostedLeg": PostedLeg, "PendingLeg": PendingLeg}
+# Every record class by its Avro name, those inside of others too.
+_CLASSES: dict[str, type] = {n: c for n, c in vars(records).items() if isinstance(c, type) and issubclass(c, Record)}
 _LOGICAL = ("logicalType", "precision", "scale")
 
 
@@ -79,6 +81,15 @@ def _with_decimals(record_name: str) -> Any:
     return fastavro.parse_schema(schema_of(record_name))
 
 
+@cache
+def _rows_of(record_name: str) -> dict[str, str]:
+    """Fields of a record that hold a row of other records: field -> that record's name."""
+    if record_name not in RECORDS:
+        return {}
+    types = {f["name"]: f["type"] for f in schema_of(record_name)["fields"]}
+    return {n: t["items"]["name"] for n, t in types.items() if isinstance(t, dict) and t["type"] == "array"}
+
+
 _DECIMALS = ("debits_pending", "debits_posted", "credits_pending", "credits_posted")
 
 
@@ -88,11 +99,9 @@ def record_from_dict(record_name: str, values: Mapping[str, Any]) -> Record:
     for name in _DECIMALS:
         if isinstance(row.get(name), bytes):
             row[name] = int.from_bytes(row[name], "big", signed=True)
-    if "postings" in row:
-        leg = PostedLeg if record_name == "JournalRecord" else Posting
-        row["postings"] = tuple(record_from_dict(leg.__name__, p) for p in row["postings"])
-    if "pending" in row:
-        row["pending"] = tuple(record_from_dict("PendingLeg", p) for p in row["pending"])
+    for name, item in _rows_of(record_name).items():
+        if name in row:
+            row[name] = tuple(record_from_dict(item, r) for r in row[name])
     try:
         record: Record = _CLASSES[record_name](**row)
     except TypeError as e:
@@ -112,17 +121,17 @@ def _as_decimals(row: dict[str, Any]) -> dict[str, Any]:
     for name in _DECIMALS:
         if name in row:
             row[name] = Decimal(row[name])
-    for leg in (*row.get("postings", ()), *row.get("pending", ())):
-        _as_decimals(leg)
+    for rows in [v for v in row.values() if isinstance(v, list)]:
+        for inner in rows:
+            _as_decimals(inner)
     return row
 
 
 def _as_dict(record: Record) -> dict[str, Any]:
     """Every field by name, also those at their default, which msgspec leaves out of a command."""
     row = msgspec.structs.asdict(record)
-    for name in ("postings", "pending"):
-        if name in row:
-            row[name] = [msgspec.structs.asdict(leg) for leg in row[name]]
+    for name in _rows_of(type(record).__name__):
+        row[name] = [msgspec.structs.asdict(inner) for inner in row[name]]
     return row
 
 

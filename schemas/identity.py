@@ -10,7 +10,18 @@ from hashlib import blake2b
 
 import msgspec
 
-from schemas.records import AdmitPartner, Command, SetPartnerState, Transaction
+from schemas.records import (
+    AdmitPartner,
+    CloseDay,
+    Command,
+    Crossing,
+    PublishProduct,
+    SetCalendar,
+    SetLimit,
+    SetPartnerState,
+    Tick,
+    Transaction,
+)
 
 BANK = "bank"
 
@@ -68,6 +79,12 @@ def tree_of(command: Command) -> str:
             return root_of(command.partner_id)
         named = [*command.accounts.values(), *(p.account_id for p in command.postings)]
         return next((r for r in (root_of(owner_of(a)) for a in named) if r != BANK), BANK)
-    if isinstance(command, AdmitPartner | SetPartnerState):
+    if isinstance(command, AdmitPartner | SetPartnerState | SetCalendar):
         return root_of(command.subject_id)
+    if isinstance(command, SetLimit):
+        return {"partner": root_of(command.subject_id), "account": root_of(owner_of(command.subject_id))}.get(
+            command.level, BANK
+        )
+    if isinstance(command, CloseDay | Tick | PublishProduct | Crossing):
+        return BANK  # of every partition, or of the one that it names
     return root_of(owner_of(command.account_id))

@@ -188,6 +188,8 @@ class _Compiler:
         """Statements that move `i` past a value that nobody wants."""
         if isinstance(schema, str) and schema in self.named:
             schema = self.named[schema]
+        if isinstance(schema, list):
+            return self.statements(schema, "_", "")
         kind = schema if isinstance(schema, str) else schema["type"]
         match kind:
             case "string" | "bytes":
@@ -199,6 +201,15 @@ class _Compiler:
                 return [f"i += {schema['size']}"]
             case "boolean":
                 return ["i += 1"]
+            case "record":
+                self.named[schema["name"]] = schema
+                return [s for f in schema["fields"] for s in self.passing(f["type"])]
+            case "array":
+                return ["if b[i] == 0:", "    i += 1", "else:", "    while True:", "        count, i = long(b, i)",
+                        "        if count == 0: break",
+                        "        if count < 0: raise NotThisWayError('block with its size in bytes')",
+                        "        for _ in range(count):",
+                        *(f"            {s}" for s in self.passing(schema["items"]))]  # fmt: skip
             case _:
                 return self.statements(schema, "_", "")
 

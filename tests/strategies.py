@@ -6,10 +6,11 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from schemas import records as contracts
 from schemas.codec import schema_of
-from schemas.records import RECORDS, PendingLeg, PostedLeg, Posting, Record
+from schemas.records import Record
 
-_CLASSES: dict[str, type] = {**RECORDS, "Posting": Posting, "PostedLeg": PostedLeg, "PendingLeg": PendingLeg}
+_CLASSES = {n: c for n, c in vars(contracts).items() if isinstance(c, type) and issubclass(c, Record)}
 
 # Lengths and numbers around the places where the wire format takes one byte more.
 EDGES = [0, 1, 63, 64, 8191, 8192, 2**20, 2**27, 2**31 - 1, 2**35, 2**62, 2**63 - 1]
