@@ -1,7 +1,7 @@
 """How far each role is behind, in records: the ends of the topics against where the roles have come to.
 
-Settlement's place is its committed group offset; a sink's is what it has proven to be in its store, which it tells in
-its ready file.
+Settlement's place is its committed group offset; a sink's is what it has proven to be in its store, and the
+sealer's what it has read (the minute that goes on is not sealed yet); both tell it in their ready files.
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ def measure(settings: Settings, folder: DataFolder) -> dict[str, Any]:
         done = committed_offsets(kafka, topics.group, topics.submitted)
         roles = {"settlement": _behind(submitted, done)}
         waiting: dict[str, str] = {}
-        for name, topic in (("sink-clickhouse", topics.journal), ("sink-redis", topics.state)):
+        followers = (("sink-clickhouse", topics.journal), ("sink-redis", topics.state), ("sealer", topics.journal))
+        for name, topic in followers:
             told = _told(folder, name)
             if told is not None:
                 verified = {int(p): o for p, o in told.get("verified", {}).items()}

@@ -56,10 +56,17 @@ def _sink_redis(settings: Settings, _slot: int, ready_file: Path | None) -> None
     )
 
 
+def _sealer(settings: Settings, _slot: int, ready_file: Path | None) -> None:
+    from streams.sealer import run_sealer
+
+    run_sealer(kafka_config(settings), Topics(settings.world), registry_of(settings), ready_file)
+
+
 _RUN: dict[str, Callable[[Settings, int, Path | None], None]] = {
     "worker": _worker,
     "sink-clickhouse": _sink_clickhouse,
     "sink-redis": _sink_redis,
+    "sealer": _sealer,
 }
 ROLES = tuple(_RUN)
 

@@ -288,8 +288,8 @@ class Stack:
 
 
 def role_names(settings: Settings) -> list[str]:
-    """All roles of a stack: worker-0 ... and the sinks."""
-    return [*(f"worker-{i}" for i in range(settings.workers)), "sink-clickhouse", "sink-redis"]
+    """All roles of a stack: worker-0 ..., the sinks and the sealer."""
+    return [*(f"worker-{i}" for i in range(settings.workers)), "sink-clickhouse", "sink-redis", "sealer"]
 
 
 def python_path() -> dict[str, str]:

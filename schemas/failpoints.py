@@ -44,7 +44,13 @@ SINK_REDIS = (
     "sink_redis.mid_batch",
     "sink_redis.after_batch",
 )
-NAMES = (*SETTLEMENT, *SINK_CLICKHOUSE, *SINK_REDIS)
+SEALER = (
+    "sealer.after_fence",
+    "sealer.after_read",
+    "sealer.after_produce",  # the seals are with the broker, the Kafka transaction is open
+    "sealer.after_commit",
+)
+NAMES = (*SETTLEMENT, *SINK_CLICKHOUSE, *SINK_REDIS, *SEALER)
 
 
 class FailPointError(RuntimeError):

@@ -140,6 +140,22 @@ def committed_offsets(kafka: KafkaConfig, group: str, topic: str) -> dict[int, i
         consumer.close()
 
 
+def offsets_at(kafka: KafkaConfig, topic: str, since: Mapping[int, int]) -> dict[int, int]:
+    """The first offset of each partition whose record is at or after a time, ms UTC; the end where there is none."""
+    consumer = Consumer(kafka.consumer("clearline-reader"))
+    try:
+        wanted = [TopicPartition(topic, p, ms) for p, ms in since.items()]
+        found = consumer.offsets_for_times(wanted, timeout=30) if wanted else []
+        ends = {
+            tp.partition: consumer.get_watermark_offsets(TopicPartition(topic, tp.partition), timeout=30)[1]
+            for tp in found
+            if tp.offset < 0
+        }
+        return {tp.partition: tp.offset if tp.offset >= 0 else ends[tp.partition] for tp in found}
+    finally:
+        consumer.close()
+
+
 def read_to_end(kafka: KafkaConfig, topic: str, start: Mapping[int, int] | None = None) -> Iterator[LogRecord]:
     """Every committed record from `start` up to the end offsets at the time of the call.
 

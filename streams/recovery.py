@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 import msgspec
-from confluent_kafka import Consumer, TopicPartition
 
 from ledger.accounts import Account
 from ledger.entries import GIVING_BACK, KINDS, OTHER, EntryLog, Leg, Settled
@@ -24,7 +23,7 @@ from schemas.errors import InvariantError
 from schemas.reader import NotThisWayError, compile_reader
 from schemas.records import AccountState, HoldState, JournalRecord, PartitionState, Posting
 from streams.clients import KafkaConfig
-from streams.reader import read_to_end
+from streams.reader import offsets_at, read_to_end
 from streams.topics import Topics
 
 _CHUNK = 20_000
@@ -158,7 +157,7 @@ def _restore_window(
     columns: dict[int, tuple[list[bytes], list[bytes], list[int], list[int]]] = {p: ([], [], [], []) for p in ledgers}
     tails: dict[int, bytes] = {}
     recollections = {p: Recollection(ledger.base.entries) for p, ledger in ledgers.items()}
-    for p, _, timestamp, _, value, _ in read_to_end(kafka, topics.journal, _offsets_at(kafka, topics.journal, since)):
+    for p, _, timestamp, _, value, _ in read_to_end(kafka, topics.journal, offsets_at(kafka, topics.journal, since)):
         assert value is not None
         tails[p] = value
         if timestamp < since[p]:
@@ -226,18 +225,3 @@ class Recollection:
         for offset in self._lapsed:
             entries.lapse(offset)
         self._settled, self._given, self._lapsed = {}, [], []
-
-
-def _offsets_at(kafka: KafkaConfig, topic: str, since: Mapping[int, int]) -> dict[int, int]:
-    """The first offset of each partition whose record is at or after a time; the end where there is none."""
-    consumer = Consumer(kafka.consumer("clearline-reader"))
-    try:
-        found = consumer.offsets_for_times([TopicPartition(topic, p, ms) for p, ms in since.items()], timeout=30)
-        ends = {
-            tp.partition: consumer.get_watermark_offsets(TopicPartition(topic, tp.partition), timeout=30)[1]
-            for tp in found
-            if tp.offset < 0
-        }
-        return {tp.partition: tp.offset if tp.offset >= 0 else ends[tp.partition] for tp in found}
-    finally:
-        consumer.close()

@@ -63,6 +63,7 @@ class Report:
     waiting_for: str = ""
     verified: dict[int, int] = field(default_factory=dict)
     records: int = 0
+    more: dict[str, Any] = field(default_factory=dict)
     _written: float = 0.0
     _since: tuple[float, int] = (0.0, 0)
 
@@ -86,6 +87,7 @@ class Report:
             "records": self.records,
             "records_per_second": round(rate, 1),
             "at": int(time.time() * 1000),
+            **self.more,
         }
         draft = self.path.with_name(self.path.name + ".tmp")
         draft.write_bytes(orjson.dumps(facts))

@@ -6,6 +6,7 @@
 | journal | root partner, same partition | for ever | one outcome per command: the truth |
 | ledger.state | account, partner, hold or `meta` | compacted | where each account stands; recovery reads it |
 | transactions.dead | as received | 90 days | what could not be decoded or broke the contract |
+| seals | last sequence, same partition as the journal | for ever | Merkle roots over stretches of the journal |
 | replies | partition = gateway instance | 1 hour | outcomes that a caller waits for |
 
 Every topic but `replies` has the same number of partitions, and an outcome stands in the partition of its command.
@@ -54,6 +55,10 @@ class Topics:
         return f"{self.world}.transactions.dead"
 
     @property
+    def seals(self) -> str:
+        return f"{self.world}.seals"
+
+    @property
     def replies(self) -> str:
         return f"{self.world}.replies"
 
@@ -74,6 +79,7 @@ class Topics:
             self.journal: {**forever, "max.message.bytes": str(DEAD_BYTES_MAX)},
             self.state: {"cleanup.policy": "compact", "segment.bytes": str(64 * 1024 * 1024)},
             self.dead: {"retention.ms": str(90 * DAY_MS), "max.message.bytes": str(DEAD_BYTES_MAX)},
+            self.seals: dict(forever),
             self.replies: {"retention.ms": str(DAY_MS // 24)},
         }
 

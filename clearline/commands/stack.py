@@ -41,7 +41,9 @@ def setup(as_json: screen.JsonFlag = False) -> None:
 
 
 def up(
-    role: Annotated[str, typer.Option(help="One role, in the foreground: worker, sink-clickhouse, sink-redis.")] = "",
+    role: Annotated[
+        str, typer.Option(help="One role in the foreground: worker, sink-clickhouse, sink-redis, sealer.")
+    ] = "",
     slot: Annotated[int, typer.Option(min=0, help="Which worker this is, with --role worker.")] = 0,
     foreground: Annotated[bool, typer.Option("--foreground", help="Stay until Ctrl-C instead of detaching.")] = False,
     as_json: screen.JsonFlag = False,

@@ -93,11 +93,11 @@ def test_status_has_every_pid_address_and_lag(kept, capsys):
     for name, child in {**status["parts"], **status["roles"]}.items():
         assert psutil.pid_exists(child["pid"]), name
     assert set(status["parts"]) == {"kafka", "registry", "clickhouse", "redis"}
-    assert set(status["roles"]) == {"worker-0", "worker-1", "sink-clickhouse", "sink-redis"}
+    assert set(status["roles"]) == {"worker-0", "worker-1", "sink-clickhouse", "sink-redis", "sealer"}
     assert set(status["addresses"]) == {
         "kafka_bootstrap", "registry_url", "clickhouse_host", "clickhouse_port", "clickhouse_http_port", "redis_url",
     }  # fmt: skip
-    assert set(status["lag"]["roles"]) == {"settlement", "sink-clickhouse", "sink-redis"}
+    assert set(status["lag"]["roles"]) == {"settlement", "sink-clickhouse", "sink-redis", "sealer"}
     assert cli.main(["status"]) == 0
     assert "sink-clickhouse" in capsys.readouterr().out
     assert cli.main(["up", "--json"]) == 0
