@@ -1,6 +1,6 @@
 """The partners and accounts of a recomputed ledger: who there is, what it may do, and the commands that change that.
 
-Like the rest of the recomputation it is written from docs/operations.md and docs/reasons.md, not from `ledger/`.
+Like the rest of the recomputation it is written from docs/operations.md and docs/REASONS.md, not from `ledger/`.
 """
 
 from __future__ import annotations

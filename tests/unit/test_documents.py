@@ -1,6 +1,6 @@
 """What is written down is what is so: reasons, requirements, package data, the size of modules and functions.
 
-`python -m tests.unit.test_documents` writes docs/reasons.md anew.
+`python -m tests.unit.test_documents` writes docs/REASONS.md anew.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ledger.reasons import MEANING, Reason
+from ledger.reasons import CURE, MEANING, Reason
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("schemas", "ledger", "processors", "streams", "sinks", "clearline", "benchmarks")
@@ -21,8 +21,8 @@ LINES_MAX, FUNCTION_LINES_MAX = 500, 70
 
 
 def reasons_page() -> str:
-    """docs/reasons.md, from the list that the ledger uses."""
-    rows = [f"| {rank} | `{reason.value}` | {MEANING[reason]} |" for rank, reason in enumerate(Reason, 1)]
+    """docs/REASONS.md, from the list that the ledger uses."""
+    rows = [f"| {rank} | `{reason.value}` | {MEANING[reason]} | {CURE[reason]} |" for rank, reason in enumerate(Reason, 1)]
     return "\n".join([
         "# Reasons",
         "",
@@ -32,27 +32,31 @@ def reasons_page() -> str:
         "",
         "Written from `ledger/reasons.py` by `python -m tests.unit.test_documents`; a test holds both equal.",
         "",
-        "| | code | means |",
-        "|---|---|---|",
+        "| | code | cause | cure |",
+        "|---|---|---|---|",
         *rows,
         "",
     ])  # fmt: skip
 
 
 def test_the_page_of_reasons_is_the_ledgers_list():
-    page = (ROOT / "docs" / "reasons.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "REASONS.md").read_text(encoding="utf-8")
     assert page == reasons_page(), "run: python -m tests.unit.test_documents"
 
 
 def test_reasons_are_stable_codes():
     """A code may be added here; none is ever taken away or renamed."""
     assert [r.value for r in Reason] == [
-        "idempotency_conflict", "partner_unknown", "partner_suspended", "operation_unknown", "field_invalid",
-        "currency_unknown", "amount_not_positive", "amount_too_large", "postings_count", "postings_unbalanced", "original_unknown",
-        "original_mismatch", "hold_expired", "hold_closed", "capture_exceeds_hold", "refund_exceeds_payment",
-        "account_unknown", "account_not_owned", "account_closed", "account_currency", "debits_blocked",
-        "credits_blocked", "same_account", "insufficient_funds", "counter_overflow", "not_permitted", "account_exists",
-        "account_not_empty", "partner_exists", "parent_unknown", "state_unknown",
+        "idempotency_conflict", "partner_unknown", "product_unknown", "operation_unknown", "partner_suspended",
+        "partner_state", "field_invalid", "role_unknown", "role_missing", "currency_unknown", "product_currency",
+        "exponent_mismatch", "amount_not_positive", "amount_too_large", "rate_invalid", "postings_count",
+        "postings_unbalanced", "not_permitted", "original_unknown", "original_mismatch", "hold_expired",
+        "hold_closed", "capture_exceeds_hold", "refund_exceeds_payment", "account_unknown", "account_not_owned",
+        "owner_state", "account_closed", "account_frozen", "account_currency", "debits_blocked", "credits_blocked",
+        "same_account", "split_exceeds_amount", "nothing_to_move", "insufficient_funds", "counter_overflow",
+        "limit_exceeded", "account_exists", "account_not_empty", "partner_exists", "parent_unknown",
+        "state_unknown", "state_transition", "partner_not_empty", "product_version", "product_invalid",
+        "template_unbalanced", "day_closed", "day_ahead", "crossing_unknown",
     ]  # fmt: skip
 
 
@@ -92,4 +96,4 @@ def test_modules_are_short_say_why_they_exist_and_so_are_their_functions(path):
 
 
 if __name__ == "__main__":
-    (ROOT / "docs" / "reasons.md").write_text(reasons_page(), encoding="utf-8")
+    (ROOT / "docs" / "REASONS.md").write_text(reasons_page(), encoding="utf-8")
