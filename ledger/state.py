@@ -15,7 +15,7 @@ from typing import Protocol, TypeVar
 from ledger.accounts import Account
 from ledger.entries import LAPSED, WINDOW_MS, EntryLog, Moved, Settled
 from ledger.holds import Hold
-from schemas.records import PartitionState, PartnerState
+from schemas.records import PartitionState, PartnerState, ProductState, Record
 
 ZERO_CHAIN = bytes(32)
 NEVER = 1 << 62  # later than every event time
@@ -45,18 +45,19 @@ class Head:
 
     __slots__ = (
         "next_offset", "sequence", "chain", "event_time",
-        "received", "settled", "rejected", "repeated", "applied", "dead",
+        "received", "settled", "rejected", "repeated", "applied", "dead", "closed_through",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self.next_offset = self.sequence = self.event_time = 0
         self.chain = ZERO_CHAIN
         self.received = self.settled = self.rejected = self.repeated = self.applied = self.dead = 0
+        self.closed_through = -1
 
     def record(self) -> PartitionState:
         return PartitionState(
             self.next_offset, self.sequence, self.chain, self.event_time,
-            self.received, self.settled, self.rejected, self.repeated, self.applied, self.dead,
+            self.received, self.settled, self.rejected, self.repeated, self.applied, self.dead, self.closed_through,
         )  # fmt: skip
 
     @classmethod
@@ -64,7 +65,7 @@ class Head:
         h = cls()
         h.next_offset, h.sequence, h.chain, h.event_time = r.next_offset, r.sequence, r.chain, r.event_time
         h.received, h.settled, h.rejected = r.received, r.settled, r.rejected
-        h.repeated, h.applied, h.dead = r.repeated, r.applied, r.dead
+        h.repeated, h.applied, h.dead, h.closed_through = r.repeated, r.applied, r.dead, r.closed_through
         return h
 
     def copy(self) -> Head:
@@ -103,9 +104,13 @@ class Overlay(dict[str, V]):
 
 
 class PartitionBase:
-    """Committed state of one partition. `due`: the open holds that will lapse, the next one first."""
+    """Committed state of one partition. `due`: the open holds that will lapse, the next one first.
 
-    __slots__ = ("accounts", "due", "entries", "head", "holds", "partners")
+    `rows`: what is kept as the record that it is (limits, usage, calendars, products, transactions in flight), by its
+    key in `ledger.state`; `shelf`: the versions of each product, rising; `limits`: how many subjects have limits.
+    """
+
+    __slots__ = ("accounts", "due", "entries", "head", "holds", "limits", "partners", "rows", "shelf")
 
     def __init__(self, window_ms: int = WINDOW_MS) -> None:
         self.accounts: dict[str, Account] = {}
@@ -113,7 +118,22 @@ class PartitionBase:
         self.holds: dict[str, Hold] = {}
         self.due: list[Due] = []
         self.entries = EntryLog(window_ms)
+        self.rows: dict[str, Record] = {}
+        self.shelf: dict[str, tuple[ProductState, ...]] = {}
+        self.limits = 0
         self.head = Head()
+
+    def put_row(self, key: str, row: Record | None) -> None:
+        """Takes a row as it is now; None: it is gone."""
+        if key.startswith("l:"):
+            self.limits += (row is not None) - (key in self.rows)
+        if row is None:
+            self.rows.pop(key, None)
+            return
+        self.rows[key] = row
+        if isinstance(row, ProductState):
+            others = (r for r in self.shelf.get(row.product, ()) if r.version != row.version)
+            self.shelf[row.product] = tuple(sorted((*others, row), key=lambda r: r.version))
 
     def put_hold(self, hold: Hold) -> None:
         """Takes a hold as it is now; a closed one is forgotten."""
@@ -133,12 +153,13 @@ class Draft:
 
     `keys` holds the idempotency keys that this batch may meet: those found in the index, and those it binds itself.
     `bound`: the keys that it bound in the runs that are done, with their append times. `settled`, `given_back` and
-    `lapsed` are what this batch adds to the base's `entries`, by source offset.
+    `lapsed` are what this batch adds to the base's `entries`, by source offset. `rows`: the rows that it changed, None
+    for those that are gone; ask `row`, which looks below too. `limited`: whether anything may have limits.
     """
 
     __slots__ = (
-        "accounts", "base", "bound", "due", "given_back", "head", "holds", "keys", "lapsed", "partners", "settled",
-        "start", "under",
+        "accounts", "base", "bound", "due", "given_back", "head", "holds", "keys", "lapsed", "limited", "partners",
+        "rows", "settled", "shelf", "start", "under",
     )  # fmt: skip
 
     def __init__(self, base: PartitionBase, under: tuple[Draft, ...] = ()) -> None:
@@ -155,6 +176,9 @@ class Draft:
         self.given_back: dict[int, int] = {}
         self.lapsed: set[int] = set()
         self.due: list[Due] = []
+        self.rows: dict[str, Record | None] = {}
+        self.shelf: dict[str, tuple[ProductState, ...]] = {}
+        self.limited: bool = base.limits > 0 or any(d.limited for d in under)
 
     # ---- what is asked of it -----------------------------------------------------------------------------------
 
@@ -169,6 +193,24 @@ class Draft:
             hold = self.open_hold(due[2])
             if hold is not None and hold.opened_at == due[1]:
                 yield hold
+
+    def row(self, key: str) -> Record | None:
+        """The row of this key, or None."""
+        for d in (self, *self.under):
+            if key in d.rows:
+                return d.rows[key]
+        return self.base.rows.get(key)
+
+    def versions(self, product: str) -> tuple[ProductState, ...]:
+        """The versions of a product that were published, rising; empty when there is none."""
+        for d in (self, *self.under):
+            if product in d.shelf:
+                return d.shelf[product]
+        return self.base.shelf.get(product, ())
+
+    def has_shelf(self) -> bool:
+        """Whether any product was published in this partition."""
+        return bool(self.base.shelf) or any(d.shelf for d in (self, *self.under))
 
     def next_due(self) -> int:
         """When the next hold lapses, milliseconds; NEVER when none will."""
@@ -197,6 +239,17 @@ class Draft:
 
     # ---- what it changed -----------------------------------------------------------------------------------------
 
+    def put_row(self, key: str, row: Record | None) -> None:
+        """Sets a row; None removes it."""
+        self.rows[key] = row
+        if key.startswith("l:"):
+            self.limited = True
+
+    def publish(self, row: ProductState) -> None:
+        """Takes a version of a product that is higher than all before."""
+        self.shelf[row.product] = (*self.versions(row.product), row)
+        self.rows[f"d:{row.product}:{row.version}"] = row
+
     def add_hold(self, hold: Hold) -> None:
         """Takes a new hold."""
         self.holds[hold.name] = hold
@@ -224,6 +277,8 @@ class Draft:
             base.partners[p.partner_id] = p
         for h in self.changed_holds():
             base.put_hold(h)
+        for key, row in self.rows.items():
+            base.put_row(key, row)
         base.entries.add(self.settled)
         for offset, amount in self.given_back.items():
             base.entries.give_back(offset, amount)

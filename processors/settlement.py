@@ -302,6 +302,8 @@ class Settlement:
             produce(topic, encode(hold.state()) if hold.remaining else None, b"h:" + hold.name.encode(), partition)
         for partner in draft.changed_partners():
             produce(topic, encode(partner.record()), b"p:" + partner.partner_id.encode(), partition)
+        for key, row in draft.rows.items():
+            produce(topic, encode(row) if row is not None else None, key.encode(), partition)
         produce(topic, encode(draft.head.record()), META_KEY, partition)
         self.stages.state += perf_counter() - t
 

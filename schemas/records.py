@@ -339,9 +339,9 @@ class Seal(Record, frozen=True, gc=False):
 
 _OTHERS: tuple[type[Record], ...] = (
     JournalRecord, AccountState, HoldState, PartnerState, LimitState, UsageState, CalendarState, ProductState,
-    CrossingState, PartitionState, DeadLetter, Reply,
+    CrossingState, PartitionState, DeadLetter, Reply, Seal,
 )  # fmt: skip
-RECORDS: dict[str, type[Record]] = {c.__name__: c for c in (*COMMANDS, *_OTHERS, Seal)}
+RECORDS: dict[str, type[Record]] = {c.__name__: c for c in (*COMMANDS, *_OTHERS)}
 
 
 class Subjects:

@@ -21,7 +21,7 @@ from ledger.state import Head, PartitionBase, Partner
 from schemas.codec import CHAIN_BYTES, HEADER_BYTES, Codec, schema_of
 from schemas.errors import InvariantError
 from schemas.reader import NotThisWayError, compile_reader
-from schemas.records import AccountState, HoldState, JournalRecord, PartitionState, Posting
+from schemas.records import AccountState, HoldState, JournalRecord, PartitionState, PartnerState, Posting
 from streams.clients import KafkaConfig
 from streams.reader import offsets_at, read_to_end
 from streams.topics import Topics
@@ -122,10 +122,12 @@ def _restore_state(kafka: KafkaConfig, topics: Topics, codec: Codec, ledgers: di
     """Reads the state topic to its end; of several records of one key the highest offset counts, not the last."""
     holds: dict[int, dict[bytes | None, HoldState]] = {p: {} for p in ledgers}
     for r in read_to_end(kafka, topics.state, dict.fromkeys(ledgers, 0)):
-        if r.value is None:  # only a closed hold's row is deleted
-            holds[r.partition].pop(r.key, None)
-            continue
         base = ledgers[r.partition].base
+        key = (r.key or b"").decode()
+        if r.value is None:  # what is closed or lifted: its row is deleted
+            holds[r.partition].pop(r.key, None)
+            base.put_row(key, None)
+            continue
         state = codec.decode(r.value)
         if isinstance(state, PartitionState):
             if state.next_offset >= base.head.next_offset:
@@ -138,6 +140,10 @@ def _restore_state(kafka: KafkaConfig, topics: Topics, codec: Codec, ledgers: di
             held = holds[r.partition].get(r.key)
             if held is None or state.source_offset >= held.source_offset:
                 holds[r.partition][r.key] = state
+        elif not isinstance(state, PartnerState):
+            row = base.rows.get(key)
+            if row is None or state.source_offset >= row.source_offset:  # type: ignore[attr-defined]
+                base.put_row(key, state)
         else:
             partner = base.partners.get(state.partner_id)
             if partner is None or state.source_offset >= partner.offset:
