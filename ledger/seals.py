@@ -19,6 +19,7 @@ from schemas.records import Seal
 
 SEAL_RECORDS_MAX = 65_536
 MINUTE_MS = 60_000
+CLOCK_SEALS_APART_MS = 5_000  # a clock that is ahead makes a seal every five seconds, not at every look
 DAY_CLOSE = "CloseDay"  # the command at which a seal ends
 FIRST_PREVIOUS = bytes(DIGEST_BYTES)
 
@@ -43,7 +44,7 @@ class Sealing:
     """
 
     __slots__ = (
-        "_body_of", "_chain", "_first_booked_at", "_frontier", "_last_booked_at", "_previous", "_seen_minute",
+        "_body_of", "_chain", "_first_booked_at", "_frontier", "_last_booked_at", "_previous", "_clock_sealed_ms",
         "partition", "sealed",
     )  # fmt: skip
 
@@ -55,7 +56,7 @@ class Sealing:
         self._body_of = body_of
         self._frontier = Frontier()
         self._first_booked_at = self._last_booked_at = 0
-        self._seen_minute = -1
+        self._clock_sealed_ms = 0
 
     @property
     def unsealed(self) -> int:
@@ -92,14 +93,11 @@ class Sealing:
         return seals
 
     def at_end(self, now_ms: int) -> list[Seal]:
-        """The seal that the clock makes due when no further record is there: the minute of the first record is over.
-
-        One at most in each minute of the clock, however wrong it goes.
-        """
-        minute = now_ms // MINUTE_MS
-        if not self.unsealed or minute <= self._first_booked_at // MINUTE_MS or minute == self._seen_minute:
+        """The seal that the clock makes due when no further record is there: the minute of the first record is over."""
+        over = self.unsealed and now_ms // MINUTE_MS > self._first_booked_at // MINUTE_MS
+        if not over or 0 <= now_ms - self._clock_sealed_ms < CLOCK_SEALS_APART_MS:
             return []
-        self._seen_minute = minute
+        self._clock_sealed_ms = now_ms
         return [self._seal("minute", now_ms)]
 
     def _seal(self, why: str, now_ms: int) -> Seal:

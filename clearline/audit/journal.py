@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from hashlib import sha256
 from typing import Any, NamedTuple
 
+from clearline.audit.seals import SealsCheck
 from clearline.audit.verdict import Findings
 from schemas.codec import CHAIN_BYTES, HEADER_BYTES, UndecodableError
 from schemas.records import JournalRecord, PendingLeg, PostedLeg
@@ -31,8 +32,16 @@ class Outcome(NamedTuple):
 class JournalWalk:
     """Walks one partition's journal in order and notes whatever is wrong with it by itself."""
 
-    def __init__(self, partition: int, records: Iterator[LogRecord], decode: Decode, findings: Findings) -> None:
+    def __init__(
+        self,
+        partition: int,
+        records: Iterator[LogRecord],
+        decode: Decode,
+        findings: Findings,
+        seals: SealsCheck | None = None,
+    ) -> None:
         self.partition = partition
+        self._seals = seals
         self._records = records
         self._decode = decode
         self._f = findings
@@ -52,11 +61,14 @@ class JournalWalk:
                 record = self._decode(value)
             except UndecodableError as e:
                 self._f["one_outcome"].differ(f"{at} does not decode: {e}")
+                self._under_seal(self.sequence + 1, 0, value)
                 continue
             if not isinstance(record, JournalRecord):
                 self._f["one_outcome"].differ(f"{at} is a {type(record).__name__}, not a journal record")
+                self._under_seal(self.sequence + 1, 0, value)
                 continue
             self._place(at, record)
+            self._under_seal(record.sequence, record.booked_at, value)
             if record.postings:
                 self._balance(at, record)
             if record.pending:
@@ -70,6 +82,10 @@ class JournalWalk:
             self._f["chain"].differ(f"{at}: the chain does not continue from the record before it")
         self._f["chain"].count("records")
         self.chain = found
+
+    def _under_seal(self, sequence: int, booked_at: int, value: bytes) -> None:
+        if self._seals:
+            self._seals.record(sequence, booked_at, value)
 
     def _place(self, at: str, record: JournalRecord) -> None:
         if record.sequence != self.sequence + 1:

@@ -25,7 +25,8 @@ class LiveLog:
         self._kafka = kafka
         self._group = topics.group
         self._names = {
-            "submitted": topics.submitted, "journal": topics.journal, "state": topics.state, "dead": topics.dead
+            "submitted": topics.submitted, "journal": topics.journal, "state": topics.state, "dead": topics.dead,
+            "seals": topics.seals,
         }  # fmt: skip
 
     def span(self, topic: str, partition: int) -> tuple[int, int]:

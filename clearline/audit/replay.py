@@ -12,6 +12,7 @@ from clearline.audit.contract import Terms
 from clearline.audit.journal import Decode, JournalWalk, Outcome
 from clearline.audit.projections import BalancesCheck, EntriesCheck
 from clearline.audit.recompute import DEBIT_NORMAL, Expected, Recomputation
+from clearline.audit.seals import SealsCheck
 from clearline.audit.state import Counts, StateCheck
 from clearline.audit.verdict import Findings
 from clearline.audit.views import DEAD, JOURNAL, SUBMITTED, BalanceStore, EntryStore, Log
@@ -29,7 +30,7 @@ class PartitionReplay:
     def __init__(
         self, partition: int, log: Log, decode: Decode, terms: Terms, findings: Findings, *,
         entries: EntryStore | None = None, balances: BalanceStore | None = None,
-        drained: bool = False, progress: Progress | None = None,
+        drained: bool = False, progress: Progress | None = None, now_ms: int | None = None,
     ) -> None:  # fmt: skip
         self.partition = partition
         self.model = Recomputation(terms)
@@ -42,6 +43,8 @@ class PartitionReplay:
         # The order matters on a live system: what follows the journal is looked at before the journal's end is.
         self._entries = EntriesCheck(partition, entries, findings["clickhouse"]) if entries else None
         self._balances = BalancesCheck(partition, balances, findings["redis"]) if balances else None
+        self._seals = SealsCheck(partition, log, decode, findings["seals"])
+        self._now_ms = now_ms
         self._group_before = log.group_offset(partition)
         self._state = StateCheck(partition, findings)
         self._state.read(log, decode)
@@ -54,7 +57,7 @@ class PartitionReplay:
         j_start, j_end = log.span(JOURNAL, p)
         self._dead_from, d_end = log.span(DEAD, p)
         start, end = log.span(SUBMITTED, p)
-        walk = JournalWalk(p, log.read(JOURNAL, p, j_start, j_end), self._decode, self._f)
+        walk = JournalWalk(p, log.read(JOURNAL, p, j_start, j_end), self._decode, self._f, self._seals)
         self._journal = iter(walk)
         self._dead = log.read(DEAD, p, self._dead_from, d_end)
         self._head = next(self._journal, None)
@@ -66,6 +69,8 @@ class PartitionReplay:
         self._commands(start, end)
         self._finish(end, group_after)
         walk.close()
+        self._seals.close(self._now_ms)
+        self.notes += self._seals.notes
 
     def _trust(self, start: int) -> None:
         """Commands before `start` are no longer kept: their outcomes are taken from the journal as a known point."""

@@ -21,7 +21,7 @@ from streams.topics import Topics, topic_ids
 
 CHECKS = (
     "one_outcome", "outcome", "accounted", "idempotency", "conservation", "counters", "pending", "limits", "sequence",
-    "chain", "dead_letters", "state", "partition_state", "group_offsets",
+    "chain", "seals", "dead_letters", "state", "partition_state", "group_offsets",
 )  # fmt: skip
 
 
@@ -35,8 +35,12 @@ def verify_world(
     balances: BalanceStore | None = None,
     drained: bool = False,
     progress: Progress | None = None,
+    now_ms: int | None = None,
 ) -> Verdict:
-    """Checks one world, partition after partition. `drained`: whatever still waits or lags is a difference, too."""
+    """Checks one world, partition after partition. `drained`: whatever still waits or lags is a difference, too.
+
+    `now_ms`: the time by which what is not sealed yet is judged to be late; None for that of each journal's end.
+    """
     began = time.monotonic()
     stores = (("clickhouse",) if entries else ()) + (("redis",) if balances else ())
     findings = Findings(*CHECKS, *stores)
@@ -44,8 +48,9 @@ def verify_world(
     commands = waiting = 0
     for p in range(log.partitions):
         replay = PartitionReplay(
-            p, log, decode, terms, findings, entries=entries, balances=balances, drained=drained, progress=progress
-        )
+            p, log, decode, terms, findings, entries=entries, balances=balances, drained=drained, progress=progress,
+            now_ms=now_ms,
+        )  # fmt: skip
         replay.run()
         commands += replay.counts.received
         waiting += replay.waiting
@@ -73,5 +78,6 @@ def verify(
         entries = ClickHouseEntries(clickhouse_config(settings), f"{journal}@{topic_ids(kafka, [journal])[journal]}")
         balances = RedisBalances(redis_config(settings))
     return verify_world(
-        settings.world, log, decode, terms, entries=entries, balances=balances, drained=drained, progress=progress
-    )
+        settings.world, log, decode, terms, entries=entries, balances=balances, drained=drained, progress=progress,
+        now_ms=int(time.time() * 1000),
+    )  # fmt: skip

@@ -11,7 +11,7 @@ from schemas.records import JournalRecord
 from streams.reader import LogRecord
 
 _DATE32_LAST_DAY = 120_529  # 2299-12-31, the last day of a Date32 column, days since 1970-01-01
-SUBMITTED, JOURNAL, STATE, DEAD = "submitted", "journal", "state", "dead"
+SUBMITTED, JOURNAL, STATE, DEAD, SEALS = "submitted", "journal", "state", "dead", "seals"
 
 
 class Log(Protocol):

@@ -19,6 +19,7 @@ from clearline.audit.verify import verify_world
 from clearline.audit.views import (
     DEAD,
     JOURNAL,
+    SEALS,
     STATE,
     SUBMITTED,
     StoredBalance,
@@ -29,6 +30,7 @@ from clearline.audit.views import (
 from ledger.book import Book
 from ledger.entries import WINDOW_MS
 from ledger.keys import KeyIndex
+from ledger.seals import MINUTE_MS, Sealing
 from ledger.state import Draft, PartitionBase
 from schemas.codec import Codec, UndecodableError
 from schemas.identity import command_id, partition_of, payload_digest, tree_of
@@ -43,13 +45,14 @@ from schemas.records import (
     OpenAccount,
     PartitionState,
     Posting,
+    Seal,
     SetAccountLimit,
     SetPartnerState,
     Transaction,
 )
 from streams.reader import LogRecord
 
-TOPICS = (SUBMITTED, JOURNAL, STATE, DEAD)
+TOPICS = (SUBMITTED, JOURNAL, STATE, DEAD, SEALS)
 START_MS = 1_760_000_000_000
 STEP_MS = 3
 SETTING_UP = 90  # records of the setting up, about
@@ -242,6 +245,17 @@ class MemoryWorld:
     def journal(self, p: int, book: Book, record: JournalRecord) -> None:
         body = self.codec.journal_body(record)
         self.log.append(JOURNAL, p, (self._now, b"k", self.codec.journal_header + body + book.seal(body)))
+
+    def seal(self) -> None:
+        """Seals every journal to its end, as a sealer does that looks once, a minute after the last command."""
+        for p in range(self.log.partitions):
+            sealing = Sealing(p, None, lambda s: self.codec.encode(s)[5:])
+            due: list[Seal] = []
+            for raw in self.log.topic(JOURNAL, p):
+                assert raw.value is not None
+                due += sealing.take(self.codec.decode(raw.value), raw.value[5:], self._now)
+            for seal in due + sealing.at_end(self._now + MINUTE_MS):
+                self.log.append(SEALS, p, (seal.last_booked_at, b"k", self.codec.encode(seal)))
 
     # ---- projecting --------------------------------------------------------------------------------------------------
 
