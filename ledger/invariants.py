@@ -47,8 +47,10 @@ def check_accounts(draft: Draft) -> None:
         limit = a.min_available
         if limit is None or a.available() >= limit:
             continue
-        # A limit that was set above the balance is not broken by it; what was taken since would be.
-        if before is None or (before.min_available == limit and a.available() < before.available()):
+        # A limit that was set above the balance is not broken by it; what was taken since would be. So it is with an
+        # account that was just opened, empty, with a limit above zero.
+        had = before.available() if before is not None else 0
+        if (before is None or before.min_available == limit) and a.available() < had:
             raise InvariantError(f"account {a.account_id} has {a.available()} available, its limit is {limit}")
 
 
