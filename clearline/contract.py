@@ -9,36 +9,50 @@ from __future__ import annotations
 
 import difflib
 import json
-import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, date, datetime, timedelta
 from typing import Annotated, Any, Literal, NamedTuple, NoReturn
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    StringConstraints,
-    ValidationError,
-    model_validator,
-)
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
-from ledger.control import LOCAL_NAME, PARTNER_ID
-from ledger.money import AMOUNT_MAX, EXPONENTS, format_minor
-from ledger.operations import METADATA_MAX, POSTINGS_MAX, TEXT_MAX, VALUE_DATE_MAX
+from clearline.contract_control import (
+    AdmitPartnerInput,
+    BlockAccountInput,
+    CloseAccountInput,
+    CloseDayInput,
+    ControlInput,
+    OpenAccountInput,
+    PublishProductInput,
+    SetAccountLimitInput,
+    SetCalendarInput,
+    SetLimitInput,
+    SetPartnerStateInput,
+)
+from clearline.fields import (
+    EPOCH,
+    AccountId,
+    Amount,
+    Currency,
+    Day,
+    Input,
+    Key,
+    Metadata,
+    Name,
+    PartnerId,
+    Rate,
+    Text,
+    Time,
+    shown,
+    stop,
+)
+from ledger.money import EXPONENTS, format_minor
+from ledger.operations import POSTINGS_MAX
 from schemas import records
 from schemas.errors import BadInputError
 from schemas.records import Command
 
-EPOCH = date(1970, 1, 1)
-LAST_DAY = EPOCH + timedelta(days=VALUE_DATE_MAX)
 LINE_BYTES_MAX = 1_000_000  # a command of this many bytes of JSON always fits into a Kafka message
-KEY_MAX = 128
-METADATA_KEY_MAX = 64
-METADATA_VALUE_MAX = 1_024
 
 
 class FieldError(NamedTuple):
@@ -59,125 +73,7 @@ class ContractError(BadInputError):
         super().__init__("; ".join(map(str, self.errors)))
 
 
-def _stop(rule: str, field: str = "") -> NoReturn:
-    # The rule is handed over as context: pydantic would take braces in the template itself as placeholders.
-    raise PydanticCustomError("clearline", "{rule}", {"rule": rule, "field": field})
-
-
-def _whole(value: object) -> object:
-    if isinstance(value, bool) or not isinstance(value, int):
-        kind = {bool: "true or false", float: "a float", str: "a text", type(None): "null"}.get(
-            type(value), "not a number"
-        )
-        _stop(f"must be a whole number of minor units, not {kind} ({_shown(value)})")
-    return value
-
-
-def _amount(value: object) -> object:
-    _whole(value)
-    assert isinstance(value, int)
-    if value < 1:
-        _stop(f"must be at least 1 minor unit, not {value}; to move money the other way, swap payer and payee")
-    if value > AMOUNT_MAX:
-        _stop(f"must be at most {AMOUNT_MAX} minor units")
-    return value
-
-
-def _limit(value: object) -> object:
-    if value is None:
-        return None
-    _whole(value)
-    assert isinstance(value, int)
-    if abs(value) > AMOUNT_MAX:
-        _stop(f"must be between -{AMOUNT_MAX} and {AMOUNT_MAX} minor units, or null for no limit")
-    return value
-
-
-def _currency(value: str) -> str:
-    if value in EXPONENTS:
-        return value
-    if value.upper() in EXPONENTS:
-        _stop(f"must be in capital letters: {value.upper()}, not {value}")
-    return _stop(f"{_shown(value)} is not an active ISO 4217 currency code")
-
-
-def _partner_id(value: str) -> str:
-    if not PARTNER_ID.fullmatch(value):
-        _stop("must be a path of names in a-z 0-9 . _ - joined by /, such as acme or acme/shop-17")
-    return value
-
-
-def _account_id(value: str) -> str:
-    owner, colon, local = value.partition(":")
-    if not colon or not PARTNER_ID.fullmatch(owner) or not LOCAL_NAME.fullmatch(local):
-        _stop("must be owner partner, colon, local name, such as acme:wallet:alice")
-    return value
-
-
-def _printable(value: str) -> str:
-    if not value.isprintable():
-        _stop("must not hold control characters")
-    return value
-
-
-_ISO_DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
-
-
-def _date(value: object) -> date:
-    if isinstance(value, date):
-        return value
-    if isinstance(value, str) and _ISO_DATE.fullmatch(value):
-        try:
-            day = date.fromisoformat(value)
-        except ValueError:
-            _stop(f"{value} is not a day of the calendar")
-        if not EPOCH <= day <= LAST_DAY:
-            _stop(f"must be from 1970-01-01 to {LAST_DAY}")
-        return day
-    return _stop(f"must be a date as YYYY-MM-DD, not {_shown(value)}")
-
-
-_ISO_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,3})?(Z|[+-]\d\d:\d\d)", re.ASCII)
-
-
-def _time(value: object) -> datetime:
-    if isinstance(value, datetime):
-        return value
-    if isinstance(value, str) and _ISO_TIME.fullmatch(value):
-        try:
-            time = datetime.fromisoformat(value).astimezone(UTC)
-        except (ValueError, OverflowError):
-            _stop(f"{value} is not a time of the calendar")
-        if time.date() < EPOCH:
-            _stop("must not be before 1970-01-01")
-        return time
-    return _stop(f"must be a time with its zone as YYYY-MM-DDTHH:MM:SSZ, not {_shown(value)}")
-
-
-Amount = Annotated[int, BeforeValidator(_amount)]
-Limit = Annotated[int | None, BeforeValidator(_limit)]
-Currency = Annotated[str, AfterValidator(_currency)]
-PartnerId = Annotated[str, AfterValidator(_partner_id)]
-AccountId = Annotated[str, AfterValidator(_account_id)]
-Key = Annotated[str, StringConstraints(min_length=1, max_length=KEY_MAX), AfterValidator(_printable)]
-Name = Annotated[str, StringConstraints(min_length=1, max_length=64), AfterValidator(_printable)]
-Text = Annotated[str, StringConstraints(max_length=TEXT_MAX)]
-Metadata = Annotated[
-    dict[
-        Annotated[str, StringConstraints(min_length=1, max_length=METADATA_KEY_MAX)],
-        Annotated[str, StringConstraints(max_length=METADATA_VALUE_MAX)],
-    ],
-    Field(max_length=METADATA_MAX),
-]
-
-
-class _Input(BaseModel):
-    """Strict: no field is guessed, converted or ignored."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-class PostingInput(_Input):
+class PostingInput(Input):
     """One leg. `amount`: minor units; `currency`: the transaction's when it is left out."""
 
     account_id: AccountId
@@ -196,6 +92,7 @@ class _Form(NamedTuple):
 _FORMS = {
     "transfer": _Form((), ("amount", "accounts", "postings")),
     "hold": _Form(("amount", "accounts"), ("expires_at",)),
+    "exchange": _Form(("amount", "accounts", "rate")),
     "capture": _Form(("original", "amount"), ("final",)),
     "void": _Form(("original",)),
     "refund": _Form(("original", "amount")),
@@ -204,7 +101,7 @@ _FORMS = {
 }
 
 
-class TransactionInput(_Input):
+class TransactionInput(Input):
     """Either `amount` with `accounts` (payer, payee), or 2 to 1,000 `postings` that balance in every currency, or the
     `original` that is captured, voided, refunded or reversed: see docs/operations.md."""
 
@@ -215,15 +112,18 @@ class TransactionInput(_Input):
     operation: Name
     amount: Amount | None = None
     currency: Currency
-    accounts: Annotated[dict[str, AccountId], Field(max_length=16)] = {}
-    postings: list[PostingInput] = []
-    value_date: Annotated[date, BeforeValidator(_date)] | None = None
+    accounts: Annotated[dict[str, AccountId], Field(max_length=POSTINGS_MAX)] = Field(default_factory=dict)
+    postings: list[PostingInput] = Field(default_factory=list)
+    value_date: Day | None = None
     reference: Text = ""
-    metadata: Metadata = {}
+    metadata: Metadata = Field(default_factory=dict)
     original: Key | None = None
     final: bool = False
-    expires_at: Annotated[datetime, BeforeValidator(_time)] | None = None
+    expires_at: Time | None = None
     note: Text = ""
+    amounts: Annotated[dict[Name, Amount], Field(max_length=POSTINGS_MAX)] = Field(default_factory=dict)
+    rate: Rate | None = None
+    exponent: Annotated[int, Field(ge=0, le=4)] | None = None
 
     @model_validator(mode="after")
     def _one_way_only(self) -> TransactionInput:
@@ -233,24 +133,24 @@ class TransactionInput(_Input):
             return self
         if self.postings:
             if self.amount is not None or self.accounts:
-                _stop("give either postings, or amount with accounts, not both", "postings")
+                stop("give either postings, or amount with accounts, not both", "postings")
             _check_balanced(self)
-        elif self.amount is None:
-            _stop("is missing: give an amount with accounts, or postings", "amount")
+        elif self.amount is None and self.operation in _FORMS:
+            stop("is missing: give an amount with accounts, or postings", "amount")
         elif self.operation in ("transfer", "hold") and set(self.accounts) != {"payer", "payee"}:
-            _stop("must name exactly payer and payee", "accounts")
+            stop("must name exactly payer and payee", "accounts")
         elif self.operation in ("transfer", "hold") and self.accounts["payer"] == self.accounts["payee"]:
-            _stop("payer and payee are one account", "accounts")
+            stop("payer and payee are one account", "accounts")
         return self
 
     def _check_form(self, form: _Form) -> None:
         """What an operation needs, and what it does not use."""
         for name in form.needs:
             if not getattr(self, name):
-                _stop(f"is missing: {self.operation} needs it", name)
-        for name in ("amount", "accounts", "postings", "original", "final", "expires_at", "note"):
+                stop(f"is missing: {self.operation} needs it", name)
+        for name in ("amount", "accounts", "postings", "original", "final", "expires_at", "note", "rate"):
             if getattr(self, name) and name not in (*form.needs, *form.takes):
-                _stop(f"is not used by {self.operation}; leave it out", name)
+                stop(f"is not used by {self.operation}; leave it out", name)
 
     def record(self, today: date) -> records.Transaction:
         """The command; `today` is the value date of whoever named none."""
@@ -260,6 +160,8 @@ class TransactionInput(_Input):
             tuple(records.Posting(p.account_id, p.side, p.amount, p.currency or "") for p in self.postings),
             ((self.value_date or today) - EPOCH).days, self.reference, dict(self.metadata), self.original or "",
             self.final, _milliseconds(self.expires_at), self.note,
+            tuple(records.NamedAmount(name, self.amounts[name]) for name in sorted(self.amounts)), self.rate or "",
+            -1 if self.exponent is None else self.exponent,
         )  # fmt: skip
 
 
@@ -269,75 +171,20 @@ def _milliseconds(time: datetime | None) -> int:
 
 def _check_balanced(t: TransactionInput) -> None:
     if not 2 <= len(t.postings) <= POSTINGS_MAX:
-        _stop(f"must be 2 to {POSTINGS_MAX}, not {len(t.postings)}", "postings")
+        stop(f"must be 2 to {POSTINGS_MAX}, not {len(t.postings)}", "postings")
     sums: dict[str, list[int]] = {}
     for p in t.postings:
         sums.setdefault(p.currency or t.currency, [0, 0])[p.side == "credit"] += p.amount
     for currency, (debits, credits) in sums.items():
         if debits != credits:
-            _stop(
+            stop(
                 f"do not balance in {currency}: debits {format_minor(debits, currency)}, "
                 f"credits {format_minor(credits, currency)}",
                 "postings",
             )
 
 
-class _ControlInput(_Input):
-    partner_id: PartnerId = "bank"
-    idempotency_key: Key
-    requested_by: Text = ""
-    note: Text = ""
-
-    def record(self, today: date) -> Command:
-        """The command; control commands have no value date, so `today` is not used."""
-        values = self.model_dump()
-        kind: type[Command] = getattr(records, values.pop("command"))
-        return kind(**values)
-
-
-class OpenAccountInput(_ControlInput):
-    """`min_available`: minor units; null for no limit, 0 forbids overdraft."""
-
-    command: Literal["OpenAccount"]
-    account_id: AccountId
-    type: Literal["asset", "liability", "equity", "income", "expense"]
-    currency: Currency
-    min_available: Limit = None
-
-
-class BlockAccountInput(_ControlInput):
-    command: Literal["BlockAccount"]
-    account_id: AccountId
-    block_debits: bool
-    block_credits: bool
-
-
-class SetAccountLimitInput(_ControlInput):
-    """`min_available` must be given, null for no limit: a limit is never lifted by leaving a field out."""
-
-    command: Literal["SetAccountLimit"]
-    account_id: AccountId
-    min_available: Limit
-
-
-class CloseAccountInput(_ControlInput):
-    command: Literal["CloseAccount"]
-    account_id: AccountId
-
-
-class AdmitPartnerInput(_ControlInput):
-    command: Literal["AdmitPartner"]
-    subject_id: PartnerId
-    name: Text = ""
-
-
-class SetPartnerStateInput(_ControlInput):
-    command: Literal["SetPartnerState"]
-    subject_id: PartnerId
-    state: Literal["live", "suspended"]
-
-
-INPUTS: dict[str, type[TransactionInput] | type[_ControlInput]] = {
+INPUTS: dict[str, type[TransactionInput] | type[ControlInput]] = {
     "Transaction": TransactionInput,
     "OpenAccount": OpenAccountInput,
     "BlockAccount": BlockAccountInput,
@@ -345,6 +192,10 @@ INPUTS: dict[str, type[TransactionInput] | type[_ControlInput]] = {
     "CloseAccount": CloseAccountInput,
     "AdmitPartner": AdmitPartnerInput,
     "SetPartnerState": SetPartnerStateInput,
+    "SetLimit": SetLimitInput,
+    "SetCalendar": SetCalendarInput,
+    "CloseDay": CloseDayInput,
+    "PublishProduct": PublishProductInput,
 }
 
 
@@ -358,12 +209,12 @@ def parse_line(line: bytes, today: date) -> Command:
 def read_command(document: object, today: date) -> Command:
     """The command in a decoded JSON document. Raises ContractError that names every wrong field."""
     if not isinstance(document, dict):
-        raise ContractError([FieldError("", f"must be a JSON object, not {_shown(document)}")])
+        raise ContractError([FieldError("", f"must be a JSON object, not {shown(document)}")])
     name = document.get("command", "Transaction")
     model = INPUTS.get(name) if isinstance(name, str) else None
     if model is None:
         hint = _like(str(name), INPUTS) or f"known are {', '.join(INPUTS)}"
-        raise ContractError([FieldError("command", f"{_shown(name)} is not a command; {hint}")])
+        raise ContractError([FieldError("command", f"{shown(name)} is not a command; {hint}")])
     try:
         return model.model_validate(document).record(today)
     except ValidationError as e:
@@ -418,7 +269,7 @@ def _explain(error: ErrorDetails, document: Mapping[str, Any], model: type[BaseM
             if type(error["input"]) is float:
                 rule += _in_minor_units(error["input"], document)
         case "string_type":
-            rule = f"must be a text, not {_shown(error['input'])}"
+            rule = f"must be a text, not {shown(error['input'])}"
         case "string_too_short":
             rule = "must not be empty"
         case "string_too_long":
@@ -426,15 +277,15 @@ def _explain(error: ErrorDetails, document: Mapping[str, Any], model: type[BaseM
         case "string_unicode":
             rule = "holds half of a surrogate pair, which is no character"
         case "literal_error":
-            rule = f"must be {context['expected']}, not {_shown(error['input'])}"
+            rule = f"must be {context['expected']}, not {shown(error['input'])}"
         case "bool_type":
-            rule = f"must be true or false, not {_shown(error['input'])}"
+            rule = f"must be true or false, not {shown(error['input'])}"
         case "too_long":
             rule = f"must have at most {context['max_length']} entries"
         case "dict_type" | "model_type":
-            rule = f"must be a JSON object, not {_shown(error['input'])}"
+            rule = f"must be a JSON object, not {shown(error['input'])}"
         case "list_type":
-            rule = f"must be a JSON array, not {_shown(error['input'])}"
+            rule = f"must be a JSON array, not {shown(error['input'])}"
         case _:
             rule = str(error["msg"])
     return FieldError(field, rule)
@@ -458,15 +309,9 @@ def _path(location: tuple[int | str, ...]) -> str:
         if isinstance(part, int):
             out += f"[{part}]"
         elif part != "[key]":
-            name = part if part and part.isprintable() and len(part) <= 64 else _shown(part)
+            name = part if part and part.isprintable() and len(part) <= 64 else shown(part)
             out += f".{name}" if out else name
     return out
-
-
-def _shown(value: object) -> str:
-    """A value as it stood in the JSON, short."""
-    text = json.dumps(value, ensure_ascii=True, default=str)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _like(word: str, known: Iterable[str]) -> str:

@@ -11,7 +11,23 @@ import pytest
 
 from clearline.contract import INPUTS, LINE_BYTES_MAX, ContractError, parse_line
 from ledger.money import AMOUNT_MAX
-from schemas.records import COMMANDS, OpenAccount, Posting, SetAccountLimit, Transaction
+from schemas.records import (
+    COMMANDS,
+    RECORDS,
+    CloseDay,
+    Crossing,
+    Limit,
+    NamedAmount,
+    OpenAccount,
+    Posting,
+    PublishProduct,
+    SetAccountLimit,
+    SetCalendar,
+    SetLimit,
+    Tick,
+    Transaction,
+    ZoneOffset,
+)
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "docs" / "examples"
 TODAY = date(2026, 11, 22)
@@ -183,11 +199,107 @@ def test_a_limit_is_never_lifted_by_leaving_the_field_out():
     assert read(line, min_available=None) == SetAccountLimit("bank", "k", "acme:x", None)
 
 
+# Worked out from what is given: the zone's offsets; product and version stand in the document.
+WORKED_OUT = {"SetCalendar": {"offsets"}, "PublishProduct": {"product", "version"}}
+
+
 def test_every_command_has_its_input_with_the_same_fields():
-    assert list(INPUTS) == [c.__name__ for c in COMMANDS]
-    for command in COMMANDS:
-        fields = set(INPUTS[command.__name__].model_fields) - {"command"}
+    """But for those that only the platform's own roles write."""
+    assert list(INPUTS) == [c.__name__ for c in COMMANDS if c not in (Tick, Crossing)]
+    for name, model in INPUTS.items():
+        command = RECORDS[name]
+        fields = set(model.model_fields) - {"command"} | WORKED_OUT.get(name, set())
         assert fields == set(command.__struct_fields__)
+
+
+def control(command: str, **fields: Any) -> dict[str, Any]:
+    return {"command": command, "idempotency_key": "c-1", **fields}
+
+
+def test_limits_become_a_command():
+    limits = [{"window": "day", "currency": "CNY", "amount_max": 5}, {"window": "minute", "count_max": 0}]
+    assert read(control("SetLimit", level="partner", subject_id="acme", limits=limits)) == SetLimit(
+        "bank", "c-1", "partner", "acme", (Limit("day", "CNY", None, 5), Limit("minute", "", 0, None))
+    )
+
+
+@pytest.mark.parametrize(
+    ("limit", "field", "rule"),
+    [
+        ({"window": "week", "count_max": 1}, "limits[0].window", "must be 'transaction'"),
+        ({"window": "day"}, "limits[0]", "limits nothing"),
+        ({"window": "transaction", "count_max": 1}, "limits[0].count_max", "one transaction is one"),
+        ({"window": "day", "amount_max": 1}, "limits[0].currency", "is missing"),
+        ({"window": "day", "currency": "CNY", "amount_max": -1}, "limits[0].amount_max", "between 0 and"),
+        ({"window": "day", "currency": "XXX", "amount_max": 1}, "limits[0].currency", "not an active ISO 4217"),
+    ],
+)
+def test_a_wrong_limit_is_named_by_its_place(limit, field, rule):
+    found = refused(control("SetLimit", level="account", subject_id="acme:w", limits=[limit]))
+    assert found[0][0] == field
+    assert rule in found[0][1]
+
+
+def test_a_window_and_currency_are_limited_once():
+    limit = {"window": "day", "currency": "CNY", "amount_max": 1}
+    found = refused(control("SetLimit", level="product", subject_id="wallet", limits=[limit, limit]))
+    assert found == [("limits[1]", "this window and currency are limited above")]
+
+
+def test_a_calendar_carries_what_the_clocks_of_its_zone_show():
+    c = read(control("SetCalendar", subject_id="bank", zone="Europe/Berlin", closed_weekdays=["sunday", "saturday"],
+                     closed_days=["2027-01-01", "2026-12-25"]))  # fmt: skip
+    assert isinstance(c, SetCalendar)
+    assert (c.closed_weekdays, [d.day for d in c.closed_days]) == (96, [20812, 20819])
+    assert c.offsets[0] == ZoneOffset(0, 60)
+    # The last Sundays of March and October 2026, 01:00 UTC.
+    assert [o for o in c.offsets if 1_767_225_600_000 < o.from_ms < 1_798_761_600_000] == [
+        ZoneOffset(1_774_746_000_000, 120), ZoneOffset(1_792_890_000_000, 60)
+    ]  # fmt: skip
+    assert len(c.offsets) <= 500
+    assert read(control("SetCalendar", subject_id="acme", zone="Asia/Shanghai")).offsets == (ZoneOffset(0, 480),)
+
+
+def test_a_zone_must_exist():
+    assert refused(control("SetCalendar", subject_id="bank", zone="Mars/Olympus"))[0][0] == "zone"
+    found = refused(control("SetCalendar", subject_id="bank", zone="UTC", closed_weekdays=["caturday"]))
+    assert found[0][0] == "closed_weekdays[0]"
+
+
+def test_a_day_is_closed_by_its_date():
+    assert read(control("CloseDay", day="2026-11-22")) == CloseDay("bank", "c-1", 20779)
+
+
+def test_a_product_is_published_as_canonical_json():
+    document = {"version": 3, "product": "wallet", "title": "钱包"}
+    assert read(control("PublishProduct", document=document, effective_from="2027-01-01")) == PublishProduct(
+        "bank", "c-1", "wallet", 3, 20819, '{"product":"wallet","title":"钱包","version":3}'
+    )
+    assert refused(control("PublishProduct", document="wallet"))[0][0] == "document"
+
+
+def test_a_partner_changes_its_state_only_with_who_and_why():
+    found = refused(control("SetPartnerState", subject_id="acme", state="suspended"))
+    assert {f for f, _ in found} == {"requested_by", "note"}
+    assert (
+        refused(control("SetPartnerState", subject_id="acme", state="gone", requested_by="x", note="y"))[0][0]
+        == "state"
+    )
+
+
+def test_an_exchange_and_a_products_own_amounts():
+    roles = {"payer": "acme:usd", "payee": "acme:cny", "sold": "bank:position:USD", "bought": "bank:position:CNY"}
+    t = read(GOOD, operation="exchange", currency="USD", accounts=roles, rate="7.1234", exponent=2)
+    assert (t.rate, t.exponent, t.amounts) == ("7.1234", 2, ())
+    assert read(GOOD, operation="repay", amounts={"principal": 7, "interest": 3}).amounts == (
+        NamedAmount("interest", 3), NamedAmount("principal", 7)
+    )  # fmt: skip
+    assert read(GOOD, operation="sweep", amount=ABSENT).amount == 0
+
+
+@pytest.mark.parametrize("rate", ["0", "0.00", "-1", "1.", ".5", "1e3", "7,1", 7.1, "1" * 13, "0." + "1" * 13])
+def test_a_rate_is_a_decimal_number_above_zero(rate):
+    assert refused(GOOD, operation="exchange", rate=rate)[0][0] == "rate"
 
 
 HOLD = {**GOOD, "operation": "hold", "expires_at": "2026-11-23T08:00:00+08:00"}

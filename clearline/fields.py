@@ -1,0 +1,166 @@
+"""The fields of what an outsider may hand in: each type says its rule in the words of whoever reads the refusal."""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import UTC, date, datetime, timedelta
+from typing import Annotated, NoReturn
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic_core import PydanticCustomError
+
+from ledger.control import LOCAL_NAME, PARTNER_ID
+from ledger.money import AMOUNT_MAX, EXPONENTS
+from ledger.operations import METADATA_MAX, TEXT_MAX, VALUE_DATE_MAX
+
+EPOCH = date(1970, 1, 1)
+LAST_DAY = EPOCH + timedelta(days=VALUE_DATE_MAX)
+KEY_MAX = 128
+METADATA_KEY_MAX = 64
+METADATA_VALUE_MAX = 1_024
+
+
+def stop(rule: str, field: str = "") -> NoReturn:
+    # The rule is handed over as context: pydantic would take braces in the template itself as placeholders.
+    raise PydanticCustomError("clearline", "{rule}", {"rule": rule, "field": field})
+
+
+def _whole(value: object) -> object:
+    if isinstance(value, bool) or not isinstance(value, int):
+        kind = {bool: "true or false", float: "a float", str: "a text", type(None): "null"}.get(
+            type(value), "not a number"
+        )
+        stop(f"must be a whole number of minor units, not {kind} ({shown(value)})")
+    return value
+
+
+def _amount(value: object) -> object:
+    _whole(value)
+    assert isinstance(value, int)
+    if value < 1:
+        stop(f"must be at least 1 minor unit, not {value}; to move money the other way, swap payer and payee")
+    if value > AMOUNT_MAX:
+        stop(f"must be at most {AMOUNT_MAX} minor units")
+    return value
+
+
+def _not_negative(value: object) -> object:
+    _whole(value)
+    assert isinstance(value, int)
+    if not 0 <= value <= AMOUNT_MAX:
+        stop(f"must be between 0 and {AMOUNT_MAX}")
+    return value
+
+
+def _limit(value: object) -> object:
+    if value is None:
+        return None
+    _whole(value)
+    assert isinstance(value, int)
+    if abs(value) > AMOUNT_MAX:
+        stop(f"must be between -{AMOUNT_MAX} and {AMOUNT_MAX} minor units, or null for no limit")
+    return value
+
+
+def _currency(value: str) -> str:
+    if value in EXPONENTS:
+        return value
+    if value.upper() in EXPONENTS:
+        stop(f"must be in capital letters: {value.upper()}, not {value}")
+    return stop(f"{shown(value)} is not an active ISO 4217 currency code")
+
+
+def _partner_id(value: str) -> str:
+    if not PARTNER_ID.fullmatch(value):
+        stop("must be a path of names in a-z 0-9 . _ - joined by /, such as acme or acme/shop-17")
+    return value
+
+
+def _account_id(value: str) -> str:
+    owner, colon, local = value.partition(":")
+    if not colon or not PARTNER_ID.fullmatch(owner) or not LOCAL_NAME.fullmatch(local):
+        stop("must be owner partner, colon, local name, such as acme:wallet:alice")
+    return value
+
+
+def _printable(value: str) -> str:
+    if not value.isprintable():
+        stop("must not hold control characters")
+    return value
+
+
+_ISO_DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
+
+
+def _date(value: object) -> date:
+    if isinstance(value, date):
+        return value
+    if isinstance(value, str) and _ISO_DATE.fullmatch(value):
+        try:
+            day = date.fromisoformat(value)
+        except ValueError:
+            stop(f"{value} is not a day of the calendar")
+        if not EPOCH <= day <= LAST_DAY:
+            stop(f"must be from 1970-01-01 to {LAST_DAY}")
+        return day
+    return stop(f"must be a date as YYYY-MM-DD, not {shown(value)}")
+
+
+_ISO_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,3})?(Z|[+-]\d\d:\d\d)", re.ASCII)
+
+
+def _time(value: object) -> datetime:
+    if isinstance(value, datetime):
+        return value
+    if isinstance(value, str) and _ISO_TIME.fullmatch(value):
+        try:
+            time = datetime.fromisoformat(value).astimezone(UTC)
+        except (ValueError, OverflowError):
+            stop(f"{value} is not a time of the calendar")
+        if time.date() < EPOCH:
+            stop("must not be before 1970-01-01")
+        return time
+    return stop(f"must be a time with its zone as YYYY-MM-DDTHH:MM:SSZ, not {shown(value)}")
+
+
+_RATE = re.compile(r"\d{1,12}(\.\d{1,12})?", re.ASCII)
+
+
+def _rate(value: object) -> object:
+    if not isinstance(value, str) or not _RATE.fullmatch(value) or not value.strip("0."):
+        stop(f'must be a decimal number above zero in quotes, such as "7.1234", not {shown(value)}')
+    return value
+
+
+Amount = Annotated[int, BeforeValidator(_amount)]
+Rate = Annotated[str, BeforeValidator(_rate)]
+Limit = Annotated[int | None, BeforeValidator(_limit)]
+NotNegative = Annotated[int, BeforeValidator(_not_negative)]
+Day = Annotated[date, BeforeValidator(_date)]
+Time = Annotated[datetime, BeforeValidator(_time)]
+Currency = Annotated[str, AfterValidator(_currency)]
+PartnerId = Annotated[str, AfterValidator(_partner_id)]
+AccountId = Annotated[str, AfterValidator(_account_id)]
+Key = Annotated[str, StringConstraints(min_length=1, max_length=KEY_MAX), AfterValidator(_printable)]
+Name = Annotated[str, StringConstraints(min_length=1, max_length=64), AfterValidator(_printable)]
+Text = Annotated[str, StringConstraints(max_length=TEXT_MAX)]
+Metadata = Annotated[
+    dict[
+        Annotated[str, StringConstraints(min_length=1, max_length=METADATA_KEY_MAX)],
+        Annotated[str, StringConstraints(max_length=METADATA_VALUE_MAX)],
+    ],
+    Field(max_length=METADATA_MAX),
+]
+
+
+class Input(BaseModel):
+    """Strict: no field is guessed, converted or ignored."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+def shown(value: object) -> str:
+    """A value as it stood in the JSON, short."""
+    text = json.dumps(value, ensure_ascii=True, default=str)
+    return text if len(text) <= 60 else text[:57] + "..."
