@@ -228,7 +228,7 @@ def _bytes_per_entry(count: int = 100_000) -> float:
     """What is remembered of a settled transfer beside its key, for those that point back at it."""
     entries = EntryLog()
     legs = Posting("p1:wallet:1", "debit", 1), Posting("p1:wallet:2", "credit", 1)
-    entries.add(dict.fromkeys(range(count), (ENTRY, BOOKED_AT, legs)))
+    entries.add(dict.fromkeys(range(count), (ENTRY, BOOKED_AT, legs, "wallet")))
     return round(entries.memory_bytes / count, 1)
 
 

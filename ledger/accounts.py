@@ -15,7 +15,7 @@ class Account(msgspec.Struct, gc=False, eq=False):
     """One account of one partition. Counters are minor units of `currency`, never negative, and only grow when posted.
 
     `offset` is the source offset of the last command that changed it. `owner`, `root` and `debit_normal` follow from
-    the rest. A msgspec struct, because every batch copies what it touches, and that is three times quicker in C.
+    the rest. `credit_limit`: minor units by which it may go below `min_available`. A msgspec struct, because every batch copies what it touches, and that is three times quicker in C.
     """
 
     account_id: str
@@ -33,12 +33,18 @@ class Account(msgspec.Struct, gc=False, eq=False):
     debits_posted: int = 0
     credits_pending: int = 0
     credits_posted: int = 0
+    frozen: bool = False
+    credit_limit: int = 0
 
     @classmethod
-    def new(cls, account_id: str, type: str, currency: str, min_available: int | None, offset: int) -> Account:
+    def new(
+        cls, account_id: str, type: str, currency: str, min_available: int | None, offset: int, credit_limit: int = 0
+    ) -> Account:
         """An account with nothing on it."""
         owner = owner_of(account_id)
-        return cls(account_id, type, currency, min_available, offset, owner, root_of(owner), type in DEBIT_NORMAL)
+        a = cls(account_id, type, currency, min_available, offset, owner, root_of(owner), type in DEBIT_NORMAL)
+        a.credit_limit = credit_limit
+        return a
 
     def copy(self) -> Account:
         """A copy that can be changed without changing this one."""
@@ -50,6 +56,11 @@ class Account(msgspec.Struct, gc=False, eq=False):
             return self.debits_posted - self.credits_posted - self.credits_pending
         return self.credits_posted - self.debits_posted - self.debits_pending
 
+    @property
+    def floor(self) -> int | None:
+        """What must stay available, minor units (below zero where it may borrow); None for no limit."""
+        return None if self.min_available is None else self.min_available - self.credit_limit
+
     def is_empty(self) -> bool:
         """Zero balance and nothing held."""
         return self.debits_posted == self.credits_posted and self.debits_pending == 0 and self.credits_pending == 0
@@ -60,12 +71,14 @@ class Account(msgspec.Struct, gc=False, eq=False):
             self.account_id, self.type, self.currency, self.min_available,
             self.debits_blocked, self.credits_blocked, self.closed,
             self.debits_pending, self.debits_posted, self.credits_pending, self.credits_posted, self.offset,
+            self.frozen, self.credit_limit,
         )  # fmt: skip
 
     @classmethod
     def from_state(cls, s: AccountState) -> Account:
         """The account that `state()` described."""
-        a = cls.new(s.account_id, s.type, s.currency, s.min_available, s.source_offset)
+        a = cls.new(s.account_id, s.type, s.currency, s.min_available, s.source_offset, s.credit_limit)
+        a.frozen = s.frozen
         a.debits_blocked, a.credits_blocked, a.closed = s.debits_blocked, s.credits_blocked, s.closed
         a.debits_pending, a.debits_posted = s.debits_pending, s.debits_posted
         a.credits_pending, a.credits_posted = s.credits_pending, s.credits_posted

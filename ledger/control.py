@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ledger.accounts import ACCOUNT_TYPES, Account
 from ledger.money import AMOUNT_MAX, EXPONENTS
+from ledger.partners import OPENS, SETS
 from ledger.reasons import Reason, Rejection
 from ledger.state import Partner
 from schemas.identity import BANK, owner_of
@@ -51,7 +52,7 @@ def _audit(command: Any, **changes: object) -> dict[str, str]:
 def _permit(book: Book, command: Any, account_id: str, *, bank_only: bool = False) -> None:
     """Raises Rejection unless the command's partner may act on this account."""
     partner_id = command.partner_id
-    book.require_live(partner_id)
+    book.standing.require(partner_id, SETS)
     owner = owner_of(account_id)
     own = owner == partner_id or owner.startswith(partner_id + "/")
     if partner_id != BANK and (bank_only or not own):
@@ -92,7 +93,7 @@ def open_account(book: Book, c: OpenAccount, offset: int) -> Changes:
         raise Rejection(Reason.CURRENCY_UNKNOWN, field="currency", currency=c.currency[:16])
     _check_limit(c.min_available)
     if owner != BANK:
-        book.require_live(owner)
+        book.standing.require(owner, OPENS)
     if book.draft.accounts.find(c.account_id) is not None:
         raise Rejection(Reason.ACCOUNT_EXISTS, field="account_id", account=c.account_id)
     book.draft.accounts[c.account_id] = Account.new(c.account_id, c.type, c.currency, c.min_available, offset)

@@ -1,4 +1,4 @@
-"""What settled transactions did, for those that point back at them: columns of integers, 41 bytes per two-leg entry.
+"""What settled transactions did, for those that point back at them: columns of integers, 45 bytes per two-leg entry.
 
 Kept for as long as the idempotency keys by which they are found, in the same generations of event time, and rebuilt
 from the journal like them. The transactions of one generation are in the order of their source offsets, so one is found
@@ -16,8 +16,7 @@ from typing import NamedTuple, Protocol
 from ledger.keys import GENERATIONS
 
 ENTRY, HOLD, LAPSED, OTHER = 1, 2, 3, 4  # what a settled transaction was; LAPSED: a hold that did
-KINDS = {"transfer": ENTRY, "capture": ENTRY, "hold": HOLD}  # by operation; every other is OTHER
-GIVING_BACK = frozenset({"refund", "reversal"})  # what they debit is given back of their original
+ADJUSTMENT = "adjustment"
 WINDOW_MS = 30 * 86_400_000
 
 
@@ -32,7 +31,7 @@ class Leg(Protocol):
     def amount(self) -> int: ...
 
 
-Settled = tuple[int, int, Sequence[Leg]]  # kind, append time in milliseconds, legs
+Settled = tuple[int, int, Sequence[Leg], str]  # kind, append time in milliseconds, legs, product
 
 
 class Moved(NamedTuple):
@@ -41,16 +40,33 @@ class Moved(NamedTuple):
     kind: int
     accounts: tuple[str, ...]
     amounts: tuple[int, ...]
+    product: str = ""
+
+
+def kind_of(operation: str, points: bool, posts: bool, changes_pending: bool) -> tuple[int, bool]:
+    """What a settled transaction is remembered as, and whether it gives back what it debits of its original.
+
+    It follows from what it did, as the journal tells it, because the names of operations are the products' own: whether it
+    points at an original, has postings, and changes what is pending other than by lapses.
+    """
+    if operation == ADJUSTMENT:
+        return OTHER, False
+    if not points:
+        return (ENTRY if posts else HOLD), False
+    if changes_pending:
+        return (ENTRY if posts else OTHER), False  # a capture, a void
+    return OTHER, True
 
 
 class _Span:
     """One generation: a row per transaction; its legs stand between its start and the next one's."""
 
-    __slots__ = ("accounts", "amounts", "given_back", "kinds", "offsets", "starts")
+    __slots__ = ("accounts", "amounts", "given_back", "kinds", "offsets", "products", "starts")
 
     def __init__(self) -> None:
         self.offsets = array("q")
         self.kinds = bytearray()
+        self.products = array("I")
         self.starts = array("q")
         self.accounts = array("I")
         self.amounts = array("q")
@@ -58,23 +74,26 @@ class _Span:
 
 
 class _Numbers(dict[str, int]):
-    """Account ids by number, in the order in which they came."""
+    """Account ids and products by number, in the order in which they came; `names` has them by their number."""
 
-    def __missing__(self, account_id: str) -> int:
-        number = self[account_id] = len(self)
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def __missing__(self, name: str) -> int:
+        number = self[name] = len(self)
+        self.names.append(name)
         return number
 
 
 class EntryLog:
     """The settled transactions of one partition. `window_ms`: how long one is remembered at least, in event time."""
 
-    __slots__ = ("_names", "_numbers", "_span_ms", "_spans")
+    __slots__ = ("_numbers", "_span_ms", "_spans")
 
     def __init__(self, window_ms: int = WINDOW_MS) -> None:
         self._span_ms = max(1, window_ms // GENERATIONS)
         self._spans: dict[int, _Span] = {}
         self._numbers = _Numbers()
-        self._names: list[str] = []  # of the numbers, as far as they were asked for
 
     def _span(self, time_ms: int) -> _Span:
         generation = time_ms // self._span_ms
@@ -85,21 +104,22 @@ class EntryLog:
 
     def add(self, settled: Mapping[int, Settled]) -> None:
         """Remembers settled transactions by source offset, in rising order."""
-        generations = {time_ms // self._span_ms for _, time_ms, _ in settled.values()}
+        generations = {time_ms // self._span_ms for _, time_ms, _, _ in settled.values()}
         if len(generations) == 1:
             self._add_to(self._span(generations.pop() * self._span_ms), settled)
             return
-        for offset, (kind, time_ms, legs) in settled.items():
-            self._add_to(self._span(time_ms), {offset: (kind, time_ms, legs)})
+        for offset, one in settled.items():
+            self._add_to(self._span(one[1]), {offset: one})
 
     def _add_to(self, span: _Span, settled: Mapping[int, Settled]) -> None:
         """A column at a time: that takes half of what a transaction at a time would."""
         numbers, start = self._numbers, len(span.amounts)
         rows = list(settled.values())
-        legs = [leg for _, _, of_one in rows for leg in of_one]
+        legs = [leg for _, _, of_one, _ in rows for leg in of_one]
         span.offsets.extend(settled)
-        span.kinds.extend([kind for kind, _, _ in rows])
-        span.starts.extend(accumulate([len(of_one) for _, _, of_one in rows[:-1]], initial=start))
+        span.kinds.extend([kind for kind, _, _, _ in rows])
+        span.products.extend([numbers[product] for _, _, _, product in rows])
+        span.starts.extend(accumulate([len(of_one) for _, _, of_one, _ in rows[:-1]], initial=start))
         span.accounts.extend([numbers[leg.account_id] for leg in legs])
         span.amounts.extend([leg.amount if leg.side == "debit" else -leg.amount for leg in legs])
 
@@ -118,10 +138,9 @@ class EntryLog:
         span, i = place
         start = span.starts[i]
         end = span.starts[i + 1] if i + 1 < len(span.starts) else len(span.amounts)
-        if len(self._names) < len(self._numbers):
-            self._names += list(self._numbers)[len(self._names) :]
-        accounts = tuple(self._names[n] for n in span.accounts[start:end])
-        return Moved(span.kinds[i], accounts, tuple(span.amounts[start:end]))
+        names = self._numbers.names
+        accounts = tuple(names[n] for n in span.accounts[start:end])
+        return Moved(span.kinds[i], accounts, tuple(span.amounts[start:end]), names[span.products[i]])
 
     def given_back(self, offset: int) -> int:
         """Minor units given back of the entry at this offset."""
@@ -153,7 +172,7 @@ class EntryLog:
     def memory_bytes(self) -> int:
         """Bytes of RAM held by the columns."""
         columns: list[Sequence[array[int]]] = [
-            (s.offsets, s.starts, s.accounts, s.amounts) for s in self._spans.values()
+            (s.offsets, s.starts, s.accounts, s.amounts, s.products) for s in self._spans.values()
         ]
         return sum(c.itemsize * len(c) for group in columns for c in group) + sum(
             len(s.kinds) for s in self._spans.values()

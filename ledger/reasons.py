@@ -180,3 +180,13 @@ class Rejection(Exception):  # noqa: N818 - an outcome, not an error; it never l
         super().__init__(reason.value)
         self.reason = reason
         self.detail = {k: str(v) for k, v in detail.items()}
+
+
+_ORDER = {reason: rank for rank, reason in enumerate(Reason)}
+
+
+def first(a: Rejection | None, b: Rejection | None) -> Rejection | None:
+    """Of two reasons the one that comes first in the list; the earlier leg's when they are equal."""
+    if a is None or b is None:
+        return a or b
+    return b if _ORDER[b.reason] < _ORDER[a.reason] else a

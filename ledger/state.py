@@ -223,10 +223,10 @@ class Draft:
         lapsed = any(offset in d.lapsed for d in drafts)
         for d in drafts:
             if offset in d.settled:
-                kind, _, legs = d.settled[offset]
+                kind, _, legs, product = d.settled[offset]
                 kind = LAPSED if lapsed else kind
                 signed = (leg.amount if leg.side == "debit" else -leg.amount for leg in legs)
-                return Moved(kind, tuple(leg.account_id for leg in legs), tuple(signed))
+                return Moved(kind, tuple(leg.account_id for leg in legs), tuple(signed), product)
         moved = self.base.entries.find(offset)
         return moved._replace(kind=LAPSED) if lapsed and moved is not None else moved
 

@@ -14,7 +14,7 @@ from contextlib import suppress
 import msgspec
 
 from ledger.accounts import Account
-from ledger.entries import GIVING_BACK, KINDS, OTHER, EntryLog, Leg, Settled
+from ledger.entries import HOLD, OTHER, EntryLog, Leg, Settled, kind_of
 from ledger.holds import Hold
 from ledger.keys import KeyIndex
 from ledger.state import Head, PartitionBase, Partner
@@ -35,9 +35,12 @@ class Remembered(msgspec.Struct, gc=False):
     """What the memory of settled transactions takes of a journal record; the fields are the record's."""
 
     command_id: bytes
+    binds_key: bool
     outcome: str
     source_offset: int
     booked_at: int
+    command: str
+    product: str
     operation: str
     postings: tuple[Posting, ...]
     pending: tuple[Released, ...]
@@ -209,14 +212,18 @@ class Recollection:
         for leg in r.pending:
             if leg.expired and leg.side == "debit" and leg.hold_id in self._opened:
                 self._lapsed.append(self._opened[leg.hold_id])
-        if r.outcome != "settled":
+        if r.command != "Transaction" or not r.binds_key or r.outcome not in ("settled", "applied"):
             return
         legs: Sequence[Leg] = r.postings
-        if r.operation == "hold":
+        own = [p for p in r.pending if not p.expired]
+        kind, gives_back = kind_of(r.operation, r.original_offset >= 0, bool(legs), bool(own))
+        if r.outcome == "applied":  # it crosses partitions: nobody's original
+            kind, gives_back = OTHER, False
+        elif kind == HOLD:
             self._opened[r.command_id] = r.source_offset
-            legs = [Posting(p.account_id, p.side, p.change) for p in r.pending if not p.expired]
-        self._settled[r.source_offset] = (KINDS.get(r.operation, OTHER), r.booked_at, legs)
-        if r.operation in GIVING_BACK:
+            legs = [Posting(p.account_id, p.side, p.change) for p in own]
+        self._settled[r.source_offset] = (kind, r.booked_at, legs, r.product)
+        if gives_back:
             given = sum(leg.amount for leg in r.postings if leg.side == "debit")
             self._given.append((r.original_offset, given))
         if len(self._settled) >= _CHUNK:
