@@ -10,9 +10,9 @@ from typing import Annotated, NoReturn
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 from pydantic_core import PydanticCustomError
 
-from ledger.control import LOCAL_NAME, PARTNER_ID
+from ledger.fields import METADATA_MAX, TEXT_MAX, VALUE_DATE_MAX
 from ledger.money import AMOUNT_MAX, EXPONENTS
-from ledger.operations import METADATA_MAX, TEXT_MAX, VALUE_DATE_MAX
+from ledger.names import LOCAL_NAME, PARTNER_ID
 
 EPOCH = date(1970, 1, 1)
 LAST_DAY = EPOCH + timedelta(days=VALUE_DATE_MAX)

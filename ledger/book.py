@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from hashlib import sha256
 
-from ledger import control
-from ledger.entries import ENTRY
+from ledger import control, crossing
+from ledger.entries import ENTRY, OTHER
 from ledger.operations import OPERATIONS, quick_transfer
 from ledger.partners import Standing
 from ledger.plans import Moment, Plan
@@ -23,7 +23,6 @@ from schemas.records import (
     Command,
     Crossing,
     JournalRecord,
-    OpenedAccount,
     PendingLeg,
     PostedLeg,
     Posting,
@@ -36,11 +35,12 @@ _NOTHING: dict[str, str] = {}
 class Book:
     """Settles commands against a draft of one partition's state. `partition`: its number, of so many `partitions`.
 
-    `standing`: what partners may do; `outbox`: commands that must be written to other partitions together with the outcomes.
+    `standing`: what partners may do; `outbox`: commands for other partitions, to be written together with the outcomes.
     """
 
     __slots__ = (
-        "_held", "_old_holds", "_pending", "_plain", "draft", "head", "outbox", "partition", "partitions", "standing",
+        "_held", "_in_flight", "_old_holds", "_pending", "_plain", "draft", "head", "outbox", "partition", "partitions",
+        "standing",
     )  # fmt: skip
 
     def __init__(self, partition: int, draft: Draft, partitions: int = 1) -> None:
@@ -52,6 +52,7 @@ class Book:
         self.standing = Standing(draft.partners)
         self._held = Pending(draft)
         self._old_holds = draft.base.holds
+        self._in_flight = draft.base.in_flight > 0
         self._pending: tuple[PendingLeg, ...] = ()  # of the command that is being settled
         self._plain = self._is_plain()
 
@@ -78,8 +79,8 @@ class Book:
             self._pending = self._held.lapse(now, offset)
         keys = self.draft.keys
         first = keys.get(command_id)
-        if first is None and self._old_holds:
-            first = self._open_hold(command_id)
+        if first is None and (self._old_holds or self._in_flight):
+            first = self._still_bound(command_id)
         if first is not None:
             record = self._again(command, command_id, digest, offset, booked_at, first)
         else:
@@ -91,7 +92,8 @@ class Book:
             except Exception:
                 self._held.take_back_lapsed()
                 raise
-            keys[command_id] = (digest, offset)
+            if record.binds_key:
+                keys[command_id] = (digest, offset)
         head.sequence += 1
         head.received += 1
         head.next_offset = offset + 1
@@ -102,6 +104,8 @@ class Book:
     ) -> JournalRecord:
         """What becomes of a command that was not seen before. Raises Rejection, with nothing changed."""
         if type(command) is not Transaction:
+            if type(command) is Crossing:
+                return crossing.settle(self, command, self._place(command_id, digest, offset, booked_at))
             return self._control(command, command_id, digest, offset, booked_at)
         head = self.head
         if (
@@ -136,14 +140,28 @@ class Book:
             offset, self.head.event_time, digest, standing, self.partition, self.partitions, draft.has_shelf()
         )
         plan = operation(draft, t, at)
+        changes = {"note": plan.note} if plan.note else {}
+        if plan.away:
+            place = self._place(command_id, digest, offset, booked_at)
+            changes["crossing"] = self._cross(plan, t, place, version, t.value_date)
         legs = self._apply(plan, t, offset, booked_at)
-        self.head.settled += 1
+        if plan.away:
+            self.head.applied += 1
+        else:
+            self.head.settled += 1
         return JournalRecord(
-            command_id, digest, True, "settled", self.head.sequence + 1, self.partition, offset, booked_at,
-            "Transaction", t.partner_id, t.idempotency_key, t.product, version, t.operation, t.value_date, t.reference,
-            t.metadata, "", _NOTHING, -1, "", {"note": plan.note} if plan.note else _NOTHING, legs, self._pending,
-            plan.original, opened_records(plan),
+            command_id, digest, True, "applied" if plan.away else "settled", self.head.sequence + 1, self.partition,
+            offset, booked_at, "Transaction", t.partner_id, t.idempotency_key, t.product, version, t.operation,
+            t.value_date, t.reference, t.metadata, "", _NOTHING, -1, "", changes, legs, self._pending, plan.original,
+            crossing.opened_records(plan.opened),
         )  # fmt: skip
+
+    def _cross(self, plan: Plan, t: Transaction, place: crossing.Place, version: int, value_date: int) -> str:
+        """Sets the legs of a plan aside and asks the other partitions; nothing is posted. Which these are."""
+        legs, where = crossing.start(self, t, plan, place, version, value_date)
+        self._pending += tuple(legs)
+        plan.kind, plan.legs = OTHER, []  # nobody's original
+        return where
 
     def _apply(self, plan: Plan, t: Transaction, offset: int, booked_at: int) -> tuple[PostedLeg, ...]:
         """Does what a plan says; the legs that were posted."""
@@ -161,11 +179,21 @@ class Book:
         draft.settled[offset] = (plan.kind, booked_at, moved, t.product)
         return legs
 
-    def _open_hold(self, command_id: bytes) -> tuple[bytes, int] | None:
-        """The key of an open hold stays bound when the memory of keys has forgotten it."""
+    def _still_bound(self, command_id: bytes) -> tuple[bytes, int] | None:
+        """The key of what is open (a hold, a crossing) stays bound when the memory of keys has forgotten it."""
         name = command_id.hex()
         hold = self.draft.open_hold(name) if name in self._old_holds else None
-        return (hold.digest, hold.opened_at) if hold is not None else None
+        if hold is not None:
+            return hold.digest, hold.opened_at
+        row = crossing.open_here(self.draft, self.partition, command_id) if self._in_flight else None
+        return (row.payload_digest, row.opened_at_offset) if row is not None else None
+
+    def _place(self, command_id: bytes, digest: bytes, offset: int, booked_at: int) -> crossing.Place:
+        return crossing.Place(command_id, digest, offset, booked_at, self._pending)
+
+    def booked_on(self, value_date: int) -> tuple[int, str]:
+        """The value date to book under, and when a closed day moved it the ISO date that it was before."""
+        return value_date, ""
 
     def _control(
         self, command: Command, command_id: bytes, digest: bytes, offset: int, booked_at: int
@@ -226,6 +254,9 @@ class Book:
         reason: str = "", detail: dict[str, str] = _NOTHING, first_offset: int = -1,
         subject: str = "", changes: dict[str, str] = _NOTHING,
     ) -> JournalRecord:  # fmt: skip
+        if type(c) is Crossing:
+            place = self._place(command_id, digest, offset, booked_at)
+            return crossing.record(self, c, place, outcome, reason=reason, detail=detail, first_offset=first_offset)
         t = c if type(c) is Transaction else None
         return JournalRecord(
             command_id, digest, first_offset < 0, outcome, self.head.sequence + 1, self.partition, offset, booked_at,
@@ -233,13 +264,3 @@ class Book:
             t.value_date if t else booked_at // 86_400_000, t.reference if t else "", t.metadata if t else _NOTHING,
             str(reason), detail, first_offset, subject, changes, (), self._pending,
         )  # fmt: skip
-
-
-
-def opened_records(plan: Plan) -> tuple[OpenedAccount, ...]:
-    """The accounts that a plan opens, as the journal tells them."""
-    if not plan.opened:
-        return ()
-    return tuple(
-        OpenedAccount(a.account_id, a.type, a.currency, a.min_available, a.credit_limit) for a in plan.opened
-    )

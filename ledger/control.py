@@ -6,11 +6,11 @@ subtree. Lifting a block, changing a limit and opening an account that may go be
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 
 from ledger.accounts import ACCOUNT_TYPES, Account
 from ledger.money import AMOUNT_MAX, EXPONENTS
+from ledger.names import LOCAL_NAME, PARTNER_ID
 from ledger.partners import OPENS, SETS
 from ledger.reasons import Reason, Rejection
 from ledger.state import Partner
@@ -27,8 +27,6 @@ from schemas.records import (
 if TYPE_CHECKING:
     from ledger.book import Book
 
-PARTNER_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}(/[a-z0-9][a-z0-9._-]{0,63}){0,7}")
-LOCAL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 PARTNER_STATES = ("live", "suspended")
 
 Changes = tuple[str, dict[str, str]]

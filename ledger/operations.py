@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import NoReturn
 
 from ledger.accounts import Account
+from ledger.crossing import check_legs
 from ledger.entries import ENTRY, HOLD, LAPSED, OTHER, Moved
 from ledger.fields import (
     METADATA_MAX,
@@ -91,7 +92,7 @@ def transfer(draft: Draft, t: Transaction, at: Moment, owners: Mapping[str, str]
     if t.postings:
         return entry(draft, t, at)
     legs = _by_roles(draft, t, at, owners)
-    check_totals(legs.legs)
+    check_moved(draft, legs, at)
     return Plan(ENTRY, legs.legs, away=legs.away, counts=True)
 
 
@@ -124,8 +125,17 @@ def entry(draft: Draft, t: Transaction, at: Moment, owners: Mapping[str, str] = 
         legs.add(
             f"postings[{i}].account_id", p.account_id, p.side, p.amount, p.currency or t.currency, owners[p.side]
         )
-    check_totals(legs.done())
+    legs.done()
+    check_moved(draft, legs, at)
     return Plan(ENTRY, legs.legs, away=legs.away, counts=True)
+
+
+def check_moved(draft: Draft, legs: Legs, at: Moment) -> None:
+    """Funds and counters of legs that are posted now, or set aside when some of them lie in other partitions."""
+    if legs.away:
+        check_legs(draft, legs.legs, legs.away, at)
+    else:
+        check_totals(legs.legs)
 
 
 def hold(draft: Draft, t: Transaction, at: Moment, owners: Mapping[str, str] = HOLD_OWNERS) -> Plan:

@@ -10,6 +10,7 @@ from functools import lru_cache
 
 from ledger.accounts import Account
 from ledger.money import COUNTER_MAX
+from ledger.names import is_account
 from ledger.partners import IS_PAID
 from ledger.plans import Leg, Moment
 from ledger.reasons import Reason, Rejection, first
@@ -75,7 +76,10 @@ class Legs:
             self.refuse(not_owned(field, account_id, self.partner_id))  # not looked up: it tells nothing
             return None
         if side == "credit" and owners.startswith(ANY) and self._is_away(root):
-            self.away.append(Posting(account_id, side, amount, currency))
+            if is_account(account_id):
+                self.away.append(Posting(account_id, side, amount, currency))
+            else:
+                self.refuse(unknown(field, account_id))  # what crosses is bounded in size
             return None
         a = self.draft.accounts.find(account_id)
         if a is None:

@@ -107,10 +107,11 @@ class PartitionBase:
     """Committed state of one partition. `due`: the open holds that will lapse, the next one first.
 
     `rows`: what is kept as the record that it is (limits, usage, calendars, products, transactions in flight), by its
-    key in `ledger.state`; `shelf`: the versions of each product, rising; `limits`: how many subjects have limits.
+    key in `ledger.state`; `shelf`: the versions of each product, rising; `limits`: how many subjects have limits;
+    `in_flight`: how many transactions between partitions are open here.
     """
 
-    __slots__ = ("accounts", "due", "entries", "head", "holds", "limits", "partners", "rows", "shelf")
+    __slots__ = ("accounts", "due", "entries", "head", "holds", "in_flight", "limits", "partners", "rows", "shelf")
 
     def __init__(self, window_ms: int = WINDOW_MS) -> None:
         self.accounts: dict[str, Account] = {}
@@ -120,13 +121,15 @@ class PartitionBase:
         self.entries = EntryLog(window_ms)
         self.rows: dict[str, Record] = {}
         self.shelf: dict[str, tuple[ProductState, ...]] = {}
-        self.limits = 0
+        self.limits = self.in_flight = 0
         self.head = Head()
 
     def put_row(self, key: str, row: Record | None) -> None:
         """Takes a row as it is now; None: it is gone."""
         if key.startswith("l:"):
             self.limits += (row is not None) - (key in self.rows)
+        elif key.startswith("x:"):
+            self.in_flight += (row is not None) - (key in self.rows)
         if row is None:
             self.rows.pop(key, None)
             return
