@@ -87,7 +87,7 @@ def document(capsys: pytest.CaptureFixture[str]) -> Any:
 def test_the_tree_has_what_the_design_names():
     names = {" ".join(path) for path in TREE}
     assert names >= {
-        "setup", "up", "down", "status", "demo", "publish", "balance", "sql", "tieout", "verify", "bench",
+        "setup", "up", "down", "status", "demo", "publish", "balance", "sql", "tieout", "verify", "receipt", "bench",
         "partner list", "partner show", "partner admit", "partner suspend", "partner resume",
         "account list", "account show", "account open", "account block", "account unblock", "account limit",
         "account close", "report trial-balance", "report statement", "report totals", "report top-partners",
@@ -168,7 +168,7 @@ def test_a_wrong_setting_is_named(monkeypatch, capsys):
     "arguments",
     [
         ["status"], ["partner", "list"], ["account", "list"], ["dlq", "ls"], ["dlq", "show", "0:0"],
-        ["balance", "acme:wallet:alice"], ["report", "trial-balance"], ["sql", "SELECT 1"], ["tieout"], ["verify"],
+        ["balance", "acme:wallet:alice"], ["report", "trial-balance"], ["sql", "SELECT 1"], ["tieout"], ["verify"], ["receipt", "acme", "o-1"],
         ["account", "close", "acme:wallet:alice"],
     ],
     ids=" ".join,
