@@ -14,11 +14,14 @@ from clearline.config import Settings
 from clearline.connection import kafka_config
 from clearline.embedded.folder import DataFolder
 from schemas.errors import ClearlineError
-from streams.reader import committed_offsets, end_offsets
+from streams.clients import KafkaConfig
+from streams.reader import LogReader, committed_offsets, end_offsets
 from streams.topics import Topics
 
 SILENT_S = 10.0  # a role writes its ready file once or twice a second
 WAITING_S = 60.0  # one that waits for a part writes it after every try
+_FEW = 1_000  # offsets
+_LOOK_S = 3.0
 
 
 def mark_troubled(run: dict[str, Any], folder: DataFolder) -> None:
@@ -53,7 +56,7 @@ def measure(settings: Settings, folder: DataFolder) -> dict[str, Any]:
         kafka, topics = kafka_config(settings), Topics(settings.world)
         submitted = end_offsets(kafka, topics.submitted)
         done = committed_offsets(kafka, topics.group, topics.submitted)
-        roles = {"settlement": _behind(submitted, done)}
+        roles = {"settlement": _unsettled(kafka, topics.submitted, submitted, done)}
         waiting: dict[str, str] = {}
         followers = (("sink-clickhouse", topics.journal), ("sink-redis", topics.state), ("sealer", topics.journal))
         for name, topic in followers:
@@ -66,6 +69,22 @@ def measure(settings: Settings, folder: DataFolder) -> dict[str, Any]:
         return {"submitted": submitted, "roles": roles, "waiting": waiting}
     except ClearlineError as e:
         return {"roles": {}, "waiting": {}, "error": str(e)}
+
+
+def _unsettled(kafka: KafkaConfig, topic: str, ends: dict[int, int], done: dict[int, int]) -> dict[int, int]:
+    """Commands that wait. Where few offsets are left they are read and counted: steps between partitions come in Kafka
+    transactions, and the end marker of each takes an offset too."""
+    behind = _behind(ends, done)
+    few = {p: max(0, done.get(p, 0)) for p, n in behind.items() if 0 < n <= _FEW}
+    if not few:
+        return behind
+    behind |= dict.fromkeys(few, 0)
+    with LogReader(kafka, topic, few) as reader:
+        deadline = time.monotonic() + _LOOK_S
+        while reader.at_end != set(few) and time.monotonic() < deadline:
+            for r in reader.poll(1_000, 0.1):
+                behind[r.partition] += r.offset < ends[r.partition]
+    return behind
 
 
 def _behind(ends: dict[int, int], done: dict[int, int]) -> dict[int, int]:

@@ -14,14 +14,15 @@ from time import perf_counter
 from typing import Any, Protocol
 
 from ledger.book import Book
+from ledger.crossing import STEPS
 from ledger.invariants import check_accounts, check_records
 from ledger.keys import KeyIndex
 from ledger.state import Draft
 from schemas.codec import Codec, UndecodableError, UnknownSchemaError
 from schemas.errors import InvariantError
 from schemas.failpoints import failpoint
-from schemas.identity import BANK, command_id, partition_of, payload_digest, tree_of
-from schemas.records import COMMANDS, JournalRecord, Reply, Transaction
+from schemas.identity import BANK, command_id, owner_of, partition_of, payload_digest, root_of, tree_of
+from schemas.records import COMMANDS, Crossing, JournalRecord, Reply, Transaction
 
 REPLY_HEADER = "reply_to"
 META_KEY = b"meta"
@@ -107,7 +108,7 @@ class Settlement:
         partition, and whatever a registry that does not answer raises; then nothing of the batch may be committed."""
         for partition, part in batch.parts.items():
             try:
-                book = Book(partition, part.draft)
+                book = Book(partition, part.draft, self.outlets.partitions)
                 for run in self._runs(part):
                     self._settle_run(book, part, run, batch.produce)
                 check_accounts(part.draft)
@@ -169,7 +170,7 @@ class Settlement:
         for m in messages:
             value = m.value()
             try:
-                if value is not None and len(value) > limit:
+                if value is not None and len(value) > limit and not self._is_step(value):
                     raise UndecodableError("too_large", f"{len(value)} bytes, at most {limit} are taken")
                 try:
                     command = decode(value)
@@ -183,6 +184,14 @@ class Settlement:
                 out.append(e)
         return out
 
+    def _is_step(self, value: bytes) -> bool:
+        """Whether it is a step between partitions: a worker wrote it, from a transaction that was not too large, and it
+        must not be lost for the legs that a product added."""
+        unknown = self.codec.unknown_ids([value])
+        if unknown:
+            self._learn(unknown)
+        return self.codec.name_of(value) == "Crossing"
+
     def _check_contract(self, command: Any, partition: int) -> None:
         """What a command must be before the ledger looks at it. Raises UndecodableError("contract")."""
         if command.__class__ not in _COMMANDS:
@@ -192,6 +201,8 @@ class Settlement:
             raise UndecodableError("contract", f"partner_id: 1 to {PARTNER_ID_MAX} characters, no NUL")
         if not 0 < len(key) <= KEY_MAX or "\0" in key:
             raise UndecodableError("contract", f"idempotency_key: 1 to {KEY_MAX} characters, no NUL")
+        if command.__class__ is Crossing:
+            self._check_step(command, partition)
         root = tree_of(command)
         place = self._places.get(root)
         if place is None:
@@ -202,6 +213,14 @@ class Settlement:
             raise UndecodableError(
                 "contract", f"partition: commands of {root} belong to partition {place}, this is {partition}"
             )
+
+    def _check_step(self, c: Crossing, partition: int) -> None:
+        if c.partner_id != BANK or c.step not in STEPS:
+            raise UndecodableError("contract", f"step: one of {', '.join(STEPS)}, and the bank's")
+        if c.to_partition != partition or c.from_partition == partition:
+            raise UndecodableError("contract", f"partition: from {c.from_partition} to {c.to_partition} in {partition}")
+        if not 0 <= c.from_partition < self.outlets.partitions:
+            raise UndecodableError("contract", f"partition: there is no partition {c.from_partition}")
 
     def _remember(self, part: Part, ids: list[bytes], event_time: int) -> None:
         """Puts what is known of these keys at this event time into the draft: from the index, from this batch's runs
@@ -224,15 +243,27 @@ class Settlement:
         """The outcome of one message; None when it went to the dead letters."""
         if command.__class__ in _COMMANDS:
             try:
-                return book.settle(command, cid, digest, m.offset(), m.timestamp()[1])
+                record = book.settle(command, cid, digest, m.offset(), m.timestamp()[1])
             except InvariantError:
                 raise
             except Exception as e:
                 # Our own bug, met in the checks, before anything changed: one record steps aside, the rest goes on.
                 command = UndecodableError("internal", f"{type(e).__name__}: {e}"[:300])
+            else:
+                if book.outbox:  # outside of the `try`: what is raised here must end the batch
+                    self._send(book, m, produce)
+                return record
         book.dead(m.offset(), m.timestamp()[1])
         self._bury(m, book.partition, command, produce)
         return None
+
+    def _send(self, book: Book, m: Inbound, produce: Produce) -> None:
+        """Commands for other partitions. The headers travel with them, so that who waits is answered in the end."""
+        for c in book.outbox:
+            root = root_of(owner_of(c.legs[0].account_id) if c.legs else c.asker)
+            value = self.codec.encode(c)
+            produce(self.outlets.submitted, value, root.encode(), c.to_partition, headers=m.headers() or [])
+        book.outbox.clear()
 
     def _bury(self, m: Inbound, partition: int, why: UndecodableError, produce: Produce) -> None:
         headers = {
@@ -277,7 +308,7 @@ class Settlement:
                 offsets.append(r.source_offset)
                 times.append(r.booked_at)
             headers = m.headers()
-            if headers:
+            if headers and is_final(r):
                 self._reply(headers, r, produce)
         part.draft.bound.update(zip(ids, zip(digests, offsets, times, strict=True), strict=True))
 
@@ -314,3 +345,8 @@ def merge(batch: Batch) -> None:
         part.draft.merge()
         part.index.add(*part.bound)
         part.index.forget(part.draft.head.event_time)
+
+
+def is_final(r: JournalRecord) -> bool:
+    """Whether this outcome is what a caller waits for: not a step of a transaction that goes on elsewhere."""
+    return r.command != "Crossing" and not (r.command == "Transaction" and r.outcome == "applied")

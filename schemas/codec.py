@@ -169,6 +169,12 @@ class Codec:
             if len(h) == HEADER_BYTES and h[:1] == MAGIC and h not in self._readers and h not in self._foreign
         }
 
+    def name_of(self, value: bytes) -> str:
+        """The name of the record in these framed bytes, by their schema id; empty for an id that is not known."""
+        head = value[:HEADER_BYTES]
+        found = self._readers.get(head) or self._foreign.get(head)
+        return found[0] if found else ""
+
     def encode(self, record: Record) -> bytes:
         """The record in wire format. Raises KeyError for a record whose schema id is not known."""
         name = type(record).__name__

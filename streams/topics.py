@@ -2,7 +2,7 @@
 
 | topic | key | kept | holds |
 |---|---|---|---|
-| transactions.submitted | root partner | 30 days | commands, in the order that settles them |
+| transactions.submitted | root partner | 30 days | commands, and steps between partitions, in the order that settles them |
 | journal | root partner, same partition | for ever | one outcome per command: the truth |
 | ledger.state | account, partner, hold or `meta` | compacted | where each account stands; recovery reads it |
 | transactions.dead | as received | 90 days | what could not be decoded or broke the contract |
@@ -24,8 +24,9 @@ from schemas.errors import BadInputError, PartUnavailableError
 from streams.clients import KafkaConfig, admin_client
 
 DAY_MS = 86_400_000
-MESSAGE_BYTES_MAX = 1_048_576
-DEAD_BYTES_MAX = 2 * MESSAGE_BYTES_MAX  # a dead letter is the original bytes plus headers
+# A step between partitions has a transaction's own fields (at most 1,000,000 bytes) and up to 1,000 legs of 670 bytes.
+MESSAGE_BYTES_MAX = 2_097_152
+DEAD_BYTES_MAX = 2 * MESSAGE_BYTES_MAX  # original bytes plus headers; a journal record has its legs twice
 
 
 class TopicMismatchError(BadInputError):
@@ -77,7 +78,11 @@ class Topics:
                 "max.message.bytes": str(MESSAGE_BYTES_MAX),
             },
             self.journal: {**forever, "max.message.bytes": str(DEAD_BYTES_MAX)},
-            self.state: {"cleanup.policy": "compact", "segment.bytes": str(64 * 1024 * 1024)},
+            self.state: {
+                "cleanup.policy": "compact",
+                "segment.bytes": str(64 * 1024 * 1024),
+                "max.message.bytes": str(DEAD_BYTES_MAX),
+            },
             self.dead: {"retention.ms": str(90 * DAY_MS), "max.message.bytes": str(DEAD_BYTES_MAX)},
             self.seals: dict(forever),
             self.replies: {"retention.ms": str(DAY_MS // 24)},
