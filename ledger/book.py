@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from hashlib import sha256
 
-from ledger import control, crossing
-from ledger.entries import ENTRY, OTHER
+from ledger import control, crossing, shelf, templates
+from ledger.entries import ADJUSTMENT, ENTRY, OTHER
 from ledger.operations import OPERATIONS, quick_transfer
 from ledger.partners import Standing
 from ledger.plans import Moment, Plan
@@ -131,15 +131,16 @@ class Book:
         """Any transaction. Everything is checked first; nothing after that can fail."""
         draft, standing = self.draft, self.standing
         standing.known(t.partner_id)
-        kind, version = t.operation, 0
-        operation = OPERATIONS.get(kind)
-        if operation is None:
-            raise Rejection(Reason.OPERATION_UNKNOWN, field="operation", operation=t.operation[:64])
+        kind, version, offer = t.operation, 0, None
+        has_shelf = draft.has_shelf()
+        if has_shelf and kind != ADJUSTMENT:
+            offer = shelf.offer(draft, t)
+            kind, version = offer.kind, offer.version
+        elif kind not in OPERATIONS:
+            raise Rejection(Reason.OPERATION_UNKNOWN, field="operation", operation=kind[:64])
         standing.require(t.partner_id, kind)
-        at = Moment(
-            offset, self.head.event_time, digest, standing, self.partition, self.partitions, draft.has_shelf()
-        )
-        plan = operation(draft, t, at)
+        at = Moment(offset, self.head.event_time, digest, standing, self.partition, self.partitions, has_shelf)
+        plan = OPERATIONS[kind](draft, t, at) if offer is None else templates.plan(draft, t, offer, at)
         changes = {"note": plan.note} if plan.note else {}
         if plan.away:
             place = self._place(command_id, digest, offset, booked_at)

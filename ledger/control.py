@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ledger import shelf
 from ledger.accounts import ACCOUNT_TYPES, Account
 from ledger.money import AMOUNT_MAX, EXPONENTS
 from ledger.names import LOCAL_NAME, PARTNER_ID
@@ -20,6 +21,7 @@ from schemas.records import (
     BlockAccount,
     CloseAccount,
     OpenAccount,
+    PublishProduct,
     SetAccountLimit,
     SetPartnerState,
 )
@@ -163,4 +165,5 @@ _HANDLERS: dict[type, Any] = {
     CloseAccount: close_account,
     AdmitPartner: admit_partner,
     SetPartnerState: set_partner_state,
+    PublishProduct: shelf.publish,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -11,12 +12,14 @@ from ledger.partners import Standing
 from schemas.records import Posting
 
 Leg = tuple[Account, str, int]  # an account, `debit` or `credit`, minor units
+_NONE: dict[str, Account] = {}
 
 
 class Moment(NamedTuple):
     """The command's place: its source offset, the event time in milliseconds, its payload's digest, and where it is.
 
-    `standing`: what partners may do; `partitions`: how many there are; `shelf`: whether products are on the shelf.
+    `standing`: what partners may do; `partitions`: how many there are; `shelf`: whether products are on the shelf;
+    `openings`: accounts by id that are not there yet, and are opened if a leg falls on them.
     """
 
     offset: int
@@ -26,6 +29,7 @@ class Moment(NamedTuple):
     partition: int = 0
     partitions: int = 1
     shelf: bool = False
+    openings: Mapping[str, Account] = _NONE
 
 
 @dataclass(slots=True)

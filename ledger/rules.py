@@ -81,7 +81,7 @@ class Legs:
             else:
                 self.refuse(unknown(field, account_id))  # what crosses is bounded in size
             return None
-        a = self.draft.accounts.find(account_id)
+        a = self.draft.accounts.find(account_id) or self.at.openings.get(account_id)
         if a is None:
             self.refuse(unknown(field, account_id))
         elif not may:

@@ -1,0 +1,87 @@
+"""The shelf: which version of a product settles a transaction, and how a version gets there.
+
+The page is docs/products.md.
+"""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from ledger.days import iso_date
+from ledger.fields import invalid, is_day
+from ledger.product_rules import PRODUCT, VERSION_MAX
+from ledger.product_sense import check
+from ledger.products import Offer, compiled
+from ledger.reasons import Reason, Rejection
+from ledger.state import Draft
+from schemas.identity import BANK
+from schemas.records import ProductState, PublishProduct, Transaction
+
+if TYPE_CHECKING:
+    from ledger.book import Book
+
+DOCUMENT_MAX = 100_000  # characters
+
+
+def offer(draft: Draft, t: Transaction) -> Offer:
+    """The operation that a transaction asks for, of the highest version that is in force on its value date.
+
+    Raises Rejection: product_unknown, operation_unknown.
+    """
+    versions = draft.versions(t.product)
+    for row in reversed(versions):
+        if row.effective_from <= t.value_date or not row.effective_from:
+            found = compiled(row.document).offers.get(t.operation)
+            if found is None:
+                raise Rejection(Reason.OPERATION_UNKNOWN, field="operation", operation=t.operation[:64])
+            return found
+    detail: dict[str, object] = {"field": "product", "product": t.product[:64]}
+    if versions:
+        detail["effective_from"] = iso_date(min(row.effective_from for row in versions))
+    raise Rejection(Reason.PRODUCT_UNKNOWN, **detail)
+
+
+def publish(book: Book, c: PublishProduct, offset: int) -> tuple[str, dict[str, str]]:
+    """Puts a version on the shelf of this partition. Raises Rejection."""
+    if c.partner_id != BANK:
+        raise Rejection(Reason.NOT_PERMITTED, field="partner_id", partner=c.partner_id[:256])
+    document = _checked_fields(c)
+    versions = book.draft.versions(c.product)
+    if versions and c.version <= versions[-1].version:
+        raise Rejection(Reason.PRODUCT_VERSION, field="version", version=c.version, highest=versions[-1].version)
+    found = check(document)
+    if found:
+        path, rule, reason = found[0]
+        raise Rejection(reason, field="document", path=path[:256], rule=rule[:256])
+    book.draft.publish(ProductState(c.product, c.version, c.effective_from, c.document, offset))
+    changes = {
+        "version": str(c.version),
+        "effective_from": iso_date(c.effective_from) if c.effective_from else "",
+        "digest": sha256(c.document.encode()).hexdigest(),
+    }
+    changes |= {k: v for k, v in (("requested_by", c.requested_by), ("note", c.note)) if v}
+    return c.product, changes
+
+
+def _checked_fields(c: PublishProduct) -> dict[str, Any]:
+    """The command's document as values, once its other fields are right and it is theirs."""
+    if not PRODUCT.fullmatch(c.product):
+        invalid("product", "a-z, then up to 63 of a-z 0-9 -")
+    if not 1 <= c.version <= VERSION_MAX:
+        invalid("version", f"1 to {VERSION_MAX}")
+    if not is_day(c.effective_from):
+        invalid("effective_from", "0 for at once, or a day up to 2299-12-31")
+    if len(c.document) > DOCUMENT_MAX:
+        invalid("document", f"at most {DOCUMENT_MAX} characters")
+    try:
+        document = msgspec.json.decode(c.document)
+    except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
+        invalid("document", "JSON")
+    if not isinstance(document, dict):
+        invalid("document", "a JSON object")
+    if document.get("product") != c.product or document.get("version") != c.version:
+        invalid("document", "its product and version are the command's")
+    return document

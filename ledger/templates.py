@@ -1,0 +1,410 @@
+"""A product's operation worked out for one transaction: amounts, fees and splits as legs that balance.
+
+The page is docs/products.md. Everything is whole minor units: what cannot be divided goes where the page says, and the
+legs of every step always sum to what was taken.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import msgspec
+
+from ledger import operations
+from ledger.accounts import Account
+from ledger.entries import ENTRY, OTHER
+from ledger.fields import check_amount, check_currency, check_fields, check_pointer, invalid
+from ledger.money import AMOUNT_MAX
+from ledger.names import is_account
+from ledger.partners import IS_REPAID, OPENS
+from ledger.plans import Moment, Plan
+from ledger.products import WHOLE, Amount, Offer, Operation, Role, Step
+from ledger.reasons import Reason, Rejection, first
+from ledger.rules import ANY_OR_BANK, CALLER, CALLER_OR_BANK, Legs, check_totals, not_owned, owned, unknown
+from ledger.state import Draft
+from schemas.identity import BANK, owner_of, root_of
+from schemas.records import Transaction
+
+MANY_MAX = 999
+LEGS_MAX = 1_000
+_NUMBER = re.compile(r"[1-9][0-9]{0,2}")
+_POINTING = frozenset({"capture", "void", "refund", "reversal"})
+
+
+def plan(draft: Draft, t: Transaction, offer: Offer, at: Moment) -> Plan:
+    """What a product's operation does. Raises Rejection with the first reason that stands against it."""
+    against = _against(t, offer)
+    if against is None:
+        if offer.operation.plain:
+            legs = operations.quick_transfer(draft.accounts, t)
+            if legs is not None:
+                return Plan(ENTRY, legs, counts=True)
+        return _plan(draft, t, offer, at)
+    # The reasons' order decides: what is wrong with the fields comes before it, what is wrong with accounts after.
+    try:
+        _plan(draft, t, offer, at)
+    except Rejection as r:
+        against = first(against, r) or against
+    raise against
+
+
+def _against(t: Transaction, offer: Offer) -> Rejection | None:
+    """What the product itself has against this caller or currency."""
+    found = None
+    caller = "bank" if t.partner_id == BANK else "partner"
+    if caller not in offer.callers:
+        found = Rejection(
+            Reason.NOT_PERMITTED, field="operation", rule=f"only for {' and '.join(sorted(offer.callers))}",
+            partner=t.partner_id,
+        )  # fmt: skip
+    currencies = offer.product.currencies
+    if currencies and t.currency not in currencies and offer.kind not in _POINTING:
+        listed = ",".join(sorted(currencies))
+        found = Rejection(Reason.PRODUCT_CURRENCY, field="currency", currency=t.currency[:16], allowed=listed[:256])
+    return found
+
+
+def _plan(draft: Draft, t: Transaction, offer: Offer, at: Moment) -> Plan:
+    kind = offer.kind
+    if kind == "transfer":
+        return _steps(draft, t, offer.operation, at)
+    if kind == "entry":
+        check_fields(t, frozenset())
+        debit = CALLER_OR_BANK if t.partner_id == BANK else CALLER
+        return operations.entry(draft, t, at, {"debit": debit, "credit": ANY_OR_BANK})
+    if kind in ("hold", "exchange"):
+        return _built_in(draft, t, offer.operation, at)
+    if kind == "refund":
+        return _refund(draft, t, offer.operation, at)
+    return operations.OPERATIONS[kind](draft, t, at)
+
+
+# ---- accounts ------------------------------------------------------------------------------------------------------
+
+
+class Place(NamedTuple):
+    """One account that takes a part. `field`: where the transaction names it; `label`: the role, with its number."""
+
+    field: str
+    label: str
+    account_id: str
+
+
+def _numbers_of(role: str, given: Mapping[str, object]) -> list[int]:
+    """The numbers under which a many-role is named, in numerical order."""
+    at = len(role) + 1
+    return sorted(int(n[at:]) for n in given if n.startswith(role + ".") and _NUMBER.fullmatch(n[at:]))
+
+
+def _check_roles(t: Transaction, op: Operation) -> Rejection | None:
+    """Each role that has no fixed account is named, and no other."""
+    known: set[str] = set()
+    missing: list[str] = []
+    for r in op.roles:
+        if r.account:
+            continue
+        names = [f"{r.name}.{n}" for n in _numbers_of(r.name, t.accounts)] if r.many else [r.name]
+        if not names or names[0] not in t.accounts:
+            missing.append(r.name)
+        known.update(names)
+    wanted = ",".join(sorted(r.name + (".N" if r.many else "") for r in op.roles if not r.account))
+    odd = t.accounts.keys() - known
+    if odd:
+        return Rejection(Reason.ROLE_UNKNOWN, field="accounts", role=min(odd)[:64], roles=wanted)
+    if missing:
+        return Rejection(Reason.ROLE_MISSING, field="accounts", role=min(missing), roles=wanted)
+    return None
+
+
+def _places(t: Transaction, role: Role) -> list[Place]:
+    """The accounts of a role, in numerical order where there are several."""
+    if role.account:
+        name = role.account.replace("{currency}", t.currency).replace("{caller}", t.partner_id)
+        return [Place(f"accounts.{role.name}", role.name, name.replace("{root}", root_of(t.partner_id)))]
+    labels = [f"{role.name}.{n}" for n in _numbers_of(role.name, t.accounts)] if role.many else [role.name]
+    return [Place(f"accounts.{label}", label, t.accounts[label]) for label in labels]
+
+
+def _openings(draft: Draft, t: Transaction, op: Operation, at: Moment) -> dict[str, Account]:
+    """Accounts that do not exist yet and would be opened if a leg falls on them."""
+    out: dict[str, Account] = {}
+    for role in op.roles:
+        o = role.opening
+        if o is None:
+            continue
+        for _, _, account_id in _places(t, role):
+            owner = owner_of(account_id)
+            if draft.accounts.find(account_id) is None and owned(role.owner, t.partner_id, owner):
+                may = owner == BANK or (at.standing.path(owner) and at.standing.against(owner, OPENS) is None)
+                if may and is_account(account_id):
+                    new = Account.new(account_id, o.type, t.currency, o.min_available, at.offset, o.credit_limit)
+                    out.setdefault(account_id, new)
+    return out
+
+
+def _built_in(draft: Draft, t: Transaction, op: Operation, at: Moment) -> Plan:
+    """A hold or an exchange with the product's roles."""
+    wrong = _check_roles(t, op)
+    if wrong is not None:
+        try:
+            operations.OPERATIONS[op.kind](draft, t, at)
+        except Rejection as r:
+            if r.reason == Reason.FIELD_INVALID:
+                raise
+        raise wrong
+    openings = _openings(draft, t, op, at)
+    named = {p.label: p.account_id for role in op.roles for p in _places(t, role)}
+    owners = {role.name: role.owner for role in op.roles}
+    resolved = msgspec.structs.replace(t, accounts=named)
+    function = operations.hold if op.kind == "hold" else operations.exchange
+    found = function(draft, resolved, at._replace(openings=openings), owners)
+    named_by = [found.opens.payer, found.opens.payee] if found.opens else [a.account_id for a, _, _ in found.legs]
+    found.opened = [openings[name] for name in dict.fromkeys(named_by) if name in openings]
+    return found
+
+
+# ---- amounts -------------------------------------------------------------------------------------------------------
+
+
+class Given(NamedTuple):
+    """What amounts are worked out from: the transaction's amount, its named amounts, and its currency."""
+
+    amount: int
+    names: Mapping[str, int]
+    currency: str
+
+
+def value_of(a: Amount, given: Given, step: int) -> int:
+    """An amount that depends on no balance. `step`: the step's own amount."""
+    match a.kind:
+        case "amount":
+            return given.amount
+        case "name":
+            return given.names[a.name]
+        case "fixed":
+            return a.table[given.currency]
+    base = step if a.of == "step" else given.amount if a.of == "amount" else given.names[a.of]
+    if a.kind == "tiers":
+        for up_to, price in a.tiers:
+            if up_to is None or base <= up_to[given.currency]:
+                return value_of(price, given, step)
+    part = _part(base, a.percent, a.rounding)
+    part = max(part, a.least.get(given.currency, part))
+    return min(part, a.most.get(given.currency, part))
+
+
+def _part(base: int, percent: int, rounding: str) -> int:
+    """A percentage of an amount, rounded to whole minor units."""
+    part, rest = divmod(base * percent, WHOLE)
+    match rounding:
+        case "up":
+            up = rest > 0
+        case "half_up":
+            up = 2 * rest >= WHOLE
+        case "half_even":
+            up = 2 * rest > WHOLE or (2 * rest == WHOLE and part % 2 == 1)
+        case _:
+            up = False
+    return part + up
+
+
+class Worked(NamedTuple):
+    """One leg worked out. `amount` may be 0: then it is left out, and only asked for when its balance was taken."""
+
+    place: Place
+    side: str
+    amount: int
+    owner: str
+    balance: bool = False
+
+
+class _Worker:
+    """Works the steps of one transaction out."""
+
+    def __init__(self, draft: Draft, t: Transaction, given: Given) -> None:
+        self.draft = draft
+        self.t = t
+        self.given = given
+        self.legs: list[Worked] = []
+        self.exceeds: Rejection | None = None
+        self.same: str = ""
+
+    def step(self, step: Step) -> None:
+        """One step: what is taken, and who gets it."""
+        sources = _places(self.t, step.source)
+        ids = {p.account_id for p in sources}
+        self.same = self.same or next(
+            (p.account_id for target in step.targets for p in _places(self.t, target.role) if p.account_id in ids), ""
+        )
+        if step.amount.kind == "to_zero":
+            self._to_zero(sources, step)
+            return
+        if step.amount.kind == "balance":
+            taken = [max(0, self._available(p, step.source.owner)) for p in sources]
+        else:
+            taken = [value_of(step.amount, self.given, 0)]
+        total, balance = sum(taken), step.amount.kind == "balance"
+        for place, amount in zip(sources, taken, strict=True):
+            self.legs.append(Worked(place, "debit", amount, step.source.owner, balance))
+        self._give(step, total)
+
+    def _give(self, step: Step, total: int) -> None:
+        """Splits what was taken over the targets; what remains goes to the one that takes it."""
+        left = total
+        amounts: list[list[int]] = []
+        for target in step.targets:
+            places, a = _places(self.t, target.role), target.amount
+            if a.kind in ("remaining", "equal"):
+                amounts.append([])
+                continue
+            if a.kind == "named":
+                found = [self.given.names[p.label] for p in places]
+            elif a.kind == "balance":
+                found = [min(max(0, left), self._owed(places[0], target.role.owner))]
+            else:
+                found = [value_of(a, self.given, total)]
+            left -= sum(found)
+            amounts.append(found)
+        if left < 0:
+            self.exceeds = self.exceeds or Rejection(
+                Reason.SPLIT_EXCEEDS_AMOUNT, field="amount", amount=total, parts=total - left
+            )
+        rest = max(0, left)
+        for target, found in zip(step.targets, amounts, strict=True):
+            places = _places(self.t, target.role)
+            parts = found or _equal(rest, len(places))
+            for place, amount in zip(places, parts, strict=True):
+                self.legs.append(Worked(place, "credit", amount, target.role.owner, target.amount.kind == "balance"))
+
+    def _to_zero(self, sources: list[Place], step: Step) -> None:
+        (target,) = _places(self.t, step.targets[0].role)
+        owner = step.targets[0].role.owner
+        for place in sources:
+            amount = self._available(place, step.source.owner)
+            out = Worked(place, "debit", amount, step.source.owner, True), Worked(target, "credit", amount, owner)
+            back = Worked(target, "debit", -amount, owner), Worked(place, "credit", -amount, step.source.owner, True)
+            self.legs += out if amount >= 0 else back
+
+    def _account(self, place: Place, owner: str) -> Account | None:
+        """The account whose balance is taken; None when it is not there, or not the role's."""
+        if not owned(owner, self.t.partner_id, owner_of(place.account_id)):
+            return None
+        return self.draft.accounts.find(place.account_id)
+
+    def _available(self, place: Place, owner: str) -> int:
+        """What a debit could take: negative when the account owes, or when money is kept on its other side."""
+        a = self._account(place, owner)
+        return 0 if a is None else -a.available() if a.debit_normal else a.available()
+
+    def _owed(self, place: Place, owner: str) -> int:
+        """What is owed on a debit-normal account."""
+        a = self._account(place, owner)
+        return max(0, a.available()) if a is not None and a.debit_normal else 0
+
+
+def _equal(total: int, number: int) -> list[int]:
+    """Equal parts; of what cannot be divided the first get one each."""
+    each, rest = divmod(total, number)
+    return [each + (i < rest) for i in range(number)]
+
+
+# ---- operations ----------------------------------------------------------------------------------------------------
+
+
+def _steps(draft: Draft, t: Transaction, op: Operation, at: Moment) -> Plan:
+    given = _check_given(t, op)
+    openings = _openings(draft, t, op, at)
+    worker = _Worker(draft, t, given)
+    for step in op.steps:
+        worker.step(step)
+    legs = Legs(draft, t.partner_id, at._replace(openings=openings) if openings else at)
+    for leg in worker.legs:
+        if leg.amount:
+            legs.add(leg.place.field, leg.place.account_id, leg.side, leg.amount, t.currency, leg.owner)
+        elif leg.balance:
+            legs.refuse(_not_there(draft, t, leg, openings))
+    legs.done()
+    _check_worked(worker, len(legs.legs) + len(legs.away))
+    operations.check_moved(draft, legs, at)
+    used = {a.account_id: a for a, _, _ in legs.legs}
+    opened = [a for name, a in used.items() if name in openings]
+    return Plan(ENTRY, legs.legs, opened=opened, away=legs.away, counts=True)
+
+
+def _check_given(t: Transaction, op: Operation) -> Given:
+    """The fields of a transaction with steps, before any account is looked at."""
+    wanted = {*op.names, *(f"{r}.{n}" for r in op.parts for n in _numbers_of(r, t.accounts))}
+    check_fields(t, frozenset({"amounts"}) if op.names or op.parts else frozenset())
+    if t.postings:
+        invalid("postings", f"{op.name} names accounts, not postings")
+    if t.amount and not op.uses_amount:
+        invalid("amount", f"not used by {op.name}; leave it out")
+    names = [n.name for n in t.amounts]
+    if names != sorted(wanted):
+        invalid("amounts", f"exactly {','.join(sorted(wanted))[:256]}, sorted by name")
+    wrong = _check_roles(t, op)
+    if wrong is not None:
+        raise wrong
+    check_currency(t)
+    if op.uses_amount:
+        check_amount("amount", t.amount)
+    for n in t.amounts:
+        check_amount(f"amounts.{n.name}", n.amount)
+    return Given(t.amount, {n.name: n.amount for n in t.amounts}, t.currency)
+
+
+def _not_there(draft: Draft, t: Transaction, leg: Worked, openings: Mapping[str, Account]) -> Rejection | None:
+    """What stands against an account that was looked at, though nothing is to be posted to it."""
+    field, _, account_id = leg.place
+    owner = owner_of(account_id)
+    may = owned(leg.owner, t.partner_id, owner)
+    if not may and root_of(owner) not in (root_of(t.partner_id), BANK):
+        return not_owned(field, account_id, t.partner_id)
+    if draft.accounts.find(account_id) is None and account_id not in openings:
+        return unknown(field, account_id)
+    return None if may else not_owned(field, account_id, t.partner_id)
+
+
+def _check_worked(worker: _Worker, count: int) -> None:
+    """What stands against the legs as such, once each of them may be posted."""
+    if worker.same:
+        raise Rejection(Reason.SAME_ACCOUNT, field="accounts", account=worker.same)
+    if worker.exceeds is not None:
+        raise worker.exceeds
+    if not count:
+        raise Rejection(Reason.NOTHING_TO_MOVE, field="accounts", rule="what the operation moves is zero")
+    if any(leg.amount > AMOUNT_MAX for leg in worker.legs):
+        raise Rejection(Reason.AMOUNT_TOO_LARGE, field="amount", limit=AMOUNT_MAX)
+    if count > LEGS_MAX:
+        raise Rejection(Reason.POSTINGS_COUNT, field="accounts", count=count, limit=f"2 to {LEGS_MAX}")
+
+
+def _refund(draft: Draft, t: Transaction, op: Operation, at: Moment) -> Plan:
+    """Gives back a part of a payment with one payer: from its payee alone, or with what fees and others got of it."""
+    check_pointer(t, frozenset({"original"}), with_amount=True)
+    offset, moved = operations.entry_of(draft, t)
+    debits = [i for i, amount in enumerate(moved.amounts) if amount > 0]
+    if len(debits) != 1:
+        operations.mismatch(t, "a payment with one payer; undo this one as a whole by a reversal")
+    operations.check_original(draft, t, moved)
+    payer, paid = moved.accounts[debits[0]], moved.amounts[debits[0]]
+    gives_back = operations.check_refund(draft, t, offset, paid)
+    credits = [(a, -n) for a, n in zip(moved.accounts, moved.amounts, strict=True) if n < 0]
+    signed = _shares(credits, gives_back - t.amount, t.amount) if op.returns_fees else [(credits[0][0], t.amount)]
+    legs = operations.of_original(draft, t, at, [*signed, (payer, -t.amount)], IS_REPAID)
+    check_totals(legs)
+    return Plan(OTHER, legs, original=offset, gives_back=gives_back)
+
+
+def _shares(credits: list[tuple[str, int]], before: int, amount: int) -> list[tuple[str, int]]:
+    """Of what was paid, what the next `amount` after `before` takes back from each who got a part, in their order."""
+    out: list[tuple[str, int]] = []
+    start = 0
+    for account_id, part in credits:
+        overlap = min(start + part, before + amount) - max(start, before)
+        if overlap > 0:
+            out.append((account_id, overlap))
+        start += part
+    return out
