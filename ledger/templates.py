@@ -6,7 +6,6 @@ legs of every step always sum to what was taken.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -17,19 +16,18 @@ from ledger.accounts import Account
 from ledger.entries import ENTRY, OTHER
 from ledger.fields import check_amount, check_currency, check_fields, check_pointer, invalid
 from ledger.money import AMOUNT_MAX
-from ledger.names import is_account
-from ledger.partners import IS_REPAID, OPENS
+from ledger.partners import IS_REPAID
+from ledger.parts import Given, equal_parts, shares, value_of
 from ledger.plans import Moment, Plan
-from ledger.products import WHOLE, Amount, Offer, Operation, Role, Step
+from ledger.products import Offer, Operation, Step
 from ledger.reasons import Reason, Rejection, first
+from ledger.roles import Place, check_roles, numbers_of, openings_of, places_of
 from ledger.rules import ANY_OR_BANK, CALLER, CALLER_OR_BANK, Legs, check_totals, not_owned, owned, unknown
 from ledger.state import Draft
 from schemas.identity import BANK, owner_of, root_of
 from schemas.records import Transaction
 
-MANY_MAX = 999
 LEGS_MAX = 1_000
-_NUMBER = re.compile(r"[1-9][0-9]{0,2}")
 _POINTING = frozenset({"capture", "void", "refund", "reversal"})
 
 
@@ -81,72 +79,9 @@ def _plan(draft: Draft, t: Transaction, offer: Offer, at: Moment) -> Plan:
     return operations.OPERATIONS[kind](draft, t, at)
 
 
-# ---- accounts ------------------------------------------------------------------------------------------------------
-
-
-class Place(NamedTuple):
-    """One account that takes a part. `field`: where the transaction names it; `label`: the role, with its number."""
-
-    field: str
-    label: str
-    account_id: str
-
-
-def _numbers_of(role: str, given: Mapping[str, object]) -> list[int]:
-    """The numbers under which a many-role is named, in numerical order."""
-    at = len(role) + 1
-    return sorted(int(n[at:]) for n in given if n.startswith(role + ".") and _NUMBER.fullmatch(n[at:]))
-
-
-def _check_roles(t: Transaction, op: Operation) -> Rejection | None:
-    """Each role that has no fixed account is named, and no other."""
-    known: set[str] = set()
-    missing: list[str] = []
-    for r in op.roles:
-        if r.account:
-            continue
-        names = [f"{r.name}.{n}" for n in _numbers_of(r.name, t.accounts)] if r.many else [r.name]
-        if not names or names[0] not in t.accounts:
-            missing.append(r.name)
-        known.update(names)
-    wanted = ",".join(sorted(r.name + (".N" if r.many else "") for r in op.roles if not r.account))
-    odd = t.accounts.keys() - known
-    if odd:
-        return Rejection(Reason.ROLE_UNKNOWN, field="accounts", role=min(odd)[:64], roles=wanted)
-    if missing:
-        return Rejection(Reason.ROLE_MISSING, field="accounts", role=min(missing), roles=wanted)
-    return None
-
-
-def _places(t: Transaction, role: Role) -> list[Place]:
-    """The accounts of a role, in numerical order where there are several."""
-    if role.account:
-        name = role.account.replace("{currency}", t.currency).replace("{caller}", t.partner_id)
-        return [Place(f"accounts.{role.name}", role.name, name.replace("{root}", root_of(t.partner_id)))]
-    labels = [f"{role.name}.{n}" for n in _numbers_of(role.name, t.accounts)] if role.many else [role.name]
-    return [Place(f"accounts.{label}", label, t.accounts[label]) for label in labels]
-
-
-def _openings(draft: Draft, t: Transaction, op: Operation, at: Moment) -> dict[str, Account]:
-    """Accounts that do not exist yet and would be opened if a leg falls on them."""
-    out: dict[str, Account] = {}
-    for role in op.roles:
-        o = role.opening
-        if o is None:
-            continue
-        for _, _, account_id in _places(t, role):
-            owner = owner_of(account_id)
-            if draft.accounts.find(account_id) is None and owned(role.owner, t.partner_id, owner):
-                may = owner == BANK or (at.standing.path(owner) and at.standing.against(owner, OPENS) is None)
-                if may and is_account(account_id):
-                    new = Account.new(account_id, o.type, t.currency, o.min_available, at.offset, o.credit_limit)
-                    out.setdefault(account_id, new)
-    return out
-
-
 def _built_in(draft: Draft, t: Transaction, op: Operation, at: Moment) -> Plan:
     """A hold or an exchange with the product's roles."""
-    wrong = _check_roles(t, op)
+    wrong = check_roles(t, op)
     if wrong is not None:
         try:
             operations.OPERATIONS[op.kind](draft, t, at)
@@ -154,8 +89,8 @@ def _built_in(draft: Draft, t: Transaction, op: Operation, at: Moment) -> Plan:
             if r.reason == Reason.FIELD_INVALID:
                 raise
         raise wrong
-    openings = _openings(draft, t, op, at)
-    named = {p.label: p.account_id for role in op.roles for p in _places(t, role)}
+    openings = openings_of(draft, t, op, at)
+    named = {p.label: p.account_id for role in op.roles for p in places_of(t, role)}
     owners = {role.name: role.owner for role in op.roles}
     resolved = msgspec.structs.replace(t, accounts=named)
     function = operations.hold if op.kind == "hold" else operations.exchange
@@ -163,51 +98,6 @@ def _built_in(draft: Draft, t: Transaction, op: Operation, at: Moment) -> Plan:
     named_by = [found.opens.payer, found.opens.payee] if found.opens else [a.account_id for a, _, _ in found.legs]
     found.opened = [openings[name] for name in dict.fromkeys(named_by) if name in openings]
     return found
-
-
-# ---- amounts -------------------------------------------------------------------------------------------------------
-
-
-class Given(NamedTuple):
-    """What amounts are worked out from: the transaction's amount, its named amounts, and its currency."""
-
-    amount: int
-    names: Mapping[str, int]
-    currency: str
-
-
-def value_of(a: Amount, given: Given, step: int) -> int:
-    """An amount that depends on no balance. `step`: the step's own amount."""
-    match a.kind:
-        case "amount":
-            return given.amount
-        case "name":
-            return given.names[a.name]
-        case "fixed":
-            return a.table[given.currency]
-    base = step if a.of == "step" else given.amount if a.of == "amount" else given.names[a.of]
-    if a.kind == "tiers":
-        for up_to, price in a.tiers:
-            if up_to is None or base <= up_to[given.currency]:
-                return value_of(price, given, step)
-    part = _part(base, a.percent, a.rounding)
-    part = max(part, a.least.get(given.currency, part))
-    return min(part, a.most.get(given.currency, part))
-
-
-def _part(base: int, percent: int, rounding: str) -> int:
-    """A percentage of an amount, rounded to whole minor units."""
-    part, rest = divmod(base * percent, WHOLE)
-    match rounding:
-        case "up":
-            up = rest > 0
-        case "half_up":
-            up = 2 * rest >= WHOLE
-        case "half_even":
-            up = 2 * rest > WHOLE or (2 * rest == WHOLE and part % 2 == 1)
-        case _:
-            up = False
-    return part + up
 
 
 class Worked(NamedTuple):
@@ -233,10 +123,10 @@ class _Worker:
 
     def step(self, step: Step) -> None:
         """One step: what is taken, and who gets it."""
-        sources = _places(self.t, step.source)
+        sources = places_of(self.t, step.source)
         ids = {p.account_id for p in sources}
         self.same = self.same or next(
-            (p.account_id for target in step.targets for p in _places(self.t, target.role) if p.account_id in ids), ""
+            (p.account_id for target in step.targets for p in places_of(self.t, target.role) if p.account_id in ids), ""
         )
         if step.amount.kind == "to_zero":
             self._to_zero(sources, step)
@@ -255,7 +145,7 @@ class _Worker:
         left = total
         amounts: list[list[int]] = []
         for target in step.targets:
-            places, a = _places(self.t, target.role), target.amount
+            places, a = places_of(self.t, target.role), target.amount
             if a.kind in ("remaining", "equal"):
                 amounts.append([])
                 continue
@@ -273,13 +163,13 @@ class _Worker:
             )
         rest = max(0, left)
         for target, found in zip(step.targets, amounts, strict=True):
-            places = _places(self.t, target.role)
-            parts = found or _equal(rest, len(places))
+            places = places_of(self.t, target.role)
+            parts = found or equal_parts(rest, len(places))
             for place, amount in zip(places, parts, strict=True):
                 self.legs.append(Worked(place, "credit", amount, target.role.owner, target.amount.kind == "balance"))
 
     def _to_zero(self, sources: list[Place], step: Step) -> None:
-        (target,) = _places(self.t, step.targets[0].role)
+        (target,) = places_of(self.t, step.targets[0].role)
         owner = step.targets[0].role.owner
         for place in sources:
             amount = self._available(place, step.source.owner)
@@ -304,18 +194,9 @@ class _Worker:
         return max(0, a.available()) if a is not None and a.debit_normal else 0
 
 
-def _equal(total: int, number: int) -> list[int]:
-    """Equal parts; of what cannot be divided the first get one each."""
-    each, rest = divmod(total, number)
-    return [each + (i < rest) for i in range(number)]
-
-
-# ---- operations ----------------------------------------------------------------------------------------------------
-
-
 def _steps(draft: Draft, t: Transaction, op: Operation, at: Moment) -> Plan:
     given = _check_given(t, op)
-    openings = _openings(draft, t, op, at)
+    openings = openings_of(draft, t, op, at)
     worker = _Worker(draft, t, given)
     for step in op.steps:
         worker.step(step)
@@ -335,7 +216,7 @@ def _steps(draft: Draft, t: Transaction, op: Operation, at: Moment) -> Plan:
 
 def _check_given(t: Transaction, op: Operation) -> Given:
     """The fields of a transaction with steps, before any account is looked at."""
-    wanted = {*op.names, *(f"{r}.{n}" for r in op.parts for n in _numbers_of(r, t.accounts))}
+    wanted = {*op.names, *(f"{r}.{n}" for r in op.parts for n in numbers_of(r, t.accounts))}
     check_fields(t, frozenset({"amounts"}) if op.names or op.parts else frozenset())
     if t.postings:
         invalid("postings", f"{op.name} names accounts, not postings")
@@ -344,7 +225,7 @@ def _check_given(t: Transaction, op: Operation) -> Given:
     names = [n.name for n in t.amounts]
     if names != sorted(wanted):
         invalid("amounts", f"exactly {','.join(sorted(wanted))[:256]}, sorted by name")
-    wrong = _check_roles(t, op)
+    wrong = check_roles(t, op)
     if wrong is not None:
         raise wrong
     check_currency(t)
@@ -392,19 +273,7 @@ def _refund(draft: Draft, t: Transaction, op: Operation, at: Moment) -> Plan:
     payer, paid = moved.accounts[debits[0]], moved.amounts[debits[0]]
     gives_back = operations.check_refund(draft, t, offset, paid)
     credits = [(a, -n) for a, n in zip(moved.accounts, moved.amounts, strict=True) if n < 0]
-    signed = _shares(credits, gives_back - t.amount, t.amount) if op.returns_fees else [(credits[0][0], t.amount)]
+    signed = shares(credits, gives_back - t.amount, t.amount) if op.returns_fees else [(credits[0][0], t.amount)]
     legs = operations.of_original(draft, t, at, [*signed, (payer, -t.amount)], IS_REPAID)
     check_totals(legs)
     return Plan(OTHER, legs, original=offset, gives_back=gives_back)
-
-
-def _shares(credits: list[tuple[str, int]], before: int, amount: int) -> list[tuple[str, int]]:
-    """Of what was paid, what the next `amount` after `before` takes back from each who got a part, in their order."""
-    out: list[tuple[str, int]] = []
-    start = 0
-    for account_id, part in credits:
-        overlap = min(start + part, before + amount) - max(start, before)
-        if overlap > 0:
-            out.append((account_id, overlap))
-        start += part
-    return out
