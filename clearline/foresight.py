@@ -8,13 +8,14 @@ outcome of the real thing can differ by what they did.
 from __future__ import annotations
 
 import time
+from collections import deque
 
 from clearline.connection import Connection
-from clearline.outcomes import Outcome
+from clearline.outcomes import Outcome, decides, outcome_of
 from ledger.book import Book
 from ledger.state import Draft
 from schemas.identity import BANK, command_id, partition_of, payload_digest, tree_of
-from schemas.records import Command, Transaction
+from schemas.records import Command, Crossing, JournalRecord, Transaction
 from streams.recovery import PartitionLedger, recover
 
 
@@ -38,6 +39,19 @@ class Foresight:
         return next((o for o in found if o.outcome == "rejected"), found[0])
 
     def _settle(self, partition: int, command: Command) -> Outcome:
+        """The outcome in one partition; of a transaction that crosses the last one, after every step in the others."""
+        first, steps = self._take(partition, command)
+        last, waiting = first, deque(steps)
+        while waiting:
+            step = waiting.popleft()
+            record, more = self._take(step.to_partition, step)
+            waiting += more
+            if decides(record):
+                last = record
+        return outcome_of(last)
+
+    def _take(self, partition: int, command: Command) -> tuple[JournalRecord, list[Crossing]]:
+        """One command, and what it sends to other partitions."""
         ledger, book = self._book(partition)
         cid = command_id(command.partner_id, command.idempotency_key)
         ids = [cid]
@@ -47,14 +61,13 @@ class Foresight:
         for key, first in ledger.keys.find(ids, now).items():
             book.draft.keys.setdefault(key, first)
         r = book.settle(command, cid, payload_digest(command), book.head.next_offset, now)
-        return Outcome(
-            r.outcome, r.reason, r.detail, partition, r.source_offset, r.sequence, r.first_offset, r.booked_at
-        )
+        sent, book.outbox = book.outbox, []
+        return r, sent
 
     def _book(self, partition: int) -> tuple[PartitionLedger, Book]:
         found = self._books.get(partition)
         if found is None:
             s = self._system
             (ledger,) = recover(s.kafka, s.topics, s.codec, {partition: -1}, self._window_ms, live=True)
-            found = self._books[partition] = ledger, Book(partition, Draft(ledger.base))
+            found = self._books[partition] = ledger, Book(partition, Draft(ledger.base), s.partitions)
         return found

@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable
 from typing import Any, Generic, NamedTuple, TypeVar
 
+from ledger.reasons import Reason
+from processors.settlement import is_final
 from schemas.codec import Codec
 from schemas.records import JournalRecord
 from streams.clients import KafkaConfig
@@ -22,7 +24,8 @@ T = TypeVar("T")
 class Outcome(NamedTuple):
     """What became of one command. `outcome`: settled, rejected, repeated, applied, or dead.
 
-    `offset` is the command's own in `partition`; `booked_at` milliseconds since 1970 UTC.
+    `offset` is the command's own in `partition`, also of a transaction between partitions, which was decided at a later
+    one; `booked_at` milliseconds since 1970 UTC.
     """
 
     outcome: str
@@ -53,15 +56,10 @@ class OutcomeTail:
 
     def poll(self, timeout_s: float = 0.05) -> list[Outcome]:
         """What came since the last call, after at most `timeout_s`."""
-        out = [self._settled(r) for r in self._journal.poll(2_000, timeout_s)]
+        records = [self._codec.decode(r.value) for r in self._journal.poll(2_000, timeout_s)]
+        out = [outcome_of(j) for j in records if is_final(j)]
         out += [_buried(r) for r in self._dead.poll(200, 0)]
         return out
-
-    def _settled(self, r: LogRecord) -> Outcome:
-        j: JournalRecord = self._codec.decode(r.value)
-        return Outcome(
-            j.outcome, j.reason, j.detail, j.source_partition, j.source_offset, j.sequence, j.first_offset, j.booked_at
-        )
 
     def close(self) -> None:
         self._journal.close()
@@ -72,6 +70,20 @@ class OutcomeTail:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def outcome_of(j: JournalRecord) -> Outcome:
+    """The outcome in a journal record that is final."""
+    offset, first_offset = j.source_offset, j.first_offset
+    if decides(j):
+        offset, first_offset = first_offset, -1
+    return Outcome(j.outcome, j.reason, j.detail, j.source_partition, offset, j.sequence, first_offset, j.booked_at)
+
+
+def decides(j: JournalRecord) -> bool:
+    """Whether it is the last word on a transaction that crossed partitions, whose command stood at `first_offset`."""
+    final = j.outcome == "settled" or (j.outcome == "rejected" and j.reason != Reason.IDEMPOTENCY_CONFLICT)
+    return j.command == "Transaction" and j.first_offset >= 0 and final
 
 
 def _buried(r: LogRecord) -> Outcome:

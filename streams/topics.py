@@ -2,7 +2,7 @@
 
 | topic | key | kept | holds |
 |---|---|---|---|
-| transactions.submitted | root partner | 30 days | commands, and steps between partitions, in the order that settles them |
+| transactions.submitted | root partner | 30 days | commands, steps between partitions among them, in their order |
 | journal | root partner, same partition | for ever | one outcome per command: the truth |
 | ledger.state | account, partner, hold or `meta` | compacted | where each account stands; recovery reads it |
 | transactions.dead | as received | 90 days | what could not be decoded or broke the contract |
