@@ -1,0 +1,77 @@
+"""What captures, voids, refunds and reversals point at, and what they post of it; from docs/operations.md."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from schemas.records import Posting, Transaction
+from tests.model.values import Against, Entry, Hold, Leg, Other, against
+
+SWAPPED = {"debit": "credit", "credit": "debit"}
+
+
+def paid(entry: Entry) -> int:
+    """The payment: what was debited, all of it on the first debit leg."""
+    return entry.debits()[0].amount
+
+
+def stands_against(
+    t: Transaction, kind: str, found: Hold | Entry | Other | None, *, product: bool
+) -> Iterator[Against]:
+    """`product`: the operation is a product's, so a refund takes any entry of one debit leg."""
+    if found is None:
+        yield against("original_unknown")
+        return
+    if kind in ("capture", "void"):
+        if not isinstance(found, Hold) or found.currency != t.currency:
+            yield against("original_mismatch")
+            return
+        if found.state == "expired":
+            yield against("hold_expired")
+        if found.state == "closed":
+            yield against("hold_closed")
+        if kind == "capture" and t.amount > found.left:
+            yield against("capture_exceeds_hold", remaining=found.left)
+        return
+    if not isinstance(found, Entry) or found.legs[0].currency != t.currency or found.product != t.product:
+        yield against("original_mismatch")
+        return
+    if kind == "refund":
+        if len(found.debits()) != 1 if product else len(found.legs) != 2:
+            yield against("original_mismatch")
+            return
+        left = paid(found) - found.given_back
+        if t.amount > left:
+            yield against("refund_exceeds_payment", remaining=left)
+    elif found.given_back > 0:
+        yield against("refund_exceeds_payment")
+
+
+def legs(t: Transaction, kind: str, found: Hold | Entry | Other | None, fees: str) -> list[Leg]:
+    """What will be posted. `fees`: of a refund, whether they are kept or returned."""
+    if isinstance(found, Hold):
+        if kind == "void":
+            return []
+        return [
+            Leg(found.payer, "debit", t.amount, found.currency),
+            Leg(found.payee, "credit", t.amount, found.currency),
+        ]
+    assert isinstance(found, Entry)
+    if kind == "reversal":
+        return [Leg(p.account_id, SWAPPED[p.side], p.amount, p.currency) for p in found.legs]
+    payer = found.debits()[0]
+    back = Leg(payer.account_id, "credit", t.amount, t.currency)
+    if fees == "keep":
+        return [Leg(found.credits()[0].account_id, "debit", t.amount, t.currency), back]
+    return [*_out_of(found.credits(), found.given_back, t.amount), back]
+
+
+def _out_of(credits: list[Posting], before: int, amount: int) -> list[Leg]:
+    """What is given back comes out of the credit legs one after the other; `before` of it is gone already."""
+    out, start = [], 0
+    for p in credits:
+        first, last = max(start, before), min(start + p.amount, before + amount)
+        if last > first:
+            out.append(Leg(p.account_id, "debit", last - first, p.currency))
+        start += p.amount
+    return out
