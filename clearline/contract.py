@@ -46,8 +46,8 @@ from clearline.fields import (
     shown,
     stop,
 )
+from ledger.fields import POSTINGS_MAX
 from ledger.money import EXPONENTS, format_minor
-from ledger.operations import POSTINGS_MAX
 from schemas import records
 from schemas.errors import BadInputError
 from schemas.records import Command

@@ -15,7 +15,8 @@ class Account(msgspec.Struct, gc=False, eq=False):
     """One account of one partition. Counters are minor units of `currency`, never negative, and only grow when posted.
 
     `offset` is the source offset of the last command that changed it. `owner`, `root` and `debit_normal` follow from
-    the rest. `credit_limit`: minor units by which it may go below `min_available`. A msgspec struct, because every batch copies what it touches, and that is three times quicker in C.
+    the rest. `credit_limit`: minor units by which it may go below `min_available`. A msgspec struct, because every
+    batch copies what it touches, and that is three times quicker in C.
     """
 
     account_id: str

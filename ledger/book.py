@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from hashlib import sha256
 
-from ledger import control, crossing, shelf, templates
+from ledger import control, crossing, limits, shelf, templates
+from ledger.calendars import calendar_of, next_business_day
+from ledger.days import iso_date
 from ledger.entries import ADJUSTMENT, ENTRY, OTHER
 from ledger.operations import OPERATIONS, quick_transfer
 from ledger.partners import Standing
@@ -19,6 +21,7 @@ from ledger.posting import Pending, post
 from ledger.reasons import Reason, Rejection
 from ledger.state import Draft
 from schemas.errors import InvariantError
+from schemas.identity import BANK
 from schemas.records import (
     Command,
     Crossing,
@@ -141,10 +144,19 @@ class Book:
         standing.require(t.partner_id, kind)
         at = Moment(offset, self.head.event_time, digest, standing, self.partition, self.partitions, has_shelf)
         plan = OPERATIONS[kind](draft, t, at) if offer is None else templates.plan(draft, t, offer, at)
+        usage: limits.Usage = {}
+        of_document = offer.limits if offer is not None else ()
+        if plan.counts and (draft.limited or of_document):
+            usage = limits.check(draft, t, plan, at, of_document)
+        value_date, late_for = self.booked_on(t.value_date)
         changes = {"note": plan.note} if plan.note else {}
+        if late_for:
+            changes["late_for"] = late_for
         if plan.away:
             place = self._place(command_id, digest, offset, booked_at)
-            changes["crossing"] = self._cross(plan, t, place, version, t.value_date)
+            changes["crossing"] = self._cross(plan, t, place, version, value_date)
+        for key, row in usage.items():
+            draft.put_row(key, row)
         legs = self._apply(plan, t, offset, booked_at)
         if plan.away:
             self.head.applied += 1
@@ -153,7 +165,7 @@ class Book:
         return JournalRecord(
             command_id, digest, True, "applied" if plan.away else "settled", self.head.sequence + 1, self.partition,
             offset, booked_at, "Transaction", t.partner_id, t.idempotency_key, t.product, version, t.operation,
-            t.value_date, t.reference, t.metadata, "", _NOTHING, -1, "", changes, legs, self._pending, plan.original,
+            value_date, t.reference, t.metadata, "", _NOTHING, -1, "", changes, legs, self._pending, plan.original,
             crossing.opened_records(plan.opened),
         )  # fmt: skip
 
@@ -194,7 +206,10 @@ class Book:
 
     def booked_on(self, value_date: int) -> tuple[int, str]:
         """The value date to book under, and when a closed day moved it the ISO date that it was before."""
-        return value_date, ""
+        if value_date > self.head.closed_through:
+            return value_date, ""
+        settlement = calendar_of(self.draft, BANK)
+        return next_business_day(settlement, self.head.closed_through), iso_date(value_date)
 
     def _control(
         self, command: Command, command_id: bytes, digest: bytes, offset: int, booked_at: int

@@ -46,8 +46,8 @@ class Moved(NamedTuple):
 def kind_of(operation: str, points: bool, posts: bool, changes_pending: bool) -> tuple[int, bool]:
     """What a settled transaction is remembered as, and whether it gives back what it debits of its original.
 
-    It follows from what it did, as the journal tells it, because the names of operations are the products' own: whether it
-    points at an original, has postings, and changes what is pending other than by lapses.
+    It follows from what it did, as the journal tells it, because the names of operations are the products' own: whether
+    it points at an original, has postings, and changes what is pending other than by lapses.
     """
     if operation == ADJUSTMENT:
         return OTHER, False

@@ -1,7 +1,7 @@
 """What a transaction may ask for. Each operation checks everything and returns a plan, or raises Rejection.
 
-The page they are written from is docs/operations.md. `owners` says whose accounts each role may take; products say it for
-their own operations (docs/products.md), and without a shelf it is as it stands here.
+The page they are written from is docs/operations.md. `owners` says whose accounts each role may take; products say it
+for their own operations (docs/products.md), and without a shelf it is as it stands here.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import NoReturn
 from ledger.accounts import Account
 from ledger.crossing import check_legs
 from ledger.entries import ENTRY, HOLD, LAPSED, OTHER, Moved
+from ledger.exchange import exchange
 from ledger.fields import (
     METADATA_MAX,
     TEXT_MAX,
@@ -60,7 +61,7 @@ def quick_transfer(accounts: Overlay[Account], t: Transaction) -> list[Leg] | No
         not 0 <= t.value_date <= VALUE_DATE_MAX or len(t.reference) > TEXT_MAX or len(t.metadata) > METADATA_MAX
         or t.original or t.expires_at or t.final or t.note or t.postings or t.rate or t.amounts
         or len(roles) != 2 or not 0 < amount <= AMOUNT_MAX
-        or t.exponent != -1 and t.exponent != EXPONENTS.get(currency)
+        or (t.exponent != -1 and t.exponent != EXPONENTS.get(currency))
     ):  # fmt: skip
         return None
     try:
@@ -122,9 +123,7 @@ def entry(draft: Draft, t: Transaction, at: Moment, owners: Mapping[str, str] = 
     check_postings(t)
     legs = Legs(draft, t.partner_id, at)
     for i, p in enumerate(t.postings):
-        legs.add(
-            f"postings[{i}].account_id", p.account_id, p.side, p.amount, p.currency or t.currency, owners[p.side]
-        )
+        legs.add(f"postings[{i}].account_id", p.account_id, p.side, p.amount, p.currency or t.currency, owners[p.side])
     legs.done()
     check_moved(draft, legs, at)
     return Plan(ENTRY, legs.legs, away=legs.away, counts=True)
@@ -309,6 +308,7 @@ Operation = Callable[[Draft, Transaction, Moment], Plan]
 OPERATIONS: dict[str, Operation] = {
     "transfer": transfer,
     "hold": hold,
+    "exchange": exchange,
     "capture": capture,
     "void": void,
     "refund": refund,

@@ -79,7 +79,7 @@ class Standing:
         self.live = {BANK}
 
     def path(self, partner_id: str) -> Path | None:
-        """The partner's path from the root down, each with its state; None when it was never admitted. `bank`: empty."""
+        """Its path from the root down, each with its state; None when it was never admitted; empty for `bank`."""
         if partner_id not in self._paths:
             found = self._paths[partner_id] = self._find(partner_id)
             if found is not None and all(state == "live" for _, state in found):

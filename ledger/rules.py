@@ -170,7 +170,8 @@ def check_left(a: Account, left: int) -> None:
     """Raises Rejection when `left` minor units are less than must stay available."""
     floor = a.floor
     if floor is not None and left < floor:
+        limit = "credit_limit" if a.credit_limit else "min_available"
         raise Rejection(
-            Reason.INSUFFICIENT_FUNDS, account=a.account_id, limit="credit_limit" if a.credit_limit else "min_available",
-            level="account", allowed=floor, available=a.available(), short=floor - left,
+            Reason.INSUFFICIENT_FUNDS, account=a.account_id, limit=limit, level="account", allowed=floor,
+            available=a.available(), short=floor - left,
         )  # fmt: skip

@@ -8,7 +8,7 @@ is still under way; the drafts are merged in the order in which they were made.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from heapq import merge as merge_sorted
 from typing import Protocol, TypeVar
 
@@ -101,6 +101,13 @@ class Overlay(dict[str, V]):
             return self[key]
         except KeyError:
             return None
+
+    def select(self, keep: Callable[[str], bool]) -> dict[str, V]:
+        """The values of all keys that are kept, as they are now; not to be changed."""
+        out: dict[str, V] = {}
+        for layer in (*reversed(self.below), self):
+            out.update((key, value) for key, value in layer.items() if keep(key))
+        return out
 
 
 class PartitionBase:

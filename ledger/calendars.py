@@ -1,0 +1,79 @@
+"""Local time, business days and windows of limits, counted in integers: no clock and no time zone database in here.
+
+A calendar carries its zone's offsets and its closed days as data. None stands for UTC with every day open. Days are
+numbers since 1970-01-01, times are milliseconds UTC.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from operator import attrgetter
+
+from ledger.days import civil
+from ledger.state import Draft
+from schemas.identity import BANK
+from schemas.records import CalendarState
+
+DAY_MS, HOUR_MS, MINUTE_MS = 86_400_000, 3_600_000, 60_000
+AHEAD_DAYS_MAX = 400  # so far is looked for an open day
+_THURSDAY = 3  # 1970-01-01, counted from Monday
+_from_ms, _day = attrgetter("from_ms"), attrgetter("day")
+
+
+def calendar_of(draft: Draft, partner_id: str) -> CalendarState | None:
+    """The partner's own calendar, else that of the nearest partner above, else the bank's (the settlement calendar)."""
+    while partner_id:
+        found = draft.row(f"c:{partner_id}")
+        if found is not None:
+            assert isinstance(found, CalendarState)
+            return found
+        partner_id = partner_id.rpartition("/")[0] or ("" if partner_id == BANK else BANK)
+    return None
+
+
+def local_ms(calendar: CalendarState | None, now: int) -> int:
+    """What the calendar's clocks show at `now`."""
+    if calendar is None or not calendar.offsets:
+        return now
+    last = bisect_right(calendar.offsets, now, key=_from_ms) - 1
+    return now + calendar.offsets[max(last, 0)].minutes * MINUTE_MS
+
+
+def local_date(calendar: CalendarState | None, now: int) -> int:
+    """The date that the calendar's zone has at `now`, open or not."""
+    return local_ms(calendar, now) // DAY_MS
+
+
+def is_open(calendar: CalendarState | None, day: int) -> bool:
+    """Whether business is done on this day."""
+    if calendar is None:
+        return True
+    if calendar.closed_weekdays >> (day + _THURSDAY) % 7 & 1:
+        return False
+    closed = calendar.closed_days
+    i = bisect_left(closed, day, key=_day)
+    return i == len(closed) or closed[i].day != day
+
+
+def business_day(calendar: CalendarState | None, now: int) -> int:
+    """The first open day from the local date on; the local date when there is none for 400 days."""
+    today = local_date(calendar, now)
+    return next((d for d in range(today, today + AHEAD_DAYS_MAX + 1) if is_open(calendar, d)), today)
+
+
+def next_business_day(calendar: CalendarState | None, day: int) -> int:
+    """The first open day after a day; the day after it when there is none for 400 days."""
+    return next((d for d in range(day + 1, day + AHEAD_DAYS_MAX + 1) if is_open(calendar, d)), day + 1)
+
+
+def window_number(calendar: CalendarState | None, window: str, now: int) -> int:
+    """The number of the minute, hour, day or month that `now` lies in."""
+    if window == "minute":
+        return local_ms(calendar, now) // MINUTE_MS
+    if window == "hour":
+        return local_ms(calendar, now) // HOUR_MS
+    day = business_day(calendar, now)
+    if window == "day":
+        return day
+    year, month, _ = civil(day)
+    return (year - 1970) * 12 + month - 1
