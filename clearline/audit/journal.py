@@ -68,7 +68,8 @@ class JournalWalk:
                 self._under_seal(self.sequence + 1, 0, value)
                 continue
             self._place(at, record)
-            self._under_seal(record.sequence, record.booked_at, value)
+            closes = record.command == "CloseDay" and record.outcome == "applied"
+            self._under_seal(record.sequence, record.booked_at, value, closes)
             if record.postings:
                 self._balance(at, record)
             if record.pending:
@@ -83,9 +84,9 @@ class JournalWalk:
         self._f["chain"].count("records")
         self.chain = found
 
-    def _under_seal(self, sequence: int, booked_at: int, value: bytes) -> None:
+    def _under_seal(self, sequence: int, booked_at: int, value: bytes, closes: bool = False) -> None:
         if self._seals:
-            self._seals.record(sequence, booked_at, value)
+            self._seals.record(sequence, booked_at, value, closes)
 
     def _place(self, at: str, record: JournalRecord) -> None:
         if record.sequence != self.sequence + 1:

@@ -93,8 +93,8 @@ class SealsCheck:
 
     # ---- beside the journal ------------------------------------------------------------------------------------------
 
-    def record(self, sequence: int, booked_at: int, value: bytes) -> None:
-        """The next record of the journal, as it came; records without a place in it are given the place they have."""
+    def record(self, sequence: int, booked_at: int, value: bytes, closes: bool) -> None:
+        """The next record of the journal, as it came. `closes`: it closed a business day, so its seal ends with it."""
         self._last = _Booked(sequence, booked_at, value[-CHAIN_BYTES:])
         while self._seal is not None and self._seal[1].last_sequence < sequence:
             self._f.differ(f"{self._seal[0]}: the journal has no record with its last sequence")
@@ -115,6 +115,9 @@ class SealsCheck:
             self._first_booked_at = booked_at
         if len(self._leaves) < SEALED_RECORDS_MAX:  # more of them are in it only when sequences repeat
             self._leaves.append(leaf(value[HEADER_BYTES:]))
+        if (sequence == seal.last_sequence and seal.why == "day_close") != closes:
+            what = "closed a day" if closes else "closed no day"
+            self._f.differ(f"{at}: was due by {seal.why!r}, and the record at sequence {sequence} {what}")
         if sequence == seal.last_sequence:
             self._compare(at, seal)
             self._next()

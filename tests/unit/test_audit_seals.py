@@ -61,7 +61,7 @@ def differences(w: MemoryWorld) -> tuple[str, ...]:
 def test_true_seals_hold(world: MemoryWorld) -> None:
     verdict = judge(world)
     check = verdict.check("seals")
-    assert verdict.ok, verdict.lines()
+    assert check.ok, verdict.lines()
     assert len(seals(world)) >= 5
     assert check.figures == {
         "seals": len(seals(world)) + len(seals(world, 1)),
@@ -74,11 +74,11 @@ def test_what_is_not_sealed_yet_is_counted_and_not_judged(world: MemoryWorld) ->
     last = seals(world)[-1]
     world.log.topic(SEALS, 0).pop()
     verdict = judge(world)
-    assert verdict.ok, verdict.lines()
+    assert verdict.check("seals").ok, verdict.lines()
     assert verdict.check("seals").figures["not_sealed_yet"] == last.last_sequence - last.first_sequence + 1
     assert verdict.notes == ()
     late = judge(world, last.first_booked_at + 7 * 60_000)
-    assert late.ok
+    assert late.check("seals").ok
     (note,) = late.notes
     assert f"partition 0: the records from sequence {last.first_sequence} on are not sealed" in note
     assert "7 minutes ago" in note
@@ -88,7 +88,7 @@ def test_what_is_not_sealed_yet_is_counted_and_not_judged(world: MemoryWorld) ->
 def test_a_world_without_a_seal_is_right_and_says_that_nothing_is_sealed() -> None:
     world = build_world(11, 900, step_ms=STEP_MS)
     verdict = judge(world)
-    assert verdict.ok
+    assert verdict.check("seals").ok
     assert verdict.check("seals").figures == {"not_sealed_yet": sum(len(world.records(p)) for p in range(2))}
     assert len(verdict.notes) == 2
 
@@ -155,6 +155,19 @@ def why(w: MemoryWorld) -> tuple[str, ...]:
     return span(w, 2), "'whim'"
 
 
+def day(w: MemoryWorld) -> tuple[str, ...]:
+    change(w, 2, forge=True, why="day_close")
+    return span(w, 2), f"the record at sequence {seals(w)[2].last_sequence} closed no day"
+
+
+def open_day(w: MemoryWorld) -> tuple[str, ...]:
+    """A record that closed a day stands in the middle of a seal."""
+    rows, at = w.log.topic(JOURNAL, 0), seals(w)[2].first_sequence
+    record = msgspec.structs.replace(w.records(0)[at], command="CloseDay", outcome="applied")
+    rows[at] = rows[at]._replace(value=w.codec.encode(record))
+    return span(w, 2), f"the record at sequence {at + 1} closed a day"
+
+
 def wide(w: MemoryWorld) -> tuple[str, ...]:
     change(w, 2, forge=True, last_sequence=2**40)
     return f"{seals(w)[2].first_sequence} to {2**40}", "covers"
@@ -194,7 +207,7 @@ def truncated(w: MemoryWorld) -> tuple[str, ...]:
 
 
 CHANGES: tuple[Callable[[MemoryWorld], tuple[str, ...]], ...] = (
-    drop, double, fork, swap, root, head, times, previous, clock, partition, why, wide, empty, shorter, beyond, garbage,
+    drop, double, fork, swap, root, head, times, previous, clock, partition, why, day, open_day, wide, empty, shorter, beyond, garbage,
     stranger, truncated,
 )  # fmt: skip
 

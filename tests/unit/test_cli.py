@@ -367,3 +367,13 @@ def test_an_unexpected_error_is_a_sentence_too(monkeypatch, capsys):
 
 def test_the_reasons_of_dead_letters_are_those_that_the_generator_makes():
     assert set(REASONS) == set(DAMAGES)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [([], "give PARTNER and KEY, or --id"), (["acme"], "give PARTNER and KEY, or --id"),
+     (["acme", "o-1", "--id", "ab" * 16], "not both"), (["--id", "abc"], "32 hexadecimal digits")],
+)  # fmt: skip
+def test_a_receipt_is_asked_for_by_key_or_by_id(arguments, what, capsys):
+    assert cli.main(["receipt", *arguments]) == 2
+    assert what in capsys.readouterr().err

@@ -97,7 +97,7 @@ def test_the_script_is_short_and_needs_only_python():
     assert text.count("\n") < 100
     imported = {
         name
-        for node in ast.walk(ast.parse(text))
+        for node in ast.walk(ast.parse(text, feature_version=(3, 9)))
         if isinstance(node, ast.Import | ast.ImportFrom)
         for name in ([a.name for a in node.names] if isinstance(node, ast.Import) else [node.module])
     }

@@ -16,7 +16,7 @@ from ledger.seals import FIRST_PREVIOUS, MINUTE_MS, Sealing
 from schemas.codec import Codec, avro_body
 from schemas.errors import InvariantError
 from schemas.merkle import leaf, root
-from schemas.records import RECORDS, Seal
+from schemas.records import RECORDS, CloseDay, Seal
 
 CODEC = Codec({name: i for i, name in enumerate(RECORDS, 1)})
 START_MS = 1_795_338_000_000 // MINUTE_MS * MINUTE_MS
@@ -83,6 +83,7 @@ def test_a_closed_day_is_sealed_at_once_and_with_its_record():
     records = journal(range(6), frozenset({3, 5}))
     found = [s for s in seal_all(records) if s.why == "day_close"]
     assert spans(found) == [(1, 3, "day_close"), (4, 5, "day_close")]
+    assert CloseDay.__name__ == seals.DAY_CLOSE
     assert seal_all(journal(range(6), frozenset({3}), "rejected"), now_ms=START_MS) == []
 
 
