@@ -10,9 +10,11 @@ import msgspec
 import pytest
 
 from clearline.audit.contract import Terms
+from clearline.audit.seals import SEALED_RECORDS_MAX
 from clearline.audit.verdict import Verdict
 from clearline.audit.verify import verify_world
 from clearline.audit.views import JOURNAL, SEALS
+from ledger.seals import SEAL_RECORDS_MAX
 from schemas.records import Seal
 from streams.reader import LogRecord
 from tests.faults.memory_world import MemoryWorld, build_world
@@ -239,3 +241,7 @@ def test_a_journal_rewritten_with_its_whole_chain_is_caught_by_the_seals(world: 
     assert f"{span(world, 2)}: the root is not that of the journal's records" in found[0]
     assert len([d for d in found if "the root is not" in d]) == len(seals(world)) - 2
     assert not any(span(world, 1) in d for d in found)
+
+
+def test_auditor_and_sealer_agree_on_how_much_one_seal_covers():
+    assert SEALED_RECORDS_MAX == SEAL_RECORDS_MAX == 65_536
