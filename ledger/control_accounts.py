@@ -68,6 +68,7 @@ def set_account_limit(book: Book, c: SetAccountLimit, offset: int) -> Changes:
     _check_limits(c.min_available, c.credit_limit)
     a = _account(book, c)
     a.min_available, a.credit_limit, a.offset = c.min_available, c.credit_limit, offset
+    book.draft.floors_set.add(a.account_id)
     return c.account_id, audit(c, min_available=c.min_available, credit_limit=c.credit_limit)
 
 

@@ -163,13 +163,14 @@ class Draft:
 
     `keys` holds the idempotency keys that this batch may meet: those found in the index, and those it binds itself.
     `bound`: the keys that it bound in the runs that are done, with their append times. `settled`, `given_back` and
-    `lapsed` are what this batch adds to the base's `entries`, by source offset. `rows`: the rows that it changed, None
-    for those that are gone; ask `row`, which looks below too. `limited`: whether anything may have limits.
+    `lapsed` are what this batch adds to the base's `entries`, by source offset. `floors_set`: accounts whose floor a
+    command of this batch set. `rows`: the rows that it changed, None for those that are gone; ask `row`, which looks
+    below too. `limited`: whether anything may have limits.
     """
 
     __slots__ = (
-        "accounts", "base", "bound", "due", "given_back", "head", "holds", "keys", "lapsed", "limited", "partners",
-        "rows", "settled", "shelf", "start", "under",
+        "accounts", "base", "bound", "due", "floors_set", "given_back", "head", "holds", "keys", "lapsed", "limited",
+        "partners", "rows", "settled", "shelf", "start", "under",
     )  # fmt: skip
 
     def __init__(self, base: PartitionBase, under: tuple[Draft, ...] = ()) -> None:
@@ -185,6 +186,7 @@ class Draft:
         self.settled: dict[int, Settled] = {}
         self.given_back: dict[int, int] = {}
         self.lapsed: set[int] = set()
+        self.floors_set: set[str] = set()
         self.due: list[Due] = []
         self.rows: dict[str, Record | None] = {}
         self.shelf: dict[str, tuple[ProductState, ...]] = {}

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from ledger.book import Book
 from ledger.crossing import STEPS
-from ledger.invariants import check_accounts, check_records
+from ledger.invariants import check_accounts, check_limits, check_records
 from ledger.keys import KeyIndex
 from ledger.state import Draft
 from schemas.codec import Codec, UndecodableError, UnknownSchemaError
@@ -112,6 +112,7 @@ class Settlement:
                 for run in self._runs(part):
                     self._settle_run(book, part, run, batch.produce)
                 check_accounts(part.draft)
+                check_limits(part.draft)
             except InvariantError as e:
                 e.partition = partition
                 raise
