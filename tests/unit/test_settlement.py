@@ -20,11 +20,13 @@ from schemas.records import (
     AccountState,
     AdmitPartner,
     JournalRecord,
+    Limit,
     OpenAccount,
     PartitionState,
     Record,
     Reply,
     SetAccountLimit,
+    SetLimit,
     Transaction,
 )
 
@@ -245,16 +247,16 @@ def test_a_reply_goes_to_the_gateway_that_asked(world: World) -> None:
 
 
 def test_a_bug_in_a_check_moves_one_record_aside(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ledger import book, operations
+    from ledger import operations
 
-    real = operations.transfer
+    real = operations.OPERATIONS["transfer"]
 
-    def buggy(accounts: Any, t: Transaction) -> Any:
+    def buggy(draft: Any, t: Transaction, at: Any) -> Any:
         if t.idempotency_key == "bad":
             raise ZeroDivisionError("a bug")
-        return real(accounts, t)
+        return real(draft, t, at)
 
-    monkeypatch.setattr(book, "transfer", buggy)
+    monkeypatch.setitem(operations.OPERATIONS, "transfer", buggy)
     (good,) = world.settle(transfer("bad"), transfer("good"))
     assert good.outcome == "settled"
     headers = dict(world.of("dead")[0][4]["headers"])
@@ -310,22 +312,56 @@ def test_an_entry_that_does_not_balance_stops_its_partition(world: World, monkey
     from ledger import book, operations
 
     def generous(accounts: Any, t: Transaction) -> Any:
-        (payer, side, amount), payee = operations.transfer(accounts, t)
+        legs = operations.quick_transfer(accounts, t)
+        assert legs is not None
+        (payer, side, amount), payee = legs
         return [(payer, side, amount - 1), payee]
 
-    monkeypatch.setattr(book, "transfer", generous)
-    with pytest.raises(InvariantError, match="acme k at offset 5 does not balance") as caught:
-        world.settle(transfer("k"))
+    monkeypatch.setattr(book, "quick_transfer", generous)
+    world.settle(transfer("k"))  # the partner is looked up in the first; only then does it go the quick way
+    with pytest.raises(InvariantError, match="acme l at offset 7 does not balance") as caught:
+        world.settle(transfer("k2"), transfer("l"))
     assert caught.value.partition == 0
-    assert world.base.head.next_offset == 5
+    assert world.base.head.next_offset == 6
+
+
+def test_a_floor_that_was_broken_stops_its_partition(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ledger import operations
+
+    monkeypatch.setattr(operations, "check_totals", lambda *_: None)
+    with pytest.raises(InvariantError, match=r"acme:w:1 has -\d+ available, its limit is 0"):
+        world.settle(transfer("k", 10**12))
 
 
 def test_a_limit_that_was_broken_stops_its_partition(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ledger import operations
+    from ledger import limits
 
-    monkeypatch.setattr(operations, "_check_left", lambda *_: None)
-    with pytest.raises(InvariantError, match=r"acme:w:1 has -\d+ available, its limit is 0"):
-        world.settle(transfer("k", 10**12))
+    limit = SetLimit("bank", "l", "partner", "acme", (Limit("day", "CNY", None, 10),))
+    world.settle(limit, transfer("a", 10))
+
+    def blind(*_: Any) -> None: ...
+
+    monkeypatch.setattr(limits, "_refuse", blind)
+    with pytest.raises(InvariantError, match=r"partner acme took .*amount=11.*, its limit is .*amount_max=10") as caught:
+        world.settle(transfer("b", 1))
+    assert caught.value.partition == 0
+
+
+def test_limits_that_a_batch_lowers_are_not_broken_by_what_it_counted_before(world: World) -> None:
+    def limit(key: str, most: int) -> SetLimit:
+        return SetLimit("bank", key, "partner", "acme", (Limit("day", "CNY", None, most),))
+
+    records = world.settle(limit("l1", 10), transfer("x", 9), limit("l2", 5), transfer("y", 1))
+    assert [r.reason or r.outcome for r in records] == ["applied", "settled", "applied", "limit_exceeded"]
+
+
+def test_a_floor_that_a_batch_raises_again_is_not_broken_by_what_was_lent_meanwhile(world: World) -> None:
+    def floor(key: str, credit_limit: int) -> SetAccountLimit:
+        return SetAccountLimit("bank", key, "acme:w:1", 0, credit_limit=credit_limit)
+
+    balance = world.base.accounts["acme:w:1"].available()
+    records = world.settle(floor("l1", 50), transfer("x", balance + 50), floor("l2", 0), transfer("y", 1))
+    assert [r.reason or r.outcome for r in records] == ["applied", "settled", "applied", "insufficient_funds"]
 
 
 def test_a_limit_set_above_the_balance_is_not_broken_by_it(world: World) -> None:
