@@ -17,7 +17,20 @@ from typing import Annotated, Any
 import typer
 
 from clearline import screen
-from clearline.commands import account, bench, demo, dlq, operate, partner, publish, receipt, report, stack
+from clearline.commands import (
+    account,
+    bench,
+    calendar,
+    demo,
+    dlq,
+    limit,
+    operate,
+    partner,
+    publish,
+    receipt,
+    report,
+    stack,
+)
 from clearline.commands.common import PartlyDoneError
 from schemas.errors import ClearlineError
 
@@ -37,7 +50,7 @@ def build() -> typer.Typer:
         rich_markup_mode=None,
     )
     app.callback()(_settings)
-    for module in (stack, demo, publish, partner, account, report, operate, receipt, dlq, bench):
+    for module in (stack, demo, publish, partner, account, limit, calendar, report, operate, receipt, dlq, bench):
         module.register(app)
     return app
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from clearline.connection import Connection
 from schemas.identity import BANK, owner_of, partition_of, root_of
-from schemas.records import AccountState, PartitionState, PartnerState
+from schemas.records import AccountState, HoldState, PartitionState, PartnerState, Record
 from streams.reader import read_to_end
 
 
@@ -18,6 +18,7 @@ class Directory:
     partners: dict[str, PartnerState]
     accounts: dict[str, list[AccountState]]
     partitions: dict[int, PartitionState]
+    rows: dict[int, dict[str, Record]]  # limits, usage, calendars, products and what is in flight, by partition and key
 
 
 def read_directory(system: Connection, subject: str = "") -> Directory:
@@ -27,8 +28,8 @@ def read_directory(system: Connection, subject: str = "") -> Directory:
     last: dict[tuple[int, bytes], bytes | None] = {}
     for r in read_to_end(system.kafka, system.topics.state, start):
         last[r.partition, r.key or b""] = r.value
-    found = Directory({}, {}, {})
-    for (partition, _), value in last.items():
+    found = Directory({}, {}, {}, {})
+    for (partition, key), value in last.items():
         state = system.codec.decode(value) if value else None
         if isinstance(state, AccountState):
             found.accounts.setdefault(state.account_id, []).append(state)
@@ -36,6 +37,8 @@ def read_directory(system: Connection, subject: str = "") -> Directory:
             found.partners[state.partner_id] = state
         elif isinstance(state, PartitionState):
             found.partitions[partition] = state
+        elif isinstance(state, Record) and not isinstance(state, HoldState):
+            found.rows.setdefault(partition, {})[key.decode()] = state
     return found
 
 

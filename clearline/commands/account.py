@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import date
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from clearline import screen
 from clearline.commands.common import example, live
-from clearline.commands.give import ByOption, KeyOption, NoteOption, asked_by, give_command, key_of
+from clearline.commands.give import ByOption, KeyOption, NoteOption, WhyOption, give_document
 from schemas.errors import BadInputError
 
 if TYPE_CHECKING:
@@ -22,7 +21,7 @@ _ROWS_MAX = 200
 def register(app: typer.Typer) -> None:
     group = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
     app.add_typer(
-        group, name="account", help="List, show, open, block, limit and close accounts.",
+        group, name="account", help="List, show, open, block, freeze, limit and close accounts.",
         epilog="Example: clearline account list --below acme",
     )  # fmt: skip
     group.command("list", **example("clearline account list --below acme/shop-17"))(list_)
@@ -32,6 +31,8 @@ def register(app: typer.Typer) -> None:
         block
     )
     group.command("unblock", **example("clearline account unblock acme:wallet:alice"))(unblock)
+    group.command("freeze", **example('clearline account freeze acme:wallet:alice --note "court order 12"'))(freeze)
+    group.command("unfreeze", **example('clearline account unfreeze acme:wallet:alice --note "order lifted"'))(unfreeze)
     group.command(
         "limit", context_settings={"ignore_unknown_options": True},
         **example("clearline account limit acme:wallet:alice -50000"),
@@ -91,6 +92,8 @@ def describe(shards: list[AccountState]) -> dict[str, Any]:
         "currency": a.currency,
         "available": (posted if debit_normal else -posted) - held,
         "min_available": a.min_available,
+        "credit_limit": a.credit_limit,
+        "frozen": a.frozen,
         "debits_blocked": a.debits_blocked,
         "credits_blocked": a.credits_blocked,
         "closed": a.closed,
@@ -100,7 +103,12 @@ def describe(shards: list[AccountState]) -> dict[str, Any]:
 
 
 def _flags(row: dict[str, Any]) -> str:
-    names = {"closed": "closed", "debits_blocked": "debits blocked", "credits_blocked": "credits blocked"}
+    names = {
+        "closed": "closed",
+        "frozen": "frozen",
+        "debits_blocked": "debits blocked",
+        "credits_blocked": "credits blocked",
+    }
     return ", ".join(text for flag, text in names.items() if row[flag])
 
 
@@ -111,6 +119,7 @@ def open_(
     min_available: Annotated[
         int, typer.Option(help="Lowest balance a debit may leave, minor units; 0 forbids overdraft.")
     ] = 0,
+    credit_limit: Annotated[int, typer.Option(min=0, help="How far below that it may go, minor units.")] = 0,
     no_limit: Annotated[bool, typer.Option("--no-limit", help="Any debit may pass, as for clearing accounts.")] = False,
     by: ByOption = "",
     note: NoteOption = "",
@@ -120,9 +129,9 @@ def open_(
     """Open an account. An account of the bank (bank:...) is opened in every partition."""
     values = {
         "command": "OpenAccount", "account_id": account, "currency": currency, "type": type_,
-        "min_available": None if no_limit else min_available,
+        "min_available": None if no_limit else min_available, "credit_limit": credit_limit,
     }  # fmt: skip
-    _give(values, by, note, key, as_json, f"{account} is open")
+    give_document(values, by, note, key, as_json, f"{account} is open")
 
 
 def block(
@@ -141,7 +150,7 @@ def block(
         "block_debits": debits or both, "block_credits": credits_ or both,
     }  # fmt: skip
     what = " and ".join([w for w, on in (("debits", debits or both), ("credits", credits_ or both)) if on])
-    _give(values, by, note, key, as_json, f"{what} of {account} are blocked")
+    give_document(values, by, note, key, as_json, f"{what} of {account} are blocked")
 
 
 def unblock(
@@ -149,12 +158,29 @@ def unblock(
 ) -> None:
     """Lift all blocks of an account."""
     values = {"command": "BlockAccount", "account_id": account, "block_debits": False, "block_credits": False}
-    _give(values, by, note, key, as_json, f"{account} is not blocked")
+    give_document(values, by, note, key, as_json, f"{account} is not blocked")
+
+
+def freeze(
+    account: Account, note: WhyOption, by: ByOption = "", key: KeyOption = "", as_json: screen.JsonFlag = False
+) -> None:
+    """Freeze an account: nothing is posted to it any more but the bank's adjustments; its holds can be voided."""
+    values = {"command": "BlockAccount", "account_id": account, "block_debits": True, "block_credits": True}
+    give_document({**values, "freeze": True}, by, note, key, as_json, f"{account} is frozen")
+
+
+def unfreeze(
+    account: Account, note: WhyOption, by: ByOption = "", key: KeyOption = "", as_json: screen.JsonFlag = False
+) -> None:
+    """Lift the freeze of an account, and its blocks."""
+    values = {"command": "BlockAccount", "account_id": account, "block_debits": False, "block_credits": False}
+    give_document(values, by, note, key, as_json, f"{account} is not frozen and not blocked")
 
 
 def limit(
     account: Account,
     min_available: Annotated[str, typer.Argument(help="Minor units, negative for an overdraft, or none.")],
+    credit_limit: Annotated[int, typer.Option(min=0, help="How far below that it may go, minor units.")] = 0,
     by: ByOption = "",
     note: NoteOption = "",
     key: KeyOption = "",
@@ -164,19 +190,12 @@ def limit(
     if min_available != "none" and not min_available.removeprefix("-").isdecimal():
         raise BadInputError(f"the limit must be a whole number of minor units, or none; {min_available!r} is neither")
     value = None if min_available == "none" else int(min_available)
-    values = {"command": "SetAccountLimit", "account_id": account, "min_available": value}
-    _give(values, by, note, key, as_json, f"the limit of {account} is {min_available}")
+    values = {"command": "SetAccountLimit", "account_id": account, "min_available": value, "credit_limit": credit_limit}
+    give_document(values, by, note, key, as_json, f"the limit of {account} is {min_available}")
 
 
 def close(
     account: Account, by: ByOption = "", note: NoteOption = "", key: KeyOption = "", as_json: screen.JsonFlag = False
 ) -> None:
     """Close an account for good; its balance must be zero."""
-    _give({"command": "CloseAccount", "account_id": account}, by, note, key, as_json, f"{account} is closed")
-
-
-def _give(document: dict[str, Any], by: str, note: str, key: str, as_json: bool, done: str) -> None:
-    from clearline.contract import read_command
-
-    values = {**document, "idempotency_key": key_of(key), "requested_by": asked_by(by), "note": note}
-    give_command(read_command(values, date.min), as_json, done)
+    give_document({"command": "CloseAccount", "account_id": account}, by, note, key, as_json, f"{account} is closed")

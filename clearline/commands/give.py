@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import getpass
-from typing import Annotated
+from collections.abc import Mapping
+from datetime import date
+from typing import Annotated, Any
 
 import typer
 
@@ -13,6 +15,7 @@ from schemas.records import Command
 
 ByOption = Annotated[str, typer.Option("--by", help="Who is behind it, for the audit trail; you unless given.")]
 NoteOption = Annotated[str, typer.Option("--note", help="Why, for the audit trail.")]
+WhyOption = Annotated[str, typer.Option("--note", help="Why; it is kept in the journal and must be given.")]
 KeyOption = Annotated[
     str, typer.Option("--key", help="Idempotency key; the same key again is answered with the first outcome.")
 ]
@@ -51,3 +54,11 @@ def give_command(command: Command, as_json: bool, done: str) -> None:
     where = f"partition {first.partition}, offset {first.offset}" if not others else f"{1 + len(others)} partitions"
     text = f"repeated: this key was used for it before, at offset {first.first_offset}" if repeated else done
     screen.answer(document, as_json, [f"{text} ({where})"])
+
+
+def give_document(document: Mapping[str, Any], by: str, note: str, key: str, as_json: bool, done: str) -> None:
+    """Gives the command that a document describes (docs: `publish`). Raises ContractError too."""
+    from clearline.contract import read_command
+
+    values = {**document, "idempotency_key": key_of(key), "requested_by": asked_by(by), "note": note}
+    give_command(read_command(values, date.min), as_json, done)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import date
 from typing import Annotated, Any
 
 import typer
 
 from clearline import screen
 from clearline.commands.common import example, live
-from clearline.commands.give import ByOption, KeyOption, NoteOption, asked_by, give_command, key_of
+from clearline.commands.give import ByOption, KeyOption, NoteOption, WhyOption, give_document
 from schemas.errors import BadInputError
 
 Partner = Annotated[str, typer.Argument(help="The partner's path, such as acme or acme/shop-17.")]
@@ -18,14 +17,15 @@ Partner = Annotated[str, typer.Argument(help="The partner's path, such as acme o
 def register(app: typer.Typer) -> None:
     group = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
     app.add_typer(
-        group, name="partner", help="List, show, admit, suspend and resume partners.",
+        group, name="partner", help="List, show and admit partners, and take them through their life.",
         epilog="Example: clearline partner list",
     )  # fmt: skip
     group.command("list", **example("clearline partner list --below acme"))(list_)
     group.command("show", **example("clearline partner show acme/shop-17"))(show)
     group.command("admit", **example('clearline partner admit acme/shop-17 --name "Shop 17"'))(admit)
     group.command("suspend", **example('clearline partner suspend acme --note "inspection"'))(suspend)
-    group.command("resume", **example("clearline partner resume acme"))(resume)
+    group.command("resume", **example('clearline partner resume acme --note "inspection passed"'))(resume)
+    group.command("state", **example('clearline partner state acme exiting --note "contract ended"'))(state)
 
 
 def list_(
@@ -69,40 +69,50 @@ def _path(partner: str) -> list[str]:
 def admit(
     partner: Partner,
     name: Annotated[str, typer.Option(help="Display name.")] = "",
+    applied: Annotated[
+        bool, typer.Option("--applied", help="It begins as an applicant; else it is live at once.")
+    ] = False,
     by: ByOption = "",
     note: NoteOption = "",
     key: KeyOption = "",
     as_json: screen.JsonFlag = False,
 ) -> None:
-    """Admit a partner below its parent; it is live at once."""
-    _give(
-        {"command": "AdmitPartner", "subject_id": partner, "name": name},
-        by,
-        note,
-        key,
-        as_json,
-        f"{partner} is admitted",
-    )
+    """Admit a partner below its parent, live at once or as an applicant."""
+    document = {
+        "command": "AdmitPartner",
+        "subject_id": partner,
+        "name": name,
+        "state": "applied" if applied else "live",
+    }
+    give_document(document, by, note, key, as_json, f"{partner} {'has applied' if applied else 'is admitted'}")
 
 
 def suspend(
-    partner: Partner, by: ByOption = "", note: NoteOption = "", key: KeyOption = "", as_json: screen.JsonFlag = False
+    partner: Partner, note: WhyOption, by: ByOption = "", key: KeyOption = "", as_json: screen.JsonFlag = False
 ) -> None:
-    """Suspend a partner with its whole tree: its commands are rejected from this place in the log on."""
-    document = {"command": "SetPartnerState", "subject_id": partner, "state": "suspended"}
-    _give(document, by, note, key, as_json, f"{partner} is suspended, with all below it")
+    """Suspend a partner with its whole tree: only voids and refunds go on, and it is only repaid."""
+    _set_state(partner, "suspended", by, note, key, as_json)
 
 
 def resume(
-    partner: Partner, by: ByOption = "", note: NoteOption = "", key: KeyOption = "", as_json: screen.JsonFlag = False
+    partner: Partner, note: WhyOption, by: ByOption = "", key: KeyOption = "", as_json: screen.JsonFlag = False
 ) -> None:
     """Let a suspended partner go on."""
-    document = {"command": "SetPartnerState", "subject_id": partner, "state": "live"}
-    _give(document, by, note, key, as_json, f"{partner} is live")
+    _set_state(partner, "live", by, note, key, as_json)
 
 
-def _give(document: dict[str, Any], by: str, note: str, key: str, as_json: bool, done: str) -> None:
-    from clearline.contract import read_command
+def state(
+    partner: Partner,
+    to: Annotated[str, typer.Argument(help="inspected, sandbox, live, suspended, exiting or exited.")],
+    note: WhyOption,
+    by: ByOption = "",
+    key: KeyOption = "",
+    as_json: screen.JsonFlag = False,
+) -> None:
+    """Take a partner to the next state of its life; docs/operations.md has the table of what may follow what."""
+    _set_state(partner, to, by, note, key, as_json)
 
-    values = {**document, "idempotency_key": key_of(key), "requested_by": asked_by(by), "note": note}
-    give_command(read_command(values, date.min), as_json, done)
+
+def _set_state(partner: str, to: str, by: str, note: str, key: str, as_json: bool) -> None:
+    document = {"command": "SetPartnerState", "subject_id": partner, "state": to}
+    give_document(document, by, note, key, as_json, f"{partner} is {to}, and with it what is below")

@@ -1,0 +1,80 @@
+"""`clearline calendar` and `clearline close`: business days, and the end of one."""
+
+from __future__ import annotations
+
+from datetime import date, timedelta
+from typing import Annotated, Any
+
+import typer
+
+from clearline import screen
+from clearline.commands.common import example, live
+from clearline.commands.give import ByOption, KeyOption, NoteOption, give_document
+
+Subject = Annotated[str, typer.Argument(help="A partner's path, or bank for everybody without a calendar.")]
+
+
+def register(app: typer.Typer) -> None:
+    group = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+    app.add_typer(
+        group, name="calendar", help="Show and set business-day calendars.",
+        epilog="Example: clearline calendar show bank",
+    )  # fmt: skip
+    group.command("show", **example("clearline calendar show bank"))(show)
+    group.command(
+        "set", **example("clearline calendar set bank --zone Asia/Shanghai --closed saturday --closed sunday")
+    )(set_)  # fmt: skip
+    app.command("close", **example('clearline close 2026-11-22 --note "end of day"'))(close)
+
+
+def set_(
+    subject: Subject,
+    zone: Annotated[str, typer.Option(help="IANA time zone, such as Asia/Shanghai.")],
+    closed: Annotated[
+        list[str] | None, typer.Option("--closed", help="A weekday without business; may be repeated.")
+    ] = None,
+    day: Annotated[
+        list[str] | None, typer.Option("--day", help="A further closed day, YYYY-MM-DD; may be repeated.")
+    ] = None,
+    by: ByOption = "",
+    note: NoteOption = "",
+    key: KeyOption = "",
+    as_json: screen.JsonFlag = False,
+) -> None:
+    """Set a calendar in place of the one the subject had. That of the bank goes to every partition."""
+    document = {
+        "command": "SetCalendar", "subject_id": subject, "zone": zone, "closed_weekdays": closed or [],
+        "closed_days": day or [],
+    }  # fmt: skip
+    give_document(document, by, note, key, as_json, f"the calendar of {subject} is {zone}")
+
+
+def show(subject: Subject, as_json: screen.JsonFlag = False) -> None:
+    """The calendar of one subject, as the ledger has it."""
+    from clearline import directory
+    from clearline.contract_control import WEEKDAYS
+    from schemas.records import CalendarState
+
+    found = directory.read_directory(live(), subject)
+    row = next((r for rows in found.rows.values() if isinstance(r := rows.get(f"c:{subject}"), CalendarState)), None)
+    document: dict[str, Any] = {"subject_id": subject, "zone": None, "closed_weekdays": [], "closed_days": []}
+    if row is not None:
+        document["zone"] = row.zone
+        document["closed_weekdays"] = [n for i, n in enumerate(WEEKDAYS) if row.closed_weekdays >> i & 1]
+        document["closed_days"] = [str(date(1970, 1, 1) + timedelta(days=d.day)) for d in row.closed_days]
+    lines = [f"{k.replace('_', ' ')}: {', '.join(v) if isinstance(v, list) else v}" for k, v in document.items()]
+    screen.answer(document, as_json, lines if row is not None else [f"{subject} has no calendar of its own"])
+
+
+def close(
+    day: Annotated[
+        str, typer.Argument(help="The business day to close, YYYY-MM-DD; all before it are closed with it.")
+    ],
+    by: ByOption = "",
+    note: NoteOption = "",
+    key: KeyOption = "",
+    as_json: screen.JsonFlag = False,
+) -> None:
+    """Close a business day in every partition: what comes later for it is booked to the open day, with a link."""
+    document = {"command": "CloseDay", "day": day}
+    give_document(document, by, note, key or f"close-{day}", as_json, f"{day} is closed")
