@@ -23,9 +23,11 @@ from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from ledger.state import Draft
 from processors.settlement import Batch, Inbound, Part, merge
 from schemas.codec import Codec
+from schemas.errors import InvariantError
 from schemas.failpoints import failpoint
 from streams.clients import KafkaConfig
 from streams.recovery import PartitionLedger, recover
+from streams.ticks import Ticker
 from streams.topics import DEAD_BYTES_MAX, Topics
 
 T = TypeVar("T")
@@ -57,6 +59,7 @@ class HostOptions:
     watchdog_s: float = 6.0
     keys_window_ms: int = 30 * 86_400_000
     message_bytes_max: int = 1_000_000
+    tick_ms: int = 1_000
 
 
 @dataclass(slots=True)
@@ -110,6 +113,7 @@ class TransactionalCore:
         self._turn = 0
         self._commit_s = 0.004
         self._gathered = 0
+        self._ticker = Ticker(kafka, topics, codec, options.tick_ms)
         self._producers: list[Producer] = []
         self._consumer: Consumer | None = None
 
@@ -186,22 +190,32 @@ class TransactionalCore:
             consumer.pause(idle)
         if not wanted:
             return
-        # committed() under read_committed waits for stable offsets, so for the open transaction of whoever had them.
-        asked = [TopicPartition(self.topics.submitted, p) for p in wanted]
+        committed = self._committed(consumer, wanted)
         try:
-            known = self._call("committed", lambda: consumer.committed(asked, timeout=30), patience_s=60)
-        except KafkaException as e:
-            raise CoreDroppedError(
-                f"partitions {wanted}: no broker answers, or a Kafka transaction never got its end marker "
-                f"(docs/exactly-once.md, broker versions): {e.args[0].str()}"
-            ) from e
-        committed = {tp.partition: tp.offset for tp in known}
-        window = self.options.keys_window_ms
-        for ledger in recover(self.kafka, self.topics, self.codec, committed, window):
+            found = recover(self.kafka, self.topics, self.codec, committed, self.options.keys_window_ms)
+        except InvariantError as e:
+            # One that is paused in here, for longer than its session, reads what its successor has settled meanwhile.
+            if self._committed(consumer, wanted) != committed:
+                raise CoreDroppedError(f"somebody else settles partitions {wanted}") from e
+            raise
+        for ledger in found:
             self.ledgers[ledger.partition] = ledger
         consumer.incremental_assign(
             [TopicPartition(self.topics.submitted, p, self.ledgers[p].base.head.next_offset) for p in wanted]
         )
+
+    def _committed(self, consumer: Consumer, partitions: list[int]) -> dict[int, int]:
+        """The group's offsets. Under read_committed this waits until they are stable, so for the open transaction of
+        whoever had the partitions."""
+        asked = [TopicPartition(self.topics.submitted, p) for p in partitions]
+        try:
+            known = self._call("committed", lambda: consumer.committed(asked, timeout=30), patience_s=60)
+        except KafkaException as e:
+            raise CoreDroppedError(
+                f"partitions {partitions}: no broker answers, or a Kafka transaction never got its end marker "
+                f"(docs/exactly-once.md, broker versions): {e.args[0].str()}"
+            ) from e
+        return {tp.partition: tp.offset for tp in known}
 
     def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         if not self._dropped:
@@ -280,20 +294,22 @@ class TransactionalCore:
     def _gather(self, *, wait: bool) -> list[Inbound]:
         """A batch: at most `batch_records_max` messages of assigned partitions, in the order of each partition.
 
-        With `wait`, up to a second for the first one and then a few milliseconds for company; else what is there.
+        With `wait`, up to a second or a tick for the first one and then a few milliseconds for company; else what is
+        there.
         """
         started = time.perf_counter()
         limit = self.options.batch_records_max
         if self._pending:  # again after an abort
             self._hold(1, 0.001)
         elif wait:
-            self._hold(1, 1.0)
+            self._hold(1, min(1.0, self.options.tick_ms / 1000))
             started = time.perf_counter()
             if self._pending:
                 self._hold(limit - 1, self._company_s())
         else:
             self._hold(limit, 0)
         messages, self._pending = self._pending[:limit], self._pending[limit:]
+        self._ticker.look(self.ledgers, {m.partition() for m in messages}, int(time.time() * 1000))
         self._gathered = len(messages) or self._gathered
         self.flow.gather_s += time.perf_counter() - started
         return messages
@@ -399,6 +415,7 @@ class TransactionalCore:
             with suppress(KafkaException):
                 p.purge()
         self._producers.clear()
+        self._ticker.close()
         if self._consumer is not None:
             with suppress(KafkaException, RuntimeError):
                 self._call("close", self._consumer.close)

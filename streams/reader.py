@@ -116,8 +116,13 @@ def _partitions(consumer: Consumer, kafka: KafkaConfig, topic: str) -> list[int]
 
 
 def spans(kafka: KafkaConfig, topic: str) -> dict[int, tuple[int, int]]:
-    """First offset that is kept, and high watermark (the offset of the next record), of each partition now."""
-    consumer = Consumer(kafka.consumer("clearline-reader"))
+    """First offset that is kept, and last stable offset, of each partition now: a client that reads only what is
+    committed is told that one as the high watermark."""
+    return _spans(kafka, topic, kafka.consumer("clearline-reader"))
+
+
+def _spans(kafka: KafkaConfig, topic: str, settings: dict[str, Any]) -> dict[int, tuple[int, int]]:
+    consumer = Consumer(settings)
     try:
         return {p: _span(consumer, kafka, topic, p) for p in _partitions(consumer, kafka, topic)}
     finally:
@@ -125,7 +130,7 @@ def spans(kafka: KafkaConfig, topic: str) -> dict[int, tuple[int, int]]:
 
 
 def end_offsets(kafka: KafkaConfig, topic: str) -> dict[int, int]:
-    """The high watermark of each partition now (the offset of the next record)."""
+    """The last stable offset of each partition now: nothing at or after it is shown yet."""
     return {p: high for p, (_, high) in spans(kafka, topic).items()}
 
 
@@ -157,11 +162,14 @@ def offsets_at(kafka: KafkaConfig, topic: str, since: Mapping[int, int]) -> dict
 
 
 def read_to_end(kafka: KafkaConfig, topic: str, start: Mapping[int, int] | None = None) -> Iterator[LogRecord]:
-    """Every committed record from `start` up to the end offsets at the time of the call.
+    """Every committed record from `start` up to the ends of the partitions at the time of the call. What a Kafka
+    transaction has written there and not shown yet is waited for: it may be committed already, in one topic seen
+    and in another not, because its markers are not written all at once.
 
     Raises PartUnavailableError when nothing moves for 60 s before the end (a Kafka transaction that stays open).
     """
-    ends = end_offsets(kafka, topic)
+    found = _spans(kafka, topic, kafka.consumer("clearline-reader", isolation_level="read_uncommitted"))
+    ends = {p: high for p, (_, high) in found.items()}
     with LogReader(kafka, topic, start) as reader:
         open_parts = {p for p in reader.position if reader.position[p] < ends[p]}
         deadline = time.monotonic() + _STALL_S

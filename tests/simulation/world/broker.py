@@ -208,6 +208,8 @@ class Broker:
         member = self.members[name] = Member(name, process)
         if before is not None:
             before.gone = True
+            if any(self.wanted[p] != name for p in before.owned):
+                self.generation += 1  # what it was about to give up is free now
         else:
             self._rebalance()
         process.on_down.append(lambda: self.watch(member))

@@ -93,7 +93,7 @@ class Consumer:
     """Reads under read_committed, as a member of the group (`subscribe`) or by assignment."""
 
     def __init__(self, cluster: Cluster, settings: Mapping[str, Any]) -> None:
-        assert settings["isolation.level"] == "read_committed"
+        self._committed_only = settings["isolation.level"] == "read_committed"
         assert settings["enable.auto.commit"] is False
         self._cluster, self._broker, self._sim = cluster, cluster.broker, cluster.sim
         self._name: str = settings.get("group.instance.id", "")
@@ -204,6 +204,7 @@ class Consumer:
                 log.waiting.remove(task)
 
     def _fetch(self, records_max: int) -> list[Message]:
+        assert self._committed_only
         places = [p for p in self._position if p[1] not in self._paused]
         if len(places) > 1:
             self._sim.random.shuffle(places)
@@ -230,9 +231,10 @@ class Consumer:
         return SimpleNamespace(topics={topic: found})
 
     def get_watermark_offsets(self, tp: TopicPartition, timeout: float = 0, cached: bool = False) -> tuple[int, int]:
-        """Under read_committed the client asks with its isolation level, and the high one is the last stable offset."""
+        """The client asks with its isolation level: under read_committed the high one is the last stable offset."""
         self._sim.call("watermarks", 0.001)
-        return 0, self._broker.log(tp.topic, tp.partition).stable()
+        log = self._broker.log(tp.topic, tp.partition)
+        return 0, log.stable() if self._committed_only else len(log.entries)
 
     def offsets_for_times(self, asked: list[TopicPartition], timeout: float) -> list[TopicPartition]:
         self._sim.call("offsets_for_times", 0.001)
@@ -376,7 +378,8 @@ class Producer:
 
     def abort_transaction(self, timeout_s: float) -> None:
         self._buffer.clear()
-        self.flush(timeout_s)
+        if self.flush(timeout_s):
+            raise kafka_error(_KE._TIMED_OUT, "a request is still on its way", retriable=True)
         self._end("aborted")
 
     def _end(self, state: str) -> None:
