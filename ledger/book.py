@@ -42,8 +42,8 @@ class Book:
     """
 
     __slots__ = (
-        "_held", "_in_flight", "_old_holds", "_pending", "_plain", "draft", "head", "outbox", "partition", "partitions",
-        "standing",
+        "_held", "_in_flight", "_old_holds", "_pending", "_plain", "_versions", "draft", "head", "outbox", "partition",
+        "partitions", "standing",
     )  # fmt: skip
 
     def __init__(self, partition: int, draft: Draft, partitions: int = 1) -> None:
@@ -57,11 +57,14 @@ class Book:
         self._old_holds = draft.base.holds
         self._in_flight = draft.base.in_flight > 0
         self._pending: tuple[PendingLeg, ...] = ()  # of the command that is being settled
-        self._plain = self._is_plain()
+        self._look()
 
-    def _is_plain(self) -> bool:
-        """Whether a transfer is settled as it stands: nothing is on the shelf, and nothing has limits."""
-        return not self.draft.limited and not self.draft.has_shelf()
+    def _look(self) -> None:
+        """Looks at what decides which transactions are settled as they stand: is anything limited, what is offered."""
+        limited, offered = self.draft.limited, self.draft.has_shelf()
+        self._plain = not limited and not offered
+        # By product, operation, currency and value date: the version under which it is a plain transfer, or -1.
+        self._versions: dict[tuple[str, str, str, int], int] | None = {} if offered and not limited else None
 
     def settle(self, command: Command, command_id: bytes, digest: bytes, offset: int, booked_at: int) -> JournalRecord:
         """The outcome of one command, applied to the draft; its `chain` is added by `seal`.
@@ -111,9 +114,17 @@ class Book:
                 return crossing.settle(self, command, self._place(command_id, digest, offset, booked_at))
             return self._control(command, command_id, digest, offset, booked_at)
         head = self.head
+        version = -1
+        if self._plain:
+            version = 0 if command.operation == "transfer" else -1
+        elif self._versions is not None:
+            asked = (command.product, command.operation, command.currency, command.value_date)
+            try:
+                version = self._versions[asked]
+            except KeyError:
+                version = self._versions[asked] = shelf.plain_version(self.draft, command)
         if (
-            command.operation == "transfer" and self._plain and command.partner_id in self.standing.live
-            and command.value_date > head.closed_through
+            version >= 0 and command.partner_id in self.standing.live and command.value_date > head.closed_through
         ):  # fmt: skip
             legs = quick_transfer(self.draft.accounts, command)
             if legs is not None:
@@ -122,7 +133,7 @@ class Book:
                 head.settled += 1
                 return JournalRecord(
                     command_id, digest, True, "settled", head.sequence + 1, self.partition, offset, booked_at,
-                    "Transaction", command.partner_id, command.idempotency_key, command.product, 0,
+                    "Transaction", command.partner_id, command.idempotency_key, command.product, version,
                     command.operation, command.value_date, command.reference, command.metadata,
                     "", _NOTHING, -1, "", _NOTHING, posted, self._pending,
                 )  # fmt: skip
@@ -217,7 +228,7 @@ class Book:
         subject, changes = control.apply(self, command, offset)
         self.head.applied += 1
         self.standing.clear()
-        self._plain = self._is_plain()
+        self._look()
         return self._record(command, command_id, digest, offset, booked_at, "applied", subject=subject, changes=changes)
 
     def _reject(

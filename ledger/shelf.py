@@ -44,6 +44,17 @@ def offer(draft: Draft, t: Transaction) -> Offer:
     raise Rejection(Reason.PRODUCT_UNKNOWN, **detail)
 
 
+def plain_version(draft: Draft, t: Transaction) -> int:
+    """The version under which this is a plain transfer of a partner, without limits of the product; -1 if it is not."""
+    try:
+        found = offer(draft, t)
+    except Rejection:
+        return -1
+    currencies = found.product.currencies
+    plain = found.operation.plain and "partner" in found.callers and not found.limits
+    return found.version if plain and (not currencies or t.currency in currencies) else -1
+
+
 def publish(book: Book, c: PublishProduct, offset: int) -> tuple[str, dict[str, str]]:
     """Puts a version on the shelf of this partition. Raises Rejection."""
     if c.partner_id != BANK:
