@@ -20,6 +20,7 @@ from ledger.state import Draft
 from schemas.identity import BANK, owner_of, root_of
 from schemas.records import Transaction
 
+_NONE: dict[str, str] = {}
 _NUMBER = re.compile(r"[1-9][0-9]{0,2}")  # of an account among several of one role
 
 
@@ -57,27 +58,30 @@ def check_roles(t: Transaction, op: Operation) -> Rejection | None:
     return None
 
 
-def places_of(t: Transaction, role: Role) -> list[Place]:
-    """The accounts of a role, in numerical order where there are several."""
+def places_of(t: Transaction, role: Role, currency: str = "") -> list[Place]:
+    """The accounts of a role, in numerical order where there are several. `currency`: if not the transaction's."""
     if role.account:
-        name = role.account.replace("{currency}", t.currency).replace("{caller}", t.partner_id)
+        name = role.account.replace("{currency}", currency or t.currency).replace("{caller}", t.partner_id)
         return [Place(f"accounts.{role.name}", role.name, name.replace("{root}", root_of(t.partner_id)))]
     labels = [f"{role.name}.{n}" for n in numbers_of(role.name, t.accounts)] if role.many else [role.name]
     return [Place(f"accounts.{label}", label, t.accounts[label]) for label in labels]
 
 
-def openings_of(draft: Draft, t: Transaction, op: Operation, at: Moment) -> dict[str, Account]:
-    """Accounts that do not exist yet and would be opened if a leg falls on them."""
+def openings_of(
+    draft: Draft, t: Transaction, op: Operation, at: Moment, currencies: Mapping[str, str] = _NONE
+) -> dict[str, Account]:
+    """Accounts that do not exist yet and are opened if a leg falls on them. `currencies`: of roles with another one."""
     out: dict[str, Account] = {}
     for role in op.roles:
         o = role.opening
         if o is None:
             continue
-        for _, _, account_id in places_of(t, role):
+        currency = currencies.get(role.name, t.currency)
+        for _, _, account_id in places_of(t, role, currency):
             owner = owner_of(account_id)
             if draft.accounts.find(account_id) is None and owned(role.owner, t.partner_id, owner):
                 may = owner == BANK or (at.standing.path(owner) and at.standing.against(owner, OPENS) is None)
                 if may and is_account(account_id):
-                    new = Account.new(account_id, o.type, t.currency, o.min_available, at.offset, o.credit_limit)
+                    new = Account.new(account_id, o.type, currency, o.min_available, at.offset, o.credit_limit)
                     out.setdefault(account_id, new)
     return out

@@ -14,6 +14,7 @@ import msgspec
 from ledger import operations
 from ledger.accounts import Account
 from ledger.entries import ENTRY, OTHER
+from ledger.exchange import exchange
 from ledger.fields import check_amount, check_currency, check_fields, check_pointer, invalid
 from ledger.money import AMOUNT_MAX
 from ledger.partners import IS_REPAID
@@ -89,15 +90,23 @@ def _built_in(draft: Draft, t: Transaction, op: Operation, at: Moment) -> Plan:
             if r.reason == Reason.FIELD_INVALID:
                 raise
         raise wrong
-    openings = openings_of(draft, t, op, at)
-    named = {p.label: p.account_id for role in op.roles for p in places_of(t, role)}
+    currencies = {} if op.kind == "hold" else _bought_in(draft, t, op)
+    openings = openings_of(draft, t, op, at, currencies)
+    named = {p.label: p.account_id for role in op.roles for p in places_of(t, role, currencies.get(role.name, ""))}
     owners = {role.name: role.owner for role in op.roles}
     resolved = msgspec.structs.replace(t, accounts=named)
-    function = operations.hold if op.kind == "hold" else operations.exchange
+    function = operations.hold if op.kind == "hold" else exchange
     found = function(draft, resolved, at._replace(openings=openings), owners)
     named_by = [found.opens.payer, found.opens.payee] if found.opens else [a.account_id for a, _, _ in found.legs]
     found.opened = [openings[name] for name in dict.fromkeys(named_by) if name in openings]
     return found
+
+
+def _bought_in(draft: Draft, t: Transaction, op: Operation) -> dict[str, str]:
+    """The currency of what an exchange buys, by the roles in it: the payee's, as far as there is a payee."""
+    (place,) = next(places_of(t, role) for role in op.roles if role.name == "payee")
+    payee = draft.accounts.find(place.account_id)
+    return {} if payee is None else {"bought": payee.currency, "payee": payee.currency}
 
 
 class Worked(NamedTuple):
