@@ -21,6 +21,7 @@ from clearline.connection import Connection
 from clearline.generator import DAY_SECONDS, Item, encode
 from clearline.outcomes import Matcher, Outcome, OutcomeTail, wait_for_all
 from schemas.errors import PartUnavailableError
+from schemas.identity import BANK
 
 _TICK_S = 0.002  # how long the tail is followed between two looks at what is due
 _LOOK_EVERY = 200
@@ -75,7 +76,7 @@ class Drive:
                     self._look(_TICK_S)
                 value = encode(item, self._system.codec, self._system.message_bytes_max)
                 partner = item.command.partner_id
-                place = places.get(partner) if item.kind != "setup" else None
+                place = places.get(partner) if item.kind != "setup" and partner != BANK else None
                 if place is None:
                     place = places[partner] = item.places(self._system.partitions)
                 token = (item, due or time.monotonic())

@@ -147,8 +147,11 @@ class World:
         """How many accounts there are, the bank's not counted."""
         return sum(len(p.accounts()) for p in self.partners)
 
-    def setup(self, day: int) -> Iterator[Command]:
-        """The commands that make this world, in the order in which they must be given. `day`: value date, days."""
+    def setup(self, day: int, *, by_bank: bool = False) -> Iterator[Command]:
+        """The commands that make this world, in the order in which they must be given.
+
+        `day`: value date, days. `by_bank`: the bank brings the opening balances in, by product `wallet`.
+        """
         number = 0
 
         def key() -> str:
@@ -164,13 +167,14 @@ class World:
         for p in self.partners:
             for a in p.accounts():
                 yield OpenAccount(p.partner_id, key(), a.account_id, "liability", a.currency, 0)
-            yield from self._fund(p, day, key)
+            yield from self._fund(p, day, key, by_bank)
             if p.blocked is not None:
                 yield BlockAccount(BANK, key(), p.blocked.account_id, True, False, note="court order")
         for p in self.suspended:
-            yield SetPartnerState(BANK, key(), p.partner_id, "suspended", note="inspection")
+            yield SetPartnerState(BANK, key(), p.partner_id, "suspended", "risk", "inspection")
 
-    def _fund(self, p: GenPartner, day: int, key: Callable[[], str]) -> Iterator[Transaction]:
+    def _fund(self, p: GenPartner, day: int, key: Callable[[], str], by_bank: bool) -> Iterator[Transaction]:
+        asker, product, operation = (BANK, "wallet", "entry") if by_bank else (p.partner_id, "deposit", "transfer")
         by_currency: dict[str, list[GenAccount]] = {}
         for a in p.accounts():
             by_currency.setdefault(a.currency, []).append(a)
@@ -183,7 +187,7 @@ class World:
                 legs = [Posting(f"bank:clearing:{currency}", "debit", each * len(some), currency)]
                 legs += [Posting(a.account_id, "credit", each, currency) for a in some]
                 yield Transaction(
-                    p.partner_id, key(), "deposit", "transfer", 0, currency, {}, tuple(legs), day, "opening balances",
+                    asker, key(), product, operation, 0, currency, {}, tuple(legs), day, "opening balances",
                 )  # fmt: skip
 
 
