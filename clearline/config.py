@@ -120,6 +120,7 @@ class SettlementSettings(_Section):
     watchdog_s: float = Field(default=6.0, gt=0, le=300)
     idempotency_days: int = Field(default=30, ge=1, le=3660)
     message_bytes_max: int = Field(default=262_144, ge=1024, le=1_000_000)
+    tick_ms: int = Field(default=1000, ge=50, le=3_600_000)
 
 
 class PortSettings(_Section):
@@ -131,6 +132,13 @@ class PortSettings(_Section):
     clickhouse: FreePort = 0
     clickhouse_http: FreePort = 0
     redis: FreePort = 0
+
+
+class MetricsSettings(_Section):
+    """Where settlement workers serve metrics: worker N on `port` + N, or each on a free port when it is 0."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=0, ge=0, le=65535 - 63)
 
 
 class Settings(BaseSettings):
@@ -152,6 +160,7 @@ class Settings(BaseSettings):
     redis: RedisSettings = RedisSettings()
     settlement: SettlementSettings = SettlementSettings()
     ports: PortSettings = PortSettings()
+    metrics: MetricsSettings = MetricsSettings()
 
     @field_validator("world")
     @classmethod

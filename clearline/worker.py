@@ -15,6 +15,7 @@ from clearline.connection import kafka_config
 from schemas.errors import BadInputError, PartUnavailableError
 from streams.core import HostOptions
 from streams.host import build_app
+from streams.metrics import MetricsAddress
 from streams.topics import DAY_MS
 from streams.worker import run_worker
 
@@ -32,14 +33,21 @@ def host_options(settings: Settings, slot: int) -> HostOptions:
         producers=s.producers, session_timeout_ms=s.session_timeout_ms,
         transaction_timeout_ms=s.transaction_timeout_ms, watchdog_s=s.watchdog_s,
         keys_window_ms=s.idempotency_days * DAY_MS, message_bytes_max=s.message_bytes_max,
+        tick_ms=s.tick_ms,
     )  # fmt: skip
+
+
+def metrics_address(settings: Settings, slot: int) -> MetricsAddress:
+    """Where this worker serves its metrics. Workers of one machine cannot share a port: a fixed one is of worker 0."""
+    m = settings.metrics
+    return MetricsAddress(m.host, m.port + slot if m.port else 0)
 
 
 def run(settings: Settings, slot: int, ready_file: Path | None) -> None:
     """Runs one worker in this process until it is told to stop. `settings` must hold addresses."""
     run_worker(
         kafka_config(settings), _registry_url(settings), settings.world, host_options(settings, slot), ready_file,
-        settings.data_dir / "faust",
+        settings.data_dir / "faust", metrics_address(settings, slot),
     )  # fmt: skip
 
 
@@ -62,7 +70,7 @@ def __getattr__(name: str) -> Any:
     ready = os.environ.get(READY_VARIABLE)
     app = build_app(
         kafka_config(settings), _registry_url(settings), settings.world, options, Path(ready) if ready else None,
-        settings.data_dir / "faust",
+        settings.data_dir / "faust", metrics_address(settings, options.slot),
     )  # fmt: skip
     globals()["app"] = app
     return app

@@ -29,6 +29,7 @@ from schemas.codec import Codec
 from schemas.errors import InvariantError, PartUnavailableError
 from streams.clients import KafkaConfig
 from streams.core import CoreDroppedError, Flow, HostOptions, TransactionalCore
+from streams.metrics import MetricsAddress, MetricsServer
 from streams.registry import Registry, learn_schemas
 from streams.topics import Topics, partition_counts
 
@@ -51,19 +52,22 @@ class SettlementService(mode.Service):
 
     def __init__(
         self, app: Any, channel: Any, settlement: Settlement, kafka: KafkaConfig, topics: Topics,
-        options: HostOptions, codec: Codec, ready_file: Path | None,
+        options: HostOptions, codec: Codec, ready_file: Path | None, metrics: MetricsAddress,
     ) -> None:  # fmt: skip
         self.app, self.channel, self.settlement = app, channel, settlement
         self.kafka, self.topics, self.options, self.codec = kafka, topics, options, codec
         self.ready_file = ready_file
+        self.metrics = metrics
         self.flow = Flow()
         self.core: TransactionalCore | None = None
         self.stopped: dict[int, str] = {}  # partitions that broke an invariant, and how
+        self._metrics_server: MetricsServer | None = None
         self._ending = threading.Event()
         super().__init__(loop=app.loop, beacon=app.beacon)
 
     async def on_start(self) -> None:
         self.app.flow_control.resume()  # nothing else does it without Faust's consumer, and it would drop our events
+        self._metrics_server = MetricsServer(self.metrics, self.figures)
         loop = asyncio.get_running_loop()
         self._thread = threading.Thread(target=self._main, args=(loop,), name="core", daemon=True)
         self._thread.start()
@@ -132,6 +136,7 @@ class SettlementService(mode.Service):
         f = self.flow
         return {
             "pid": os.getpid(), "ready": core is not None and core.joined, "slot": self.options.slot,
+            "metrics": self._metrics_server.url if self._metrics_server is not None else "",
             "partitions": sorted(ledgers), "stopped": {str(p): why for p, why in self.stopped.items()},
             "next_offset": {str(p): x.base.head.next_offset for p, x in ledgers.items()},
             "accounts": sum(len(x.base.accounts) for x in ledgers.values()),
@@ -145,6 +150,8 @@ class SettlementService(mode.Service):
     async def on_stop(self) -> None:
         self._ending.set()
         await asyncio.get_running_loop().run_in_executor(None, self._thread.join, 10)
+        if self._metrics_server is not None:
+            await asyncio.get_running_loop().run_in_executor(None, self._metrics_server.close)
 
 
 def _exit(code: int) -> None:
@@ -159,8 +166,9 @@ def _write(path: Path, document: dict[str, Any]) -> None:
 
 
 def build_app(
-    kafka: KafkaConfig, registry_url: str, world: str, options: HostOptions, ready_file: Path | None, data_dir: Path
-) -> Any:
+    kafka: KafkaConfig, registry_url: str, world: str, options: HostOptions, ready_file: Path | None, data_dir: Path,
+    metrics: MetricsAddress,
+) -> Any:  # fmt: skip
     """The Faust app of one settlement worker. It connects to nothing before it is started by a Faust worker."""
     topics = Topics(world)
     registry = Registry(registry_url)
@@ -190,6 +198,6 @@ def build_app(
     @app.service
     class Settle(SettlementService):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
-            super().__init__(app, channel, settlement, kafka, topics, options, codec, ready_file)
+            super().__init__(app, channel, settlement, kafka, topics, options, codec, ready_file, metrics)
 
     return app

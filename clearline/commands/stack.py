@@ -147,7 +147,10 @@ def _summary(run: dict[str, Any]) -> dict[str, Any]:
     keep = ("pid", "state", "restarts", "error", "log")
 
     def short(children: dict[str, Any]) -> dict[str, Any]:
-        return {name: {k: child.get(k) for k in keep} for name, child in children.items()}
+        return {
+            name: {k: child.get(k) for k in keep} | ({"metrics": url} if (url := _metrics_of(child)) else {})
+            for name, child in children.items()
+        }
 
     return {
         "world": run.get("world"),
@@ -158,6 +161,11 @@ def _summary(run: dict[str, Any]) -> dict[str, Any]:
         "parts": short(run.get("parts", {})),
         "roles": short(run.get("roles", {})),
     }
+
+
+def _metrics_of(child: dict[str, Any]) -> str:
+    """Where a role serves its metrics; empty for one that has none, and while it starts."""
+    return str((child.get("ready") or {}).get("metrics", ""))
 
 
 def _readable(run: dict[str, Any]) -> list[RenderableType]:
@@ -173,6 +181,7 @@ def _readable(run: dict[str, Any]) -> list[RenderableType]:
         ("ClickHouse native", house),
         ("ClickHouse HTTP", f"http://{at.get('clickhouse_host')}:{at.get('clickhouse_http_port')}"),
         ("Redis", at.get("redis_url")),
+        *((f"metrics of {name}", url) for name, c in run.get("roles", {}).items() if (url := _metrics_of(c))),
         ("data", run.get("data_dir")),
     ]
     return [
