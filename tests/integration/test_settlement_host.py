@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from hashlib import sha256
 from typing import Any
@@ -17,6 +18,7 @@ from schemas.records import (
     AccountState,
     AdmitPartner,
     Command,
+    JournalRecord,
     OpenAccount,
     SetPartnerState,
     Transaction,
@@ -28,6 +30,7 @@ from streams.recovery import recover
 from streams.topics import TopicMismatchError, Topics, check_topics, create_topics
 from tests.integration.conftest import World
 from tests.sink_servers import wait_for
+from tests.unit.test_metrics import samples
 
 DAY_MS = 86_400_000
 PARTNERS = ("acme", "globex", "initech", "umbrella")
@@ -79,7 +82,7 @@ def test_a_killed_worker_goes_on_where_it_stood(world: World) -> None:
     world.outcomes(OPENED + 100)
     world.kill()
     publish(world, *(transfer(p, f"a{i}") for p in PARTNERS for i in range(100)))
-    publish(world, transfer("acme", "a5", 999), SetPartnerState("bank", "s", "globex", "suspended"))
+    publish(world, transfer("acme", "a5", 999), SetPartnerState("bank", "s", "globex", "suspended", "zhou", "case 9"))
     publish(world, transfer("globex", "late"))
     world.start()
     records = world.outcomes(OPENED + 803)
@@ -93,6 +96,32 @@ def test_a_killed_worker_goes_on_where_it_stood(world: World) -> None:
     for p in range(world.settings.partitions):
         sequences = [r.sequence for r in records if r.source_partition == p]
         assert sequences == list(range(1, len(sequences) + 1))
+
+
+def test_a_hold_in_a_quiet_partition_lapses_without_any_other_command(world: World) -> None:
+    open_all(world)
+    world.start(CLEARLINE_SETTLEMENT__TICK_MS="200")
+    world.outcomes(OPENED)
+    place = partition_of("acme", world.settings.partitions)
+    expires_at = int(time.time() * 1000) + 1_500
+    roles = {"payer": "acme:wallet:0", "payee": "acme:wallet:1"}
+    hold = Transaction("acme", "h", "wallet", "hold", 300, "CNY", roles, (), 20_000, expires_at=expires_at)
+    publish(world, hold)
+
+    def lapsed() -> list[JournalRecord]:
+        return [r for r in world.journal() if any(p.expired for p in r.pending)]
+
+    (record,) = wait_for("the hold to lapse", lapsed, 30)
+    assert (record.command, record.outcome, record.source_partition) == ("Tick", "applied", place)
+    assert (record.subject_id, record.changes, record.postings) == ("", {}, ())
+    assert [(p.account_id, p.change) for p in record.pending] == [("acme:wallet:0", -300), ("acme:wallet:1", -300)]
+    assert record.booked_at >= expires_at, "by the broker's time, whatever this machine's clock says"
+    others = [r for r in world.journal() if r.command == "Tick" and r.source_partition != place]
+    assert others == [], "where nothing is due nobody ticks"
+    publish(world, Transaction("acme", "c", "wallet", "capture", 1, "CNY", {}, (), 20_000, original="h"))
+    (late,) = wait_for("the capture", lambda: [r for r in world.journal() if r.idempotency_key == "c"], 30)
+    assert late.reason == "hold_expired"
+    assert chain_holds(world)
 
 
 def test_workers_come_and_go_and_nothing_is_settled_twice(world: World) -> None:
@@ -173,6 +202,20 @@ def test_a_worker_refuses_offsets_ahead_of_the_state(world: World) -> None:
     )
     assert wrong not in others
     assert others == [p for p in range(world.settings.partitions) if p != wrong]
+
+    going = [p for p in PARTNERS if partition_of(p, world.settings.partitions) != wrong]
+    publish(world, *(transfer(p, "after") for p in PARTNERS))
+    world.outcomes(OPENED + len(going))
+
+    def settled() -> dict[str, float]:
+        found = samples(figures["metrics"])
+        return found if found["clearline_commands_total"] >= len(going) else {}
+
+    told = wait_for("the metrics of what goes on", settled, 30)
+    stopped_of = [told[f"clearline_partition_stopped{{{p}}}"] for p in range(world.settings.partitions)]
+    assert stopped_of == [float(p == wrong) for p in range(world.settings.partitions)]
+    assert told["clearline_commands_total"] == len(going), "nothing of the stopped partition is settled"
+    assert f"clearline_partition_next_offset{{{wrong}}}" not in told
 
 
 def test_offsets_behind_the_state_do_not_settle_anything_again(world: World) -> None:
