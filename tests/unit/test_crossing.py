@@ -37,7 +37,9 @@ HOME_TRANSIT, AWAY_TRANSIT = ("bank:crossing:CNY", 0), ("bank:crossing:CNY", 1)
 
 def split(key: str, *legs: tuple[Any, ...], **other: Any) -> Transaction:
     """An entry of acme: (account, side, amount[, currency])."""
-    return Transaction("acme", key, "wallet", "transfer", 0, "CNY", {}, tuple(Posting(*leg) for leg in legs), DAY, **other)
+    return Transaction(
+        "acme", key, "wallet", "transfer", 0, "CNY", {}, tuple(Posting(*leg) for leg in legs), DAY, **other
+    )
 
 
 def play(world: Between, rows: list[tuple[int, str, str, str, str, str]]) -> None:
@@ -163,7 +165,9 @@ def test_one_of_two_refuses_and_the_other_gives_up_what_it_reserved(refusal_firs
         world.deliver(p)
     said = [(r.command, r.outcome, r.reason) for r in (world.deliver(0)[0], world.deliver(0)[0])]
     rejected = ("Transaction", "rejected", "credits_blocked")
-    assert said == ([rejected, ("Crossing", "applied", "")] if refusal_first else [("Crossing", "applied", ""), rejected])
+    assert said == (
+        [rejected, ("Crossing", "applied", "")] if refusal_first else [("Crossing", "applied", ""), rejected]
+    )
     assert balances(world) == ["1000", "1000", "1000+30", "1000"]
     (void,) = world.run()
     assert (void.changes["step"], void.outcome) == ("void", "applied")
@@ -485,7 +489,13 @@ def test_two_currencies_to_one_partition() -> None:
     world.submit(pay("f", 50, "bank:clearing:JPY", "acme:w:yen", currency="JPY"))
     world.run()
     world.submit(
-        split("p", ("acme:w:yen", "debit", 50, "JPY"), (ZETA, "credit", 7), ("zeta:w:yen", "credit", 50, "JPY"), (ACME, "debit", 7))
+        split(
+            "p",
+            ("acme:w:yen", "debit", 50, "JPY"),
+            (ZETA, "credit", 7),
+            ("zeta:w:yen", "credit", 50, "JPY"),
+            (ACME, "debit", 7),
+        )
     )
     (start,) = world.deliver(0)
     assert [(x.account_id, x.change) for x in start.pending if x.side == "credit"] == [
@@ -529,4 +539,9 @@ def test_state_rows_are_as_the_contract_has_them() -> None:
     world.run()
     transit = CODEC.decode(world.sides[1].rows["a:bank:crossing:CNY"])
     assert isinstance(transit, AccountState)
-    assert (transit.type, transit.min_available, transit.debits_posted, transit.credits_posted) == ("asset", None, 100, 0)
+    assert (transit.type, transit.min_available, transit.debits_posted, transit.credits_posted) == (
+        "asset",
+        None,
+        100,
+        0,
+    )
