@@ -179,7 +179,7 @@ def test_every_reason_is_reachable_and_explained():
     told_by_other_tests = {  # each has a grid or a case in a module beside this one
         Reason.IDEMPOTENCY_CONFLICT, Reason.ORIGINAL_UNKNOWN, Reason.ORIGINAL_MISMATCH, Reason.HOLD_EXPIRED,
         Reason.HOLD_CLOSED, Reason.CAPTURE_EXCEEDS_HOLD, Reason.REFUND_EXCEEDS_PAYMENT,  # test_operations.py
-        Reason.RATE_INVALID, Reason.LIMIT_EXCEEDED, Reason.DAY_CLOSED, Reason.DAY_AHEAD,  # test_terms.py
+        Reason.RATE_INVALID, Reason.LIMIT_EXCEEDED, Reason.DAY_CLOSED, Reason.DAY_AHEAD,  # test_terms.py, test_exchange.py
         Reason.PARTNER_STATE, Reason.STATE_TRANSITION, Reason.PARTNER_NOT_EMPTY,  # test_partners.py
         Reason.PRODUCT_UNKNOWN, Reason.PRODUCT_CURRENCY, Reason.PRODUCT_VERSION, Reason.PRODUCT_INVALID,  # products
         Reason.TEMPLATE_UNBALANCED, Reason.SPLIT_EXCEEDS_AMOUNT, Reason.NOTHING_TO_MOVE,  # products
