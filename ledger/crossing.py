@@ -248,6 +248,7 @@ def _decide(book: Host, row: CrossingState, at: Place) -> JournalRecord:
         book.head.rejected += 1
     else:
         value_date, late_for = book.booked_on(row.value_date)
+        row = msgspec.structs.replace(row, value_date=value_date)  # the others book it under the same day
         postings = post(legs, at.offset)
         book.head.settled += 1
     for p in row.parts:
@@ -279,7 +280,7 @@ def _decided(book: Host, c: Crossing, at: Place) -> JournalRecord:
     book.head.applied += 1
     if c.step == VOID:
         return record(book, c, at, "applied", pending=pending)
-    value_date, late_for = book.booked_on(row.value_date)
+    value_date, late_for = book.booked_on(c.value_date)
     postings = post(legs, at.offset)
     return record(
         book, c, at, "applied", pending=pending, postings=postings, value_date=value_date, late_for=late_for

@@ -18,6 +18,7 @@ from schemas.records import (
     AccountState,
     BlockAccount,
     CloseAccount,
+    CloseDay,
     Crossing,
     CrossingState,
     JournalRecord,
@@ -518,6 +519,30 @@ def test_accounts_take_nothing_else_while_money_is_under_way_to_them() -> None:
     world.submit(BlockAccount("bank", "f", ZETA, True, True, freeze=True))
     world.run()  # what was accepted comes in, whatever was decided since
     assert world.shown(ZETA) == "100"
+    assert done(world)
+
+
+def test_a_day_that_is_closed_under_way_moves_the_value_date_on_both_sides() -> None:
+    world = bank(("acme", "zeta"))
+    world.submit(CloseDay("bank", "d", DAY), at=0)
+    world.deliver(0)
+    world.submit(pay("q", 100, ACME, ZETA))
+    (late,) = world.deliver(0)
+    assert (late.value_date, late.changes["late_for"], late.changes["crossing"]) == (DAY + 1, "2026-11-22", "1")
+    world.submit(CloseDay("bank", "e", DAY + 1), at=0)
+    world.waited = 86_400_000
+    world.deliver(0)
+    world.run()
+    settled = world.records(0)[-1]
+    assert (settled.outcome, settled.value_date, settled.changes) == ("settled", DAY + 2, {"late_for": "2026-11-23"})
+    commit = world.records(1)[-1]
+    assert (commit.value_date, "late_for" in commit.changes) == (DAY + 2, False)
+    world.submit(CloseDay("bank", "f", DAY + 3), at=1)
+    world.waited = 3 * 86_400_000
+    world.submit(pay("r", 100, ACME, ZETA, value_date=DAY + 3))
+    world.run()
+    assert (world.records(0)[-1].value_date, world.records(1)[-1].value_date) == (DAY + 3, DAY + 4)
+    assert world.records(1)[-1].changes["late_for"] == "2026-11-25"
     assert done(world)
 
 
