@@ -1,9 +1,9 @@
 """`python -m tests.simulation.world --seed N`: runs one world and prints its trace; `--seeds N`: runs many.
 
-    --seed N            one world, with its trace; exit code 1 when something was wrong
-    --seeds N           the worlds of N seeds from --from on; the first that fails prints itself and ends the run
-    --from N            first seed of --seeds (default 0)
-    --repeat N          runs the one seed N times and compares the digests
+--seed N            one world, with its trace; exit code 1 when something was wrong
+--seeds N           the worlds of N seeds from --from on; the first that fails prints itself and ends the run
+--from N            first seed of --seeds (default 0)
+--repeat N          runs the one seed N times and compares the digests
 """
 
 from __future__ import annotations

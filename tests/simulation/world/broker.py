@@ -72,7 +72,9 @@ class Member:
 class Broker:
     """`partitions`: of every topic. `clock_ms`: what LogAppendTime is taken from."""
 
-    def __init__(self, sim: Scheduler, partitions: int, clock_ms: Callable[[], int], append_time: Iterable[str]) -> None:
+    def __init__(
+        self, sim: Scheduler, partitions: int, clock_ms: Callable[[], int], append_time: Iterable[str]
+    ) -> None:
         self.sim = sim
         self.partitions = partitions
         self._clock_ms = clock_ms
@@ -256,6 +258,13 @@ class Broker:
         mine = {p for p, n in self.wanted.items() if n == member.name} - member.owned
         return mine - {p for m in self.members.values() for p in m.owned}
 
+    def at_rest(self) -> bool:
+        """Whether every member lives and has what it is to have."""
+        return all(
+            m.process.alive() and not m.closed and m.owned == {p for p, n in self.wanted.items() if n == m.name}
+            for m in self.members.values()
+        )
+
     def released(self, member: Member, partitions: set[int]) -> None:
         """Partitions were given up: the group moves on to its next generation."""
         if not member.gone:
@@ -272,6 +281,9 @@ class Broker:
     def kept(self) -> list[Any]:
         """Everything, for a digest."""
         return [
-            (place, [(e.timestamp, e.key, e.value, e.marker, e.transaction and e.transaction.state) for e in log.entries])
+            (
+                place,
+                [(e.timestamp, e.key, e.value, e.marker, e.transaction and e.transaction.state) for e in log.entries],
+            )
             for place, log in sorted(self.logs.items())
         ]

@@ -55,17 +55,29 @@ class Chaos:
         """Pauses a process in the middle of something, starts its successor, and lets it wake up beside it."""
         world, old = self.world, self.world.process(role)
 
-        def replace() -> None:
-            if self.over or old.dead or world.process(role) is not old:
-                return
-            world.seen("replaced_while_paused")
-            world.forget(role)
-            world.start(role)
-            world.sim.later(seconds + self.random.uniform(0.2, 2.0), old.kill)
-
         seconds = self.random.choice((0.3, 2.0, 3.0)) * (0.5 + self.random.random())
-        old.on_down.append(lambda: world.sim.later(self.random.random() * 0.3, replace) if old.paused else None)
-        self._pause_in(role, seconds)
+        awake_s = self.random.choice((0.01, 0.1, 2.0)) * self.random.random()
+
+        def paused() -> None:
+            if old.paused:
+                world.sim.later(self.random.random() * 0.3, replace)
+                world.sim.later(seconds + awake_s, end)
+
+        def replace() -> None:
+            if not self.over and not old.dead and world.roles.get(role) is old:
+                world.seen("replaced_while_paused")
+                world.forget(role)
+                world.start(role)
+
+        def end() -> None:
+            if world.roles.get(role) is not old:
+                old.kill()
+
+        old.on_down.append(paused)
+        if self.random.random() < 0.5:
+            old.pause_on, old.pause_s = self.random.choice(_HARD_PLACES[role.rstrip("012 ")]), seconds
+        else:
+            self._pause_in(role, seconds)
 
     def _kill_worker(self) -> None:
         self._kill(self._a_worker())
@@ -153,15 +165,21 @@ class Chaos:
         world.broker.slow_markers_s = 0.01
         world.end("worker 2")
         for p in world.processes:
-            p.kill_at = p.pause_at = 0
+            p.kill_at, p.pause_at, p.pause_on = 0, 0, ""
             if world.roles.get(p.name) is not p and p is not world.gateway_process:
                 p.kill()
             p.resume()
 
 
+_HARD_PLACES = {  # where it hurts to be replaced
+    "worker": ("committed", "send_offsets", "settlement.mid_emit", "send_offsets answers", "init_transactions answers"),
+    "sink clickhouse": ("insert begins", "sink_clickhouse.after_read", "sink_clickhouse.after_insert_postings"),
+    "sink redis": ("sink_redis.after_read",),
+}
+
 _KINDS = {
     "kill_worker": 8, "kill_worker_in_a_step": 22, "pause_worker": 8, "zombie_worker": 12, "third_worker": 7,
     "kill_sink": 2, "kill_sink_in_a_step": 10, "pause_sink": 2, "zombie_sink": 5, "kill_redis_sink_in_a_step": 4,
-    "zombie_redis_sink": 4, "flushall": 4, "redis_goes_back": 4, "redis_down": 2, "clickhouse_trouble": 6,
+    "zombie_redis_sink": 6, "flushall": 4, "redis_goes_back": 4, "redis_down": 2, "clickhouse_trouble": 6,
     "commit_trouble": 14, "slow_markers": 6, "clock_steps": 3,
 }  # fmt: skip

@@ -8,12 +8,21 @@ from typing import Any
 
 from clearline.audit.contract import Terms
 from clearline.audit.verify import verify_world
-from clearline.audit.views import DEAD, JOURNAL, STATE, SUBMITTED, StoredBalance, StoredChange, StoredOutcome, StoredPosting
+from clearline.audit.views import (
+    DEAD,
+    JOURNAL,
+    STATE,
+    SUBMITTED,
+    StoredBalance,
+    StoredChange,
+    StoredOutcome,
+    StoredPosting,
+)
 from ledger.state import Draft
 from schemas.codec import UndecodableError
 from schemas.identity import command_id
-from streams.reader import LogRecord
 from sinks.balances import Balances
+from streams.reader import LogRecord
 from tests.faults.memory_world import MemoryBalances, MemoryEntries, MemoryLog
 from tests.ledger_machine import compare
 from tests.ledger_model import Model

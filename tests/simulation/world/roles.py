@@ -169,7 +169,13 @@ def sink_clickhouse(world: Any) -> Callable[[], None]:
     registry: Any = SimpleNamespace(codec=lambda: world.codec)
     options = SinkOptions(batch_records_max=world.sink_records_max, flush_interval_ms=world.flush_ms, retry_s_max=1.0)
     return lambda: streams.sink_host.run_clickhouse_sink(
-        KAFKA, TOPICS, registry, CLICKHOUSE, None, options, Event(world.sim)  # type: ignore[arg-type]
+        KAFKA,
+        TOPICS,
+        registry,
+        CLICKHOUSE,
+        None,
+        options,
+        Event(world.sim),  # type: ignore[arg-type]
     )
 
 
@@ -177,5 +183,11 @@ def sink_redis(world: Any) -> Callable[[], None]:
     registry: Any = SimpleNamespace(codec=lambda: world.codec)
     options = SinkOptions(poll_records_max=world.sink_records_max, retry_s_max=1.0)
     return lambda: streams.sink_host.run_redis_sink(
-        KAFKA, TOPICS, registry, REDIS, None, options, Event(world.sim)  # type: ignore[arg-type]
+        KAFKA,
+        TOPICS,
+        registry,
+        REDIS,
+        None,
+        options,
+        Event(world.sim),  # type: ignore[arg-type]
     )

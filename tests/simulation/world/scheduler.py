@@ -34,6 +34,7 @@ class Process:
         self.steps = 0
         self.kill_at = self.pause_at = 0
         self.pause_s = 0.0
+        self.pause_on = ""  # a step by its name, instead of its number
         self.on_down: list[Callable[[], None]] = []  # told when it is killed or paused
 
     def alive(self) -> bool:
@@ -138,7 +139,8 @@ class Scheduler:
             self.note(f"{process.name} at {what}")
             process.kill()
             raise Killed
-        if process.steps == process.pause_at:
+        if process.steps == process.pause_at or what == process.pause_on:
+            process.pause_on = ""
             self.note(f"{process.name} at {what}")
             process.pause(process.pause_s)
             self.sleep(0)

@@ -78,7 +78,9 @@ class Database:
 
     def run(self, statement: str) -> None:
         self._sim.call("clickhouse")
-        found = re.fullmatch(rf"ALTER TABLE {self.name}\.(\w+) ADD CONSTRAINT IF NOT EXISTS run_(\d+) CHECK run = \2(.*)", statement)
+        found = re.fullmatch(
+            rf"ALTER TABLE {self.name}\.(\w+) ADD CONSTRAINT IF NOT EXISTS run_(\d+) CHECK run = \2(.*)", statement
+        )
         assert found, statement
         checks = self._tables.checks[found[1]]
         checks.add(int(found[2]))
@@ -184,10 +186,11 @@ def _columns(what: str, keys: tuple[str, ...]) -> Callable[[list[Row], tuple[Any
 
 
 class RedisServer:
-    """Hashes. `snapshot` is what an old copy of it would have."""
+    """Hashes. `snapshot` is what an old copy of it would have; `violate` is told of a balance that goes back."""
 
-    def __init__(self, sim: Scheduler) -> None:
+    def __init__(self, sim: Scheduler, violate: Callable[[str], None]) -> None:
         self.sim = sim
+        self.violate = violate
         self.hashes: dict[str, dict[str, str]] = {}
         self.snapshot: dict[str, dict[str, str]] = {}
         self.down = False
@@ -213,7 +216,9 @@ class RedisServer:
             case "HMGET":
                 return [h.get(key, {}).get(n) for n in args[1:]]
             case "HSET":
-                h.setdefault(key, {}).update({str(n): str(v) for n, v in zip(args[1::2], args[2::2], strict=True)})
+                self._set(
+                    h.setdefault(key, {}), key, {str(n): str(v) for n, v in zip(args[1::2], args[2::2], strict=True)}
+                )
                 return 1
             case "EVAL":
                 return _script(key)(self, list(args[2 : 2 + args[1]]), [str(a) for a in args[2 + args[1] :]])
@@ -222,15 +227,19 @@ class RedisServer:
             case _:
                 raise AssertionError(f"Redis command {command} is not known here")
 
+    def _set(self, fields: dict[str, str], key: str, new: dict[str, str]) -> None:
+        for name, value in new.items() if ":account:" in key else ():
+            if name in fields and int(fields[name].split()[0]) > int(value.split()[0]):
+                self.violate(f"Redis {key} of partition {name} goes back from {fields[name]} to {value}")
+        fields.update(new)
+
 
 @cache
 def _script(text: str) -> Callable[[RedisServer, list[str], list[str]], int]:
     """A script, run by a real Lua."""
     machine = lua.LuaRuntime(unpack_returned_tuples=True)
     table = machine.table_from
-    call_python = machine.eval(
-        "function(ask) return {call = function(...) return ask(...) end} end"
-    )
+    call_python = machine.eval("function(ask) return {call = function(...) return ask(...) end} end")
     body = machine.eval(f"function(redis, KEYS, ARGV) {text} end")
 
     def run(server: RedisServer, keys: list[str], arguments: list[str]) -> int:

@@ -71,7 +71,7 @@ class World:
         faults = Faults(self.sim.random, self.seen)
         self.cluster = Cluster(self.sim, self.broker, faults)
         self.tables = Tables(self.sim, faults)
-        self.redis = RedisServer(self.sim)
+        self.redis = RedisServer(self.sim, self.violate)
         self.hosts: dict[int, Any] = {}
         self.processes: list[Process] = []
         self.roles: dict[str, Process] = {}
@@ -148,7 +148,7 @@ class World:
             return False
         broker, markers, offsets = self.broker, self.redis.hashes, self.broker.group_offsets
         at_work = [p for h in self._at_work() for p in h.core.ledgers]
-        if sorted(at_work) != list(range(broker.partitions)):
+        if sorted(at_work) != list(range(broker.partitions)) or not broker.at_rest():
             return False
         for p in range(broker.partitions):
             log = broker.log(TOPICS.submitted, p)
@@ -229,7 +229,14 @@ class World:
     def digest(self) -> str:
         """SHA-256 of everything that was written, and of how it came about."""
         rows = {t: [{k: v for k, v in r.items() if k != "run"} for r in rs] for t, rs in self.tables.rows.items()}
-        what = (self.broker.kept(), rows, sorted(self.redis.hashes.items()), self.sim.events, self.sim.now, self.violations)
+        what = (
+            self.broker.kept(),
+            rows,
+            sorted(self.redis.hashes.items()),
+            self.sim.events,
+            self.sim.now,
+            self.violations,
+        )
         return sha256(repr(what).encode()).hexdigest()
 
 
