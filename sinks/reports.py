@@ -24,6 +24,8 @@ FIRST_DAY, LAST_DAY = date(1970, 1, 1), date(2299, 12, 31)
 LINES_MAX = 10_000
 _DAY = {"value": "value_date", "booking": "booked_date"}
 _DEBIT_NORMAL = ("asset", "expense")
+# A partner's path and the paths above it: `acme/a/b` is of acme, of acme/a and of acme/a/b.
+_PATHS = "arrayJoin(arrayMap(i -> arrayStringConcat(arraySlice(steps, 1, i), '/'), range(1, length(steps) + 1)))"
 _SIDES = "sumIf(total, side = 'debit') AS debits, sumIf(total, side = 'credit') AS credits, sum(n) AS postings"
 
 QUERIES: dict[str, str] = {
@@ -60,6 +62,17 @@ QUERIES: dict[str, str] = {
     "currency, side, sum(amount) AS total, count() AS n FROM postings WHERE {day} BETWEEN %(since)s AND %(until)s "
     "AND {wanted} GROUP BY d, partner_id, product, currency, side) GROUP BY d, partner_id, product, currency "
     "ORDER BY d, partner_id, product, currency",
+    "rollup": f"SELECT path, currency, {_SIDES} FROM (SELECT {_PATHS} AS path, currency, side, total, n FROM (SELECT "
+    "splitByChar('/', substringIndex(account_id, ':', 1)) AS steps, currency, side, sum(amount) AS total, count() AS n "
+    "FROM postings WHERE {day} <= %(until)s AND {wanted} GROUP BY account_id, currency, side)) WHERE {paths} "
+    "GROUP BY path, currency ORDER BY path, currency",
+    "rollup_transactions": "SELECT path, sumIf(n, outcome = 'settled' AND partner_id = path), "
+    "sumIf(n, outcome = 'settled') AS settled, sumIf(n, outcome = 'rejected') AS rejected, "
+    "sumIf(n, outcome = 'repeated') AS repeated "
+    f"FROM (SELECT {_PATHS} AS path, partner_id, outcome, n FROM (SELECT splitByChar('/', toString(partner_id)) "
+    "AS steps, partner_id, outcome, count() AS n FROM outcomes WHERE booked_date <= %(until)s "
+    "AND command = 'Transaction' AND {wanted} GROUP BY partner_id, outcome)) WHERE {paths} GROUP BY path "
+    "HAVING settled + rejected + repeated > 0 ORDER BY path",
     "outcomes": "SELECT outcome, command, reason, count() FROM outcomes WHERE booked_date BETWEEN %(since)s AND "
     "%(until)s GROUP BY outcome, command, reason ORDER BY outcome, command, reason",
 }
@@ -197,6 +210,35 @@ class TotalRow:
 
 
 @dataclass(frozen=True, slots=True)
+class RollupRow:
+    """What the accounts of a partner and of all below it were debited and credited, in one currency."""
+
+    partner_id: str
+    currency: str
+    debits: int
+    credits: int
+    postings: int
+
+
+@dataclass(frozen=True, slots=True)
+class TreeRow:
+    """Transactions of a partner's tree by outcome. `own_settled`: those settled that are the partner's own."""
+
+    partner_id: str
+    own_settled: int
+    settled: int
+    rejected: int
+    repeated: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rollup(Report[RollupRow]):
+    """A roll-up at every level of the partners' trees, and the transactions of each level."""
+
+    transactions: list[TreeRow]
+
+
+@dataclass(frozen=True, slots=True)
 class OutcomeRow:
     """How many commands ended so."""
 
@@ -316,6 +358,21 @@ class Reports:
         rows = [TotalRow(d, str(p), str(x), str(c), int(dr), int(cr), int(n)) for d, p, x, c, dr, cr, n in found]
         return Report(rows, as_of)
 
+    def rollup(self, partner_id: str = "", *, until: date | None = None, on: On = "value") -> Rollup:
+        """The sums of each partner's tree at every level, up to and including `until`; `partner_id`: of this one and
+        those below it. Accounts count for their owner and all above it, whoever asked; transactions, by day of booking,
+        for the partner that asked and all above it."""
+        as_of = self.as_of()
+        named = {"partner_id": partner_id, "below": partner_id + "/", "own": partner_id + ":"}
+        given = {**named, "until": until or LAST_DAY}
+        within = "(path = %(partner_id)s OR startsWith(path, %(below)s))" if partner_id else "1"
+        accounts = "(startsWith(account_id, %(own)s) OR startsWith(account_id, %(below)s))" if partner_id else "1"
+        asked = "(partner_id = %(partner_id)s OR startsWith(partner_id, %(below)s))" if partner_id else "1"
+        sums = self._ask("rollup", on, wanted=accounts, paths=within, **given)
+        counts = self._ask("rollup_transactions", wanted=asked, paths=within, **given)
+        rows = [RollupRow(str(p), str(c), *map(int, n)) for p, c, *n in sums]
+        return Rollup(rows, as_of, [TreeRow(str(p), *map(int, n)) for p, *n in counts])
+
     def outcome_counts(self, *, since: date | None = None, until: date | None = None) -> Report[OutcomeRow]:
         """How commands ended, by booking date."""
         as_of = self.as_of()
@@ -337,16 +394,24 @@ class Reports:
         return d, c, dn + cn
 
     def _ask(
-        self, name: str, on: On = "value", *, partner: str = "", wanted: str = "", **params: Any
+        self,
+        name: str,
+        on: On = "value",
+        *,
+        partner: str = "",
+        wanted: str = "",
+        paths: str = "",
+        **params: Any,
     ) -> list[tuple[Any, ...]]:
-        return self._db.rows(query_text(name, on, partner=partner, wanted=wanted), params)
+        return self._db.rows(query_text(name, on, partner=partner, wanted=wanted, paths=paths), params)
 
 
-def query_text(name: str, on: On = "value", *, partner: str = "partner_id", wanted: str = "1") -> str:
+def query_text(name: str, on: On = "value", *, partner: str = "partner_id", wanted: str = "1", paths: str = "1") -> str:
     """The SQL of one of QUERIES, for dates of value or of booking. Raises BadInputError for another `on`."""
     if on not in _DAY:
         raise BadInputError(f"dates are of value or of booking, not {on!r}")
-    return QUERIES[name].replace("{day}", _DAY[on]).replace("{partner}", partner).replace("{wanted}", wanted)
+    text = QUERIES[name].replace("{day}", _DAY[on]).replace("{partner}", partner)
+    return text.replace("{wanted}", wanted).replace("{paths}", paths)
 
 
 def run_sql(config: ClickHouseConfig, query: str) -> tuple[list[tuple[str, str]], list[tuple[Any, ...]]]:

@@ -108,7 +108,7 @@ class Maker:
 
     @property
     def partners(self) -> list[str]:
-        return [f"p{i}" if i % 3 else f"p{i}/shop-{i}" for i in range(9)]
+        return [f"p{i}" if i % 3 else f"p{i}/shop-{i}" + "/till" * (i > 3) for i in range(9)]
 
     def _openings(self) -> Iterator[tuple[int, JournalRecord]]:
         for partner in self.partners:

@@ -178,6 +178,57 @@ def test_partners_totals_and_outcomes(books: Books) -> None:
     assert {(r.outcome, r.command, r.reason): r.count for r in books.ask.outcome_counts()} == ends
 
 
+def above(partner: str) -> list[str]:
+    """A partner and all above it, by cutting the path from its end."""
+    found = [partner]
+    while "/" in partner:
+        partner = partner[: partner.rindex("/")]
+        found.append(partner)
+    return found
+
+
+def rolled_up(books: Books, until: date) -> dict[tuple[str, str], list[int]]:
+    """What each level must be, leg by leg: an account's owner is what stands before its first colon."""
+    must: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0, 0])
+    for x, account, side, amount, currency in books.legs():
+        if EPOCH + timedelta(days=x.record.value_date) <= until:
+            for path in above(account[: account.index(":")]):
+                must[path, currency][side == "credit"] += amount
+                must[path, currency][2] += 1
+    return must
+
+
+def test_a_roll_up_is_the_sum_of_all_below_at_every_level(books: Books) -> None:
+    first, last = days(books)
+    for until in (first + timedelta(days=4), last):
+        must = rolled_up(books, until)
+        whole = books.ask.rollup(until=until)
+        assert {(r.partner_id, r.currency): [r.debits, r.credits, r.postings] for r in whole} == must
+        for root in ("p0", "p3", "p1", "bank"):
+            part = books.ask.rollup(root, until=until)
+            assert part.rows == [r for r in whole if root in above(r.partner_id)]
+    assert books.ask.rollup().rows == whole.rows
+    assert books.ask.rollup("p").rows == [], "p is not a partner above p1"
+    assert books.ask.rollup("p0/shop-0").rows == [r for r in whole if r.partner_id == "p0/shop-0"]
+    assert {r.partner_id.count("/") for r in whole} == {0, 1, 2}, "three levels"
+
+
+def test_the_transactions_of_a_tree_are_those_of_its_leaves(books: Books) -> None:
+    own: dict[str, Counter[str]] = defaultdict(Counter)
+    tree: dict[str, Counter[str]] = defaultdict(Counter)
+    for x in books.lines:
+        if x.record.command == "Transaction":
+            own[x.record.partner_id][x.record.outcome] += 1
+            for path in above(x.record.partner_id):
+                tree[path][x.record.outcome] += 1
+    whole = books.ask.rollup().transactions
+    assert {(r.partner_id, r.own_settled, r.settled, r.rejected, r.repeated) for r in whole} == {
+        (p, own[p]["settled"], n["settled"], n["rejected"], n["repeated"]) for p, n in tree.items()
+    }
+    assert books.ask.rollup("p0").transactions == [r for r in whole if "p0" in above(r.partner_id)]
+    assert sum(r.own_settled for r in whole) == sum(x.record.outcome == "settled" for x in books.lines)
+
+
 def test_unknown_accounts_and_empty_periods_are_said(books: Books) -> None:
     with pytest.raises(BadInputError, match="p1:wallet:none"):
         books.ask.statement("p1:wallet:none", date(2026, 1, 1), date(2026, 1, 2))
@@ -211,7 +262,7 @@ INDEX_OF = {  # which index must answer each query
     "as_of": "by_partition", "by_currency": "by_currency", "by_account": "by_account", "by_type": "by_account",
     "account": "PrimaryKey", "account_sums": "by_account", "account_lines": "lines_of_account",
     "account_sums_within_day": "lines_of_account", "partners": "by_day", "turnover": "partner_id", "totals": "by_day",
-    "outcomes": "by_day",
+    "outcomes": "by_day", "rollup": "by_account", "rollup_transactions": "by_day",
 }  # fmt: skip
 
 
