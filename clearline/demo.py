@@ -25,6 +25,7 @@ from clearline.drive import Drive, Figures
 from clearline.embedded.downloads import Progress
 from clearline.embedded.folder import DataFolder
 from clearline.generator import Item, generate
+from clearline.generator_shelf import shelf_of
 from clearline.outcomes import OutcomeTail
 from schemas.errors import BadInputError
 
@@ -207,8 +208,9 @@ def _publish(
     """The world, then its day. The world is complete before the first transaction, so that latencies are the day's."""
     system = connect(settings)
     items = generate(
-        seed, transactions, partners_max=PARTNERS_MAX, accounts_max=ACCOUNTS_MAX, day=(day - date(1970, 1, 1)).days
-    )
+        seed, transactions, partners_max=PARTNERS_MAX, accounts_max=ACCOUNTS_MAX, products=shelf_of(seed),
+        day=(day - date(1970, 1, 1)).days,
+    )  # fmt: skip
     first: list[Item] = []
 
     def world() -> Iterator[Item]:
@@ -219,7 +221,9 @@ def _publish(
             yield item
 
     with OutcomeTail(system.kafka, system.topics, system.codec) as tail:
-        screen.step(f"making the world: up to {PARTNERS_MAX} partners, {ACCOUNTS_MAX:,} accounts, all from seed {seed}")
+        screen.step(
+            f"making the world: up to {PARTNERS_MAX} partners, {ACCOUNTS_MAX:,} accounts, 12 products, all from seed {seed}"
+        )
         setup = Drive(system, tail).run(world())
         pace = f"{rate:,.0f}/s on average, with the rhythm of a day" if rate else "as fast as it goes"
         screen.step(f"publishing {transactions:,} transactions, {pace}")

@@ -10,11 +10,21 @@ from msgspec.structs import replace
 
 from clearline.generator import Day, keep
 from clearline.generator_world import RATE_MILLI, GenAccount, GenPartner, GenPayment, World
+from clearline.product_file import read_product, shelf_files
 from ledger.money import EXPONENTS
 from schemas.identity import BANK
-from schemas.records import NamedAmount, Transaction
+from schemas.records import NamedAmount, PublishProduct, Transaction
 
 _RATE_DIGITS = 8
+
+
+def shelf_of(seed: int) -> tuple[PublishProduct, ...]:
+    """The products that come with Clearline as the commands that publish them."""
+    files = [read_product(file) for file in shelf_files()]
+    return tuple(
+        PublishProduct(BANK, f"{seed}-shelf-{f.product}", f.product, f.version, 0, f.text, "products", "the shelf")
+        for f in files
+    )
 
 
 class ShelfDay(Day):

@@ -21,6 +21,7 @@ from typing import Any, TextIO
 from clearline.config import load_settings
 from clearline.connection import connect
 from clearline.generator import Item, encode, generate
+from clearline.generator_shelf import shelf_of
 from schemas.errors import PartUnavailableError
 from schemas.records import AdmitPartner
 
@@ -56,7 +57,8 @@ def publish(seed: int, rate: int, least: int, acks: TextIO) -> tuple[int, int]:
             publisher.send(value, key, p, on_delivery=delivered(value, item.expected))
 
     sent, began = 0, 0.0
-    for item in generate(seed, ENDLESS, partners_max=PARTNERS_MAX, accounts_max=ACCOUNTS_MAX):
+    day = generate(seed, ENDLESS, partners_max=PARTNERS_MAX, accounts_max=ACCOUNTS_MAX, products=shelf_of(seed))
+    for item in day:
         if item.kind != "setup":
             began = began or time.monotonic()
             while (ahead := sent / rate - (time.monotonic() - began)) > 0:
