@@ -222,7 +222,7 @@ def _publish(
 
     with OutcomeTail(system.kafka, system.topics, system.codec) as tail:
         screen.step(
-            f"making the world: up to {PARTNERS_MAX} partners, {ACCOUNTS_MAX:,} accounts, 12 products, all from seed {seed}"
+            f"making the world: 12 products, up to {PARTNERS_MAX} partners, {ACCOUNTS_MAX:,} accounts; seed {seed}"
         )
         setup = Drive(system, tail).run(world())
         pace = f"{rate:,.0f}/s on average, with the rhythm of a day" if rate else "as fast as it goes"
