@@ -42,8 +42,8 @@ class Book:
     """
 
     __slots__ = (
-        "_held", "_in_flight", "_old_holds", "_pending", "_plain", "_versions", "draft", "head", "outbox", "partition",
-        "partitions", "standing",
+        "_held", "_in_flight", "_offered", "_old_holds", "_pending", "_plain", "_versions", "draft", "head", "outbox",
+        "partition", "partitions", "standing",
     )  # fmt: skip
 
     def __init__(self, partition: int, draft: Draft, partitions: int = 1) -> None:
@@ -62,6 +62,7 @@ class Book:
     def _look(self) -> None:
         """Looks at what decides which transactions are settled as they stand: is anything limited, what is offered."""
         limited, offered = self.draft.limited, self.draft.has_shelf()
+        self._offered = offered
         self._plain = not limited and not offered
         # By product, operation, currency and value date: the version under which it is a plain transfer, or -1.
         self._versions: dict[tuple[str, str, str, int], int] | None = {} if offered and not limited else None
@@ -124,7 +125,8 @@ class Book:
             except KeyError:
                 version = self._versions[asked] = shelf.plain_version(self.draft, command)
         if (
-            version >= 0 and command.partner_id in self.standing.live and command.value_date > head.closed_through
+            version >= 0 and command.value_date > head.closed_through
+            and (command.partner_id in self.standing.live or self.standing.is_live(command.partner_id))
         ):  # fmt: skip
             legs = quick_transfer(self.draft.accounts, command)
             if legs is not None:
@@ -144,21 +146,22 @@ class Book:
     ) -> JournalRecord:
         """Any transaction. Everything is checked first; nothing after that can fail."""
         draft, standing = self.draft, self.standing
-        standing.known(t.partner_id)
+        may_all = standing.is_live(t.partner_id)
+        if not may_all:
+            standing.known(t.partner_id)
         kind, version, offer = t.operation, 0, None
-        has_shelf = draft.has_shelf()
-        if has_shelf and kind != ADJUSTMENT:
+        if self._offered and kind != ADJUSTMENT:
             offer = shelf.offer(draft, t)
             kind, version = offer.kind, offer.version
         elif kind not in OPERATIONS:
             raise Rejection(Reason.OPERATION_UNKNOWN, field="operation", operation=kind[:64])
-        standing.require(t.partner_id, kind)
-        at = Moment(offset, self.head.event_time, digest, standing, self.partition, self.partitions, has_shelf)
+        if not may_all:
+            standing.require(t.partner_id, kind)
+        at = Moment(offset, self.head.event_time, digest, standing, self.partition, self.partitions, self._offered)
         plan = OPERATIONS[kind](draft, t, at) if offer is None else templates.plan(draft, t, offer, at)
-        usage: limits.Usage = {}
         of_document = offer.limits if offer is not None else ()
-        if plan.counts and (draft.limited or of_document):
-            usage = limits.check(draft, t, plan, at, of_document)
+        counts = plan.counts and (draft.limited or of_document)
+        usage = limits.check(draft, t, plan, at, of_document) if counts else {}
         value_date, late_for = self.booked_on(t.value_date)
         changes = {"note": plan.note} if plan.note else {}
         if late_for:

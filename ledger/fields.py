@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NoReturn
 
 from ledger.money import AMOUNT_MAX, EXPONENTS
@@ -35,9 +35,10 @@ def check_fields(t: Transaction, used: frozenset[str]) -> None:
         invalid("reference", f"at most {TEXT_MAX} characters")
     if len(t.metadata) > METADATA_MAX:
         invalid("metadata", f"at most {METADATA_MAX} fields")
-    for name in _OPTIONAL:
-        if name not in used and getattr(t, name):
-            invalid(name, f"not used by {t.operation}")
+    if t.original or t.final or t.expires_at or t.note or t.rate or t.amounts:
+        for name in _OPTIONAL:
+            if name not in used and getattr(t, name):
+                invalid(name, f"not used by {t.operation}")
 
 
 def check_pointer(t: Transaction, used: frozenset[str], *, with_amount: bool) -> None:
@@ -56,6 +57,8 @@ def check_pointer(t: Transaction, used: frozenset[str], *, with_amount: bool) ->
 
 def check_roles(t: Transaction, roles: Iterable[str]) -> None:
     """Exactly these roles have an account."""
+    if t.accounts.keys() == (roles.keys() if isinstance(roles, Mapping) else set(roles)):
+        return
     wanted = sorted(roles)
     for reason, odd in (
         (Reason.ROLE_UNKNOWN, set(t.accounts).difference(wanted)),

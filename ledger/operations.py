@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import NoReturn
 
+import msgspec
+
 from ledger.accounts import Account
 from ledger.crossing import check_legs
 from ledger.entries import ENTRY, HOLD, LAPSED, OTHER, Moved
@@ -48,6 +50,11 @@ from schemas.records import Transaction
 TRANSFER_OWNERS = {"payer": CALLER_OR_BANK, "payee": ANY_OR_BANK}
 HOLD_OWNERS = {"payer": CALLER_OR_BANK, "payee": TREE_OR_BANK}
 _NONE: frozenset[str] = frozenset()
+_HOLD_FIELDS, _POINTER, _CAPTURE_FIELDS = (
+    frozenset({"expires_at"}),
+    frozenset({"original"}),
+    frozenset({"original", "final"}),
+)
 _BY_POSTINGS = {"debit": CALLER_OR_BANK, "credit": ANY_OR_BANK}
 
 
@@ -77,7 +84,7 @@ def quick_transfer(accounts: Overlay[Account], t: Transaction) -> list[Leg] | No
         return None
     limit = payer.min_available
     if limit is not None:
-        left = payer.available() - amount
+        left = payer.credits_posted - payer.debits_posted - payer.debits_pending - amount
         if left < limit - payer.credit_limit and not payer.debit_normal:
             return None
     if payee.debit_normal and payee.min_available is not None:
@@ -89,6 +96,9 @@ def quick_transfer(accounts: Overlay[Account], t: Transaction) -> list[Leg] | No
 
 def transfer(draft: Draft, t: Transaction, at: Moment, owners: Mapping[str, str] = TRANSFER_OWNERS) -> Plan:
     """Moves `amount` from payer to payee now, or 2 to 1,000 balanced postings, all or nothing."""
+    quick = quick_transfer(draft.accounts, t) if BANK not in owners.values() else None
+    if quick is not None:
+        return Plan(ENTRY, quick, counts=True)
     check_fields(t, _NONE)
     if t.postings:
         return entry(draft, t, at)
@@ -139,13 +149,16 @@ def check_moved(draft: Draft, legs: Legs, at: Moment) -> None:
 
 def hold(draft: Draft, t: Transaction, at: Moment, owners: Mapping[str, str] = HOLD_OWNERS) -> Plan:
     """Sets `amount` aside between payer and payee until it is captured, voided, or lapses."""
-    check_fields(t, frozenset({"expires_at"}))
+    check_fields(t, _HOLD_FIELDS)
     if t.postings:
         invalid("postings", "a hold names an amount, a payer and a payee")
     if t.expires_at and t.expires_at <= at.now:
         invalid("expires_at", "after the time at which the hold is booked")
-    legs = _by_roles(draft, t, at, owners).legs
-    check_totals(legs)
+    plain = msgspec.structs.replace(t, expires_at=0) if t.expires_at else t
+    legs = quick_transfer(draft.accounts, plain) if BANK not in owners.values() else None
+    if legs is None:
+        legs = _by_roles(draft, t, at, owners).legs
+        check_totals(legs)
     (payer, _, amount), (payee, _, _) = legs
     if payer.debits_pending + amount > COUNTER_MAX or payee.credits_pending + amount > COUNTER_MAX:
         raise Rejection(Reason.COUNTER_OVERFLOW, field="amount", limit=COUNTER_MAX)
@@ -159,7 +172,7 @@ def hold(draft: Draft, t: Transaction, at: Moment, owners: Mapping[str, str] = H
 
 def capture(draft: Draft, t: Transaction, at: Moment) -> Plan:
     """Takes `amount` of a hold; with `final` the rest is released."""
-    check_pointer(t, frozenset({"original", "final"}), with_amount=True)
+    check_pointer(t, _CAPTURE_FIELDS, with_amount=True)
     found = hold_of(draft, t)
     if t.amount > found.remaining:
         raise Rejection(Reason.CAPTURE_EXCEEDS_HOLD, field="amount", amount=t.amount, remaining=found.remaining)
@@ -171,14 +184,14 @@ def capture(draft: Draft, t: Transaction, at: Moment) -> Plan:
 
 def void(draft: Draft, t: Transaction, _: Moment) -> Plan:
     """Gives up what is left of a hold. Nothing can stand against it."""
-    check_pointer(t, frozenset({"original"}), with_amount=False)
+    check_pointer(t, _POINTER, with_amount=False)
     found = hold_of(draft, t)
     return Plan(OTHER, releases=(found, found.remaining), original=found.opened_at)
 
 
 def refund(draft: Draft, t: Transaction, at: Moment) -> Plan:
     """Gives `amount` of a payment back, from its payee to its payer."""
-    check_pointer(t, frozenset({"original"}), with_amount=True)
+    check_pointer(t, _POINTER, with_amount=True)
     offset, moved = entry_of(draft, t)
     if len(moved.amounts) != 2:
         mismatch(t, "a payment of two legs; undo this one as a whole by a reversal")
@@ -200,7 +213,7 @@ def check_refund(draft: Draft, t: Transaction, offset: int, paid: int) -> int:
 
 def reversal(draft: Draft, t: Transaction, at: Moment) -> Plan:
     """Undoes an entry as a whole, leg by leg."""
-    check_pointer(t, frozenset({"original"}), with_amount=False)
+    check_pointer(t, _POINTER, with_amount=False)
     offset, moved = entry_of(draft, t)
     check_original(draft, t, moved)
     total = sum(a for a in moved.amounts if a > 0)

@@ -99,6 +99,12 @@ class Standing:
             out.append((name, partner.state))
         return tuple(out)
 
+    def is_live(self, partner_id: str) -> bool:
+        """Whether it, and all above it, may do everything."""
+        if partner_id not in self.live:
+            self.path(partner_id)
+        return partner_id in self.live
+
     def known(self, partner_id: str, field: str = "partner_id") -> Path:
         """Its path. Raises Rejection for a partner that was never admitted."""
         path = self.path(partner_id)

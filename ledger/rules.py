@@ -51,10 +51,10 @@ class Legs:
     `pays`: what an owner who is credited must permit (`is paid`, `is repaid`), empty when that is not asked.
     """
 
-    __slots__ = ("at", "away", "draft", "legs", "partner_id", "pays", "refused", "root")
+    __slots__ = ("accounts", "at", "away", "legs", "partner_id", "pays", "refused", "root")
 
     def __init__(self, draft: Draft, partner_id: str, at: Moment, pays: str = IS_PAID) -> None:
-        self.draft = draft
+        self.accounts = draft.accounts
         self.partner_id = partner_id
         self.root = root_of(partner_id)
         self.at = at
@@ -65,10 +65,16 @@ class Legs:
 
     def refuse(self, why: Rejection | None) -> None:
         """Takes one more reason."""
-        self.refused = first(self.refused, why)
+        if why is not None:
+            self.refused = first(self.refused, why)
 
     def add(self, field: str, account_id: str, side: str, amount: int, currency: str, owners: str) -> Account | None:
         """One more leg. `owners`: whose account it may be. None when it is refused, or lies in another partition."""
+        own = self.accounts.find(account_id)
+        if own is not None and own.owner == self.partner_id != BANK != owners:  # the asker's own: nine of ten legs
+            self.refuse(check_account(field, own, currency, side == "debit"))
+            self.legs.append((own, side, amount))
+            return own
         owner = owner_of(account_id)
         root = root_of(owner)
         may = owned(owners, self.partner_id, owner) and not account_id.startswith(TRANSIT)
@@ -81,7 +87,7 @@ class Legs:
             else:
                 self.refuse(unknown(field, account_id))  # what crosses is bounded in size
             return None
-        a = self.draft.accounts.find(account_id) or self.at.openings.get(account_id)
+        a = own or self.at.openings.get(account_id)
         if a is None:
             self.refuse(unknown(field, account_id))
         elif not may:
@@ -151,6 +157,9 @@ def check_totals(legs: Sequence[Leg], released: Mapping[str, int] = _NOTHING) ->
 
     `released`: minor units by account that are set free in the same command, and so are there to be taken.
     """
+    if len(legs) == 2 and legs[0][0] is not legs[1][0]:
+        _check_two(legs, released)
+        return
     totals: dict[str, list[int]] = {}
     for account, side, amount in legs:
         totals.setdefault(account.account_id, [0, 0])[side == "credit"] += amount
@@ -164,6 +173,16 @@ def check_totals(legs: Sequence[Leg], released: Mapping[str, int] = _NOTHING) ->
         a = by_id[account_id]
         if a.debits_posted + debits > COUNTER_MAX or a.credits_posted + credits > COUNTER_MAX:
             raise Rejection(Reason.COUNTER_OVERFLOW, field="postings", account=account_id, limit=COUNTER_MAX)
+
+
+def _check_two(legs: Sequence[Leg], released: Mapping[str, int]) -> None:
+    """The same for two legs on two accounts, nine of ten entries."""
+    for a, side, amount in legs:
+        if a.min_available is not None and (side == "credit") == a.debit_normal:
+            check_left(a, a.available() + released.get(a.account_id, 0) - amount)
+    for a, side, amount in legs:
+        if (a.debits_posted if side == "debit" else a.credits_posted) + amount > COUNTER_MAX:
+            raise Rejection(Reason.COUNTER_OVERFLOW, field="postings", account=a.account_id, limit=COUNTER_MAX)
 
 
 def check_left(a: Account, left: int) -> None:
