@@ -22,9 +22,10 @@ from ledger.state import Draft
 from schemas.codec import UndecodableError
 from schemas.identity import command_id
 from sinks.balances import Balances
+from schemas.records import Crossing
 from streams.reader import LogRecord
 from tests.faults.memory_world import MemoryBalances, MemoryEntries, MemoryLog
-from tests.ledger_machine import compare
+from tests.ledger_checks import compare, compare_sent
 from tests.ledger_model import Model
 from tests.simulation.world.roles import OPTIONS, REDIS, TOPICS
 
@@ -107,8 +108,10 @@ def acknowledged(world: Any) -> Iterator[str]:
 def outcomes(world: Any) -> Iterator[str]:
     """Every outcome beside the tests' model, command by command in the order of the log."""
     terms, decode = Terms(world.broker.partitions, OPTIONS.message_bytes_max), world.codec.decode
+    sent: dict[tuple[int, int], list[Any]] = {}  # by partitions, from and to: what the models send
+    arrived: dict[tuple[int, int], list[Any]] = {}
     for p in range(world.broker.partitions):
-        model = Model()
+        model = Model(p, world.broker.partitions)
         found: dict[int, list[Any]] = {}
         for _, e in world.broker.committed(TOPICS.journal, p):
             record = decode(e.value)
@@ -123,7 +126,11 @@ def outcomes(world: Any) -> Iterator[str]:
                 if records:
                     yield f"partition {p} offset {offset}: a dead letter with an outcome"
                 continue
+            if isinstance(command, Crossing):
+                arrived.setdefault((command.from_partition, p), []).append(command)
             expected = model.settle(command, offset, e.timestamp)
+            for c in expected.sent:
+                sent.setdefault((p, c.to_partition), []).append(c)
             if len(records) != 1:
                 yield f"partition {p} offset {offset}: {len(records)} outcomes"
                 return
@@ -134,6 +141,11 @@ def outcomes(world: Any) -> Iterator[str]:
                 return
         if found:
             yield f"partition {p}: outcomes of offsets that hold no command: {sorted(found)}"
+    for way in sent.keys() | arrived.keys():
+        try:
+            compare_sent(arrived.get(way, []), sent.get(way, []))
+        except AssertionError as error:
+            yield f"from partition {way[0]} to {way[1]}: {str(error)[:300]}"
 
 
 def taken_over(world: Any, recovered: list[Any], hosts: list[Any]) -> Iterator[str]:
@@ -178,6 +190,7 @@ _LOOKS: dict[str, Callable[[Any, Any], Any]] = {
     "accounts": lambda _, x: {n: a.state() for n, a in x.base.accounts.items()},
     "partners": lambda _, x: {n: a.record() for n, a in x.base.partners.items()},
     "open holds": lambda _, x: {n: h.state() for n, h in x.base.holds.items()},
+    "other rows": lambda _, x: dict(x.base.rows),
     "holds that lapse": lambda _, x: x.base.due,
     "figures": lambda _, x: x.base.head.record(),
     "keys": _keys,

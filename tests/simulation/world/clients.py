@@ -217,10 +217,10 @@ class Consumer:
                     out.append(Message(topic, p, at, log.entries[at]))
                 at += 1
             self._position[topic, p] = at
-            if self._tells_end and at >= stable and len(out) < records_max:
-                if self._told.get((topic, p)) != at:
-                    self._told[topic, p] = at
-                    out.append(Message(topic, p, at, None, _KE(_KE._PARTITION_EOF, "end")))
+            at_end = self._tells_end and at >= stable and len(out) < records_max
+            if at_end and self._told.get((topic, p)) != at:
+                self._told[topic, p] = at
+                out.append(Message(topic, p, at, None, _KE(_KE._PARTITION_EOF, "end")))
         return out
 
     # ---- questions ---------------------------------------------------------------------------------------------------
@@ -407,6 +407,27 @@ class Producer:
         self._epoch, self._begun = epoch, False
 
 
+class PlainProducer:
+    """One without transactions: what it was given arrives a little later, or never when the process dies first."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._broker, self._sim, self._process = cluster.broker, cluster.sim, cluster.sim.process
+        self._sim.step("producer")
+
+    def produce(self, topic: str, value: bytes, key: bytes, partition: int) -> None:
+        def arrive() -> None:
+            if self._process.alive():
+                self._broker.append(topic, partition, key, value)
+
+        self._sim.later(0.005 * self._sim.random.random(), arrive)
+
+    def poll(self, timeout_s: float) -> None:
+        self._sim.step("poll")
+
+    def purge(self) -> None:
+        self._sim.step("purge")
+
+
 @dataclass(slots=True)
 class Cluster:
     """The broker and what goes wrong on the way to it."""
@@ -419,5 +440,5 @@ class Cluster:
     def consumer(self, settings: Mapping[str, Any]) -> Consumer:
         return Consumer(self, settings)
 
-    def producer(self, settings: Mapping[str, Any]) -> Producer:
-        return Producer(self, settings)
+    def producer(self, settings: Mapping[str, Any]) -> Producer | PlainProducer:
+        return Producer(self, settings) if "transactional.id" in settings else PlainProducer(self)

@@ -7,60 +7,36 @@ published there, so that holds are captured and payments given back. It is a bel
 from __future__ import annotations
 
 from functools import cache
-from itertools import count
 from random import Random
 from typing import Any
 
-import msgspec
-
 from schemas.codec import Codec
 from schemas.identity import BANK, partition_of, tree_of
-from schemas.records import Transaction
-from tests.ledger_commands import command, setup
+from schemas.records import Crossing, Transaction
+from tests.ledger_commands import TREES, command, setup
 from tests.ledger_model import Model
 from tests.simulation.world.broker import Broker
 from tests.simulation.world.scheduler import Process, Scheduler
 
-SETUP_TREES = ("acme", "zeta")  # of tests/ledger_commands.py
+PARTITIONS = len(TREES)  # the trees of tests/ledger_commands.py live in so many
 
 
 @cache
-def roots(partition: int, partitions: int) -> tuple[str, str]:
-    """Two root partners that live in this partition."""
-    names = (f"p{n}" for n in count())
-    here = (n for n in names if partition_of(n, partitions) == partition)
-    return next(here), next(here)
-
-
-def at_home(c: Any, partition: int, partitions: int) -> Any:
-    """The same command of the trees of this partition."""
-    raw = msgspec.json.encode(c)
-    for tree, root in zip(SETUP_TREES, roots(partition, partitions), strict=True):
-        raw = raw.replace(tree.encode(), root.encode())
-    return msgspec.json.decode(raw, type=type(c))
-
-
-@cache
-def set_up(partition: int, partitions: int, codec: Codec) -> tuple[tuple[bytes, bytes], ...]:
-    """Keys and values that every world begins with."""
-    commands = [at_home(c, partition, partitions) for c in setup()]
-    return tuple((tree_of(c).encode(), codec.encode(c)) for c in commands)
-
-
-@cache
-def _believed() -> Model:
-    """What the model knows after the set-up."""
-    model = Model()
-    for offset, c in enumerate(setup()):
+def _begun(partition: int, shelf: bool, codec: Codec) -> tuple[Model, tuple[tuple[bytes, bytes], ...]]:
+    """What every world begins with: the model after it, and the keys and values that make it."""
+    model = Model(partition, PARTITIONS)
+    commands = setup(model, shelf=shelf)
+    for offset, c in enumerate(commands):
         model.settle(c, offset, 1)
-    return model
+    return model, tuple((tree_of(c).encode(), codec.encode(c)) for c in commands)
 
 
 class Gateways:
     """`acknowledged`: partition, offset and value of what a gateway was told is in the log. `left`: still to publish."""
 
     def __init__(
-        self, sim: Scheduler, broker: Broker, topic: str, codec: Codec, seed: int, commands: int, clock_ms: Any
+        self, sim: Scheduler, broker: Broker, topic: str, codec: Codec, seed: int, commands: int, clock_ms: Any,
+        *, shelf: bool,
     ) -> None:
         self.sim, self.broker, self.topic, self.codec, self.clock_ms = sim, broker, topic, codec, clock_ms
         self.random = Random(f"load {seed}")
@@ -68,10 +44,11 @@ class Gateways:
         self.at_work = 0
         self.acknowledged: list[tuple[int, int, bytes | None]] = []
         self.published = self.repeated = 0
-        n = broker.partitions
-        self.models = [_believed().copy() for _ in range(n)]
-        for p in range(n):
-            for key, value in set_up(p, n, codec):
+        self.models: list[Model] = []
+        for p in range(broker.partitions):
+            model, records = _begun(p, shelf, codec)
+            self.models.append(model.copy())
+            for key, value in records:
                 self._append(p, key, value, None)
 
     def start(self, process: Process, gateways: int) -> None:
@@ -102,13 +79,14 @@ class Gateways:
         model.now = max(model.now, self.clock_ms())
         while True:
             c = command(random, model)
+            if isinstance(c, Crossing):  # only workers write these
+                continue
             try:
-                value: bytes | None = self.codec.encode(at_home(c, p, n))
+                value: bytes | None = self.codec.encode(c)
             except (KeyError, OverflowError, ValueError):  # no publisher can write it: a side that is none
                 continue
             break
-        model.settle(c, len(model.answered) + 1_000_000, model.now)
-        c = at_home(c, p, n)
+        self._believe(p, c)
         if random.random() < 0.03:
             assert value is not None
             value = random.choice((b"", value[: len(value) // 2], b"{}", b"\0\x7f\xff\xff\xf0" + value[5:]))
@@ -120,6 +98,13 @@ class Gateways:
             return p, BANK.encode(), value
         home = p if root == BANK else partition_of(root, n)
         return home if random.random() > 0.01 else random.randrange(n), root.encode(), value
+
+    def _believe(self, partition: int, c: Any) -> None:
+        """Settles it in the models, and what goes to other partitions from there."""
+        model = self.models[partition]
+        model.now = max(model.now, self.clock_ms())
+        for sent in model.settle(c, len(model.answered) + 1_000_000, model.now).sent:
+            self._believe(sent.to_partition, sent)
 
     def _publish(self, partition: int, key: bytes, value: bytes | None) -> None:
         """Sends until it is acknowledged. A send that is not may have arrived, may still arrive, or never will."""

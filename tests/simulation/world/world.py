@@ -20,7 +20,7 @@ from tests.simulation.world import checker, roles
 from tests.simulation.world.broker import Broker
 from tests.simulation.world.chaos import Chaos
 from tests.simulation.world.clients import Cluster, Faults
-from tests.simulation.world.load import Gateways
+from tests.simulation.world.load import PARTITIONS, Gateways
 from tests.simulation.world.roles import KAFKA, OPTIONS, TOPICS
 from tests.simulation.world.scheduler import Process, Scheduler
 from tests.simulation.world.stores import RedisServer, Tables
@@ -66,7 +66,7 @@ class World:
         self.batch_records_max = draw.choice((3, 10, 40, 4_000))
         self.sink_records_max = draw.choice((30, 60, 5_000))
         self.flush_ms = draw.choice((200, 400, 800))
-        self.broker = Broker(self.sim, draw.choice((2, 2, 3)), self.clock_ms, [TOPICS.submitted])
+        self.broker = Broker(self.sim, PARTITIONS, self.clock_ms, [TOPICS.submitted])
         self.broker.session_s = OPTIONS.session_timeout_ms / 1000
         faults = Faults(self.sim.random, self.seen)
         self.cluster = Cluster(self.sim, self.broker, faults)
@@ -76,8 +76,9 @@ class World:
         self.processes: list[Process] = []
         self.roles: dict[str, Process] = {}
         self.gateways = Gateways(
-            self.sim, self.broker, TOPICS.submitted, self.codec, seed, draw.randint(30, 70), self.clock_ms
-        )
+            self.sim, self.broker, TOPICS.submitted, self.codec, seed, draw.randint(30, 70), self.clock_ms,
+            shelf=draw.random() < 0.2,
+        )  # fmt: skip
         self.gateway_process = Process(self.sim, "gateways")
         self.gateways.start(self.gateway_process, draw.randint(1, 3))
         self.chaos = Chaos(self, seed, draw.uniform(2.0, 5.0))
@@ -152,7 +153,7 @@ class World:
             return False
         for p in range(broker.partitions):
             log = broker.log(TOPICS.submitted, p)
-            last = next((o for o in reversed(range(len(log.entries))) if not log.entries[o].marker), -1)
+            last = next((o for o in reversed(range(log.stable())) if log.shown(o)), -1)
             if offsets.get(p, 0) <= last or any(broker.log(t, p).open for t in checker.NAMES.values()):
                 return False
             marker = markers.get(f"live:sink:{p}")
@@ -203,13 +204,17 @@ class World:
         recovered: list[Any] = []
 
         def take_over() -> None:
-            committed = dict(self.broker.group_offsets)
-            recovered.extend(streams.core.recover(KAFKA, TOPICS, self.codec, committed, OPTIONS.keys_window_ms))
+            committed = {p: -1001 for p in range(self.broker.partitions)} | self.broker.group_offsets
+            recovered[:] = streams.core.recover(KAFKA, TOPICS, self.codec, committed, OPTIONS.keys_window_ms)
 
-        auditor = Process(self.sim, "auditor")
-        self.processes.append(auditor)
-        auditor.spawn("main", partial(self._guarded, auditor, take_over))
-        self.sim.run(lambda: auditor.dead, self.sim.now + 30)
+        for _ in range(20):  # a worker may write a tick meanwhile; then once more
+            auditor = Process(self.sim, "auditor")
+            self.processes.append(auditor)
+            auditor.spawn("main", partial(self._guarded, auditor, take_over))
+            self.sim.run(lambda: auditor.dead, self.sim.now + 30)
+            if self.violations or self.settled():
+                break
+            self.sim.run(self.settled, self.sim.now + 5)
         checks: tuple[Callable[[], Any], ...] = (
             partial(checker.audit, self), partial(checker.acknowledged, self), partial(checker.outcomes, self),
             partial(checker.taken_over, self, recovered, self._at_work()),
