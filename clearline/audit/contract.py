@@ -7,13 +7,14 @@ from typing import Any
 
 from schemas.codec import UndecodableError
 from schemas.identity import BANK, partition_of, tree_of
-from schemas.records import COMMANDS
+from schemas.records import COMMANDS, Crossing
 
 PARTNER_CHARS_MAX = 256
 KEY_CHARS_MAX = 128
 MESSAGE_BYTES_MAX = 1_000_000
 DAY_MS = 86_400_000
 QUARTERS = 4
+STEPS = ("reserve", "reserved", "refused", "commit", "void")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +48,19 @@ class Terms:
             raise UndecodableError("contract", "partner_id")
         if not key or len(key) > KEY_CHARS_MAX or "\0" in key:
             raise UndecodableError("contract", "idempotency_key")
+        if isinstance(command, Crossing):
+            self._refuse_step(command, partition)
         root = tree_of(command)  # type: ignore[arg-type]
         if root != BANK and self.place(root) != partition:
             raise UndecodableError("contract", f"commands of {root} do not belong to partition {partition}")
+
+    def _refuse_step(self, c: Crossing, partition: int) -> None:
+        """A step between partitions is the bank's, is one of five, and goes from another partition to this one."""
+        if c.partner_id != BANK or c.step not in STEPS:
+            raise UndecodableError("contract", f"{c.partner_id} asks for step {c.step}")
+        others = range(self.partitions)
+        if c.to_partition != partition or c.from_partition == partition or c.from_partition not in others:
+            raise UndecodableError("contract", f"goes from partition {c.from_partition} to {c.to_partition}")
 
     def place(self, root: str) -> int:
         """The partition of a root partner."""

@@ -1,4 +1,4 @@
-"""The active ISO 4217 codes of money (no funds, metals, test codes).
+"""The active ISO 4217 codes of money (no funds, metals, test codes), and how many decimals each has.
 
 Kept apart from the ledger's own table on purpose: the auditor shares no table with what it audits. A test holds the
 two equal.
@@ -15,3 +15,6 @@ SEK SGD SHP SLE SOS SRD SSP STN SVC SYP SZL THB TJS TMT TND TOP TRY TTD TWD TZS 
 WST XAF XCD XCG XOF XPF YER ZAR ZMW ZWG
 """
 CURRENCIES = frozenset(_CODES.split())
+_NONE = "BIF CLP DJF GNF ISK JPY KMF KRW PYG RWF UGX VND VUV XAF XOF XPF"
+_THREE = "BHD IQD JOD KWD LYD OMR TND"
+DECIMALS = {c: 0 if c in _NONE else 3 if c in _THREE else 2 for c in CURRENCIES}

@@ -1,8 +1,8 @@
 """What the recomputation remembers of settled transactions, because a later one may name it as its `original`.
 
 An open hold is an object of its own (about 500 bytes, with its place in the order of lapsing); when it closes it is
-forgotten, and what is left of it are four bytes behind its key. An entry is packed behind its key: one byte, and twelve
-bytes for each leg.
+forgotten, and what is left of it are four bytes behind its key. An entry is packed behind its key: five bytes with the
+number of its product, and twelve bytes for each leg.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from struct import Struct
 
+from clearline.audit.figures import Leg
+
 ENTRY, HOLD, LAPSED, OTHER = b"e", b"h", b"x", b"o"  # first byte of what stands behind a key; nothing: not settled
 STALE_PLACES_MAX = 1_000
-
-Leg = tuple[str, str, int, str]  # account, side, amount in minor units, currency
 
 _LEG = Struct(">Iq")  # number of the account, amount; negative for a debit
 
@@ -92,7 +92,8 @@ class OpenHolds:
 
 
 class Entries:
-    """Packs the legs of entries; account names are numbered once. An account's currency is that of its legs."""
+    """Packs the legs of entries; names of accounts and products are numbered once. An account's currency is that of
+    its legs."""
 
     def __init__(self, currency: dict[str, str]) -> None:
         self._currency = currency
@@ -100,25 +101,28 @@ class Entries:
         self._names: list[str] = []
         self.given_back: dict[int, int] = {}  # source offset of an entry -> minor units refunded or reversed
 
-    def pack(self, legs: Iterable[tuple[str, str, int]]) -> bytes:
+    def _number(self, name: str) -> int:
+        number = self._numbers.get(name)
+        if number is None:
+            number = self._numbers[name] = len(self._names)
+            self._names.append(name)
+        return number
+
+    def pack(self, product: str, legs: Iterable[Leg]) -> bytes:
         """What stands behind an entry's key."""
-        out = [ENTRY]
-        for account, side, amount in legs:
-            number = self._numbers.get(account)
-            if number is None:
-                number = self._numbers[account] = len(self._names)
-                self._names.append(account)
-            out.append(_LEG.pack(number, -amount if side == "debit" else amount))
+        out = [ENTRY, self._number(product).to_bytes(4, "big")]
+        for account, side, amount, _ in legs:
+            out.append(_LEG.pack(self._number(account), -amount if side == "debit" else amount))
         return b"".join(out)
 
-    def unpack(self, packed: bytes) -> list[Leg]:
-        """The legs again."""
+    def unpack(self, packed: bytes) -> tuple[str, list[Leg]]:
+        """The product and the legs again."""
         out: list[Leg] = []
-        for number, amount in _LEG.iter_unpack(packed[1:]):
+        for number, amount in _LEG.iter_unpack(packed[5:]):
             account = self._names[number]
             side = "debit" if amount < 0 else "credit"
             out.append((account, side, abs(amount), self._currency.get(account, "")))
-        return out
+        return self._names[int.from_bytes(packed[1:5], "big")], out
 
 
 def payment_of(legs: Iterable[tuple[str, str, int, str]]) -> int:

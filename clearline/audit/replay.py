@@ -7,17 +7,19 @@ and keys of this one partition is held in memory.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
-from clearline.audit.contract import Terms
+from clearline.audit.contract import DAY_MS, Terms
 from clearline.audit.journal import Decode, JournalWalk, Outcome
 from clearline.audit.projections import BalancesCheck, EntriesCheck
 from clearline.audit.recompute import DEBIT_NORMAL, Expected, Recomputation
 from clearline.audit.seals import SealsCheck
 from clearline.audit.state import Counts, StateCheck
+from clearline.audit.traffic import Traffic
 from clearline.audit.verdict import Findings
 from clearline.audit.views import DEAD, JOURNAL, SUBMITTED, BalanceStore, EntryStore, Log
 from schemas.codec import UndecodableError
-from schemas.records import JournalRecord, PendingLeg, PostedLeg, Transaction
+from schemas.records import Crossing, JournalRecord, PendingLeg, PostedLeg, Transaction
 from streams.reader import LogRecord
 
 PROGRESS_EVERY = 10_000
@@ -31,14 +33,16 @@ class PartitionReplay:
         self, partition: int, log: Log, decode: Decode, terms: Terms, findings: Findings, *,
         entries: EntryStore | None = None, balances: BalanceStore | None = None,
         drained: bool = False, progress: Progress | None = None, now_ms: int | None = None,
+        traffic: Traffic | None = None,
     ) -> None:  # fmt: skip
         self.partition = partition
-        self.model = Recomputation(terms)
+        self.model = Recomputation(terms, partition)
         self.counts = Counts()
         self.waiting = 0
         self.notes: list[str] = []
         self._log, self._decode, self._f = log, decode, findings
         self._terms = terms
+        self._traffic = traffic or Traffic(findings["crossing"])
         self._drained, self._progress = drained, progress
         # The order matters on a live system: what follows the journal is looked at before the journal's end is.
         self._entries = EntriesCheck(partition, entries, findings["clickhouse"]) if entries else None
@@ -64,10 +68,12 @@ class PartitionReplay:
         self._letter = next(self._dead, None)
         if self._entries:
             self._entries.open(0, end)
+        self._traffic.partition(p, self._time_at(start, end) if start else 0)
         if start:
             self._trust(start)
         self._commands(start, end)
         self._finish(end, group_after)
+        self._traffic.walked(p, self.model.event_time, self.model.flights)
         walk.close()
         self._seals.close(self._now_ms)
         self.notes += self._seals.notes
@@ -78,7 +84,7 @@ class PartitionReplay:
         while self._head is not None and self._head.record.source_offset < start:
             outcome = self._take()
             self._pass_by(outcome.record.source_offset)
-            self.model.follow(outcome.record, self._state.expiries)
+            self._follow(outcome.record)
             self._account_for(outcome)
             trusted += 1
         while self._letter is not None and _source_offset(self._letter) < start:
@@ -92,6 +98,17 @@ class PartitionReplay:
             f"partition {self.partition}: commands before offset {start} are no longer kept; the recomputation starts "
             f"from {trusted} outcomes of the journal, whose own order, chain and balance are checked as ever"
         )
+
+    def _follow(self, r: JournalRecord) -> None:
+        """Takes a trusted record's word, for the traffic between partitions, too."""
+        for key in self.model.follow(r, self._state.expiries, self._state.rows):
+            self._traffic.sent_key(key, r.booked_at)
+        if r.command == "Crossing" and r.binds_key:
+            self._traffic.receive(r.idempotency_key, r.booked_at)
+
+    def _time_at(self, start: int, end: int) -> int:
+        """Append time of the first kept command, ms UTC; 0 when none is kept."""
+        return next((raw.timestamp_ms for raw in self._log.read(SUBMITTED, self.partition, start, end)), 0)
 
     def _commands(self, start: int, end: int) -> None:
         done = 0
@@ -119,6 +136,7 @@ class PartitionReplay:
         letters = list(self._letters_at(raw.offset))
         if not outcomes and not letters and self._head is None and raw.offset >= self._state.next_offset:
             self.waiting += 1
+            self._note_step(raw, waiting=True)
             return
         f = self._f["one_outcome"]
         f.count("commands")
@@ -128,7 +146,7 @@ class PartitionReplay:
         self.counts.received += 1
         self.counts.event_time = max(self.counts.event_time, raw.timestamp_ms)
         self._pass_by(raw.offset)
-        expected, command, why = self._expect(raw, [p.hold_id for o in outcomes for p in o.record.pending if p.expired])
+        expected, command, why = self._expect(raw, outcomes)
         for letter in letters:
             self.counts.dead += 1
             self._compare_letter(at, raw, letter, why)
@@ -140,19 +158,46 @@ class PartitionReplay:
                 self._compare(at, raw, command, expected, outcome.record)
             self._project(outcome)
 
-    def _expect(self, raw: LogRecord, lapsed: list[bytes]) -> tuple[Expected | None, object, str]:
-        """The expected outcome and the command; or None, and the reason of the dead letter.
-
-        `lapsed`: hold ids of the releases that the journal shows here, both sides.
-        """
+    def _read(self, raw: LogRecord) -> object:
+        """The command in these bytes. Raises UndecodableError. Steps between partitions may be of any size."""
         try:
             self._terms.refuse_size(raw.value)
+        except UndecodableError as too_large:
+            try:
+                command = self._decode(raw.value)
+            except UndecodableError:
+                command = None
+            if not isinstance(command, Crossing):
+                raise too_large from None
+        else:
             command = self._decode(raw.value)
-            self._terms.refuse(command, self.partition)
+        self._terms.refuse(command, self.partition)
+        return command
+
+    def _note_step(self, raw: LogRecord, *, waiting: bool = False) -> None:
+        """Notes a step between partitions that stands in the log, whatever becomes of it."""
+        try:
+            command = self._read(raw)
+        except UndecodableError:
+            return
+        if isinstance(command, Crossing):
+            self._traffic.receive(command.idempotency_key, raw.timestamp_ms, command, waiting=waiting)
+
+    def _expect(self, raw: LogRecord, outcomes: list[Outcome]) -> tuple[Expected | None, object, str]:
+        """The expected outcome and the command; or None, and the reason of the dead letter.
+
+        `outcomes`: what the journal has here; it counts only for what nothing else says any more.
+        """
+        try:
+            command = self._read(raw)
         except UndecodableError as e:
             self.model.event_time = max(self.model.event_time, raw.timestamp_ms)
             return None, None, e.reason
-        return self.model.expect(raw.offset, command, raw.timestamp_ms, dict.fromkeys(lapsed)), command, ""
+        lapsed = dict.fromkeys(p.hold_id for o in outcomes for p in o.record.pending if p.expired)
+        limited = any(o.record.reason == "limit_exceeded" for o in outcomes)
+        if isinstance(command, Crossing):
+            self._traffic.receive(command.idempotency_key, raw.timestamp_ms, command)
+        return self.model.expect(raw.offset, command, raw.timestamp_ms, lapsed, limited=limited), command, ""
 
     def _outcomes_at(self, offset: int) -> Iterator[Outcome]:
         """Takes the journal records of this offset; one of an offset that no command has is noted."""
@@ -206,6 +251,8 @@ class PartitionReplay:
             self._balances.before(offset, self.model)
 
     def _project(self, outcome: Outcome) -> None:
+        if outcome.record.postings:
+            self._traffic.see(self.partition, outcome.record)
         if self._balances:
             self._balances.see(outcome.record, self.model)
         if self._entries:
@@ -227,6 +274,8 @@ class PartitionReplay:
             self._f["idempotency"].count(e.outcome)
         else:
             self._f["idempotency"].count("keys")
+        for step in e.emits:
+            self._traffic.send(step, r)
         wrong = _wrong_fields(raw, c, e, r)
         if wrong:
             self._f["outcome"].differ(f"{at}: {wrong}")
@@ -235,8 +284,8 @@ class PartitionReplay:
             self._compare_pending(at, e, r)
         if r.postings or e.legs:
             self._compare_legs(at, e, r)
-        if r.pending or r.postings:
-            self._limits(at, r)
+        if (r.pending or r.postings) and e.decided is None and not isinstance(c, Crossing):
+            self._limits(at, r)  # what was set aside for others is posted whatever became of limits meanwhile
 
     def _compare_legs(self, at: str, e: Expected, r: JournalRecord) -> None:
         f = self._f["counters"]
@@ -272,7 +321,7 @@ class PartitionReplay:
         after = {p.account_id: p for p in legs}
         drawn = {p.account_id for p in legs if (p.side == "credit") == self._is_debit_normal(p.account_id)}
         for a in drawn:
-            limit = model.limit.get(a)
+            limit = model.floor(a) if a in model.type else None
             if limit is None:
                 continue
             p = after[a]
@@ -355,21 +404,46 @@ def _source_offset(letter: LogRecord) -> int:
     return -1
 
 
-def _wrong_fields(raw: LogRecord, c: object, e: Expected, r: JournalRecord) -> str:
+_FIELDS = (
+    "command_id", "payload_digest", "command", "partner_id", "idempotency_key", "product", "product_version",
+    "operation", "value_date", "reference", "metadata", "booked_at", "subject_id", "original_offset",
+)  # fmt: skip
+
+
+def _wrong_fields(raw: LogRecord, c: Any, e: Expected, r: JournalRecord) -> str:
     """Which of the record's fields are not the command's own; empty when all are."""
-    t = c if isinstance(c, Transaction) else None
-    found = (r.command_id, r.payload_digest, r.command, r.partner_id, r.idempotency_key, r.product, r.operation,
-             r.value_date, r.reference, r.metadata, r.booked_at, r.subject_id, r.original_offset,
-             r.changes)  # fmt: skip
-    wanted = (
-        e.command_id, e.digest, type(c).__name__, c.partner_id, c.idempotency_key,  # type: ignore[attr-defined]
-        t.product if t else "", t.operation if t else "", t.value_date if t else raw.timestamp_ms // 86_400_000,
-        t.reference if t else "", t.metadata if t else {}, raw.timestamp_ms, e.subject, e.original_offset,
-        r.changes if e.changes is None else e.changes,
-    )  # fmt: skip
-    if found == wanted:
-        return ""
-    names = ("command_id", "payload_digest", "command", "partner_id", "idempotency_key", "product", "operation",
-             "value_date", "reference", "metadata", "booked_at", "subject_id", "original_offset",
-             "changes")  # fmt: skip
-    return "; ".join(f"{n} is {a!r}, must be {b!r}" for n, a, b in zip(names, found, wanted, strict=True) if a != b)
+    wanted = (e.command_id, e.digest, *_named_by(raw, c, e), raw.timestamp_ms, e.subject, e.original_offset)
+    wrong = [
+        f"{n} is {found!r}, must be {right!r}"
+        for n, right in zip(_FIELDS, wanted, strict=True)
+        if (found := getattr(r, n)) != right
+    ]
+    changes = r.changes if e.changes is None else e.changes
+    if r.changes != changes and _said(r.changes) != _said(changes):
+        wrong.append(f"changes is {r.changes!r}, must be {changes!r}")
+    opened = tuple((o.account_id, o.type, o.currency, o.min_available, o.credit_limit) for o in r.opened)
+    if opened != e.opened:
+        wrong.append(f"opened is {opened!r}, must be {e.opened!r}")
+    if e.decided is not None and r.reason and r.detail != e.decided.detail:
+        wrong.append(f"detail is {r.detail!r}, answered was {e.decided.detail!r}")
+    return "; ".join(wrong)
+
+
+def _named_by(raw: LogRecord, c: Any, e: Expected) -> tuple[object, ...]:
+    """Command, partner, key, product, version, operation, value date, reference and metadata of the record."""
+    f = e.decided
+    if f is not None:
+        return ("Transaction", f.asker, f.asker_key, f.product, f.version, f.operation, f.value_date, f.reference,
+                f.metadata)  # fmt: skip
+    name = type(c).__name__
+    if isinstance(c, Transaction | Crossing):
+        value_date = c.value_date if e.value_date is None else e.value_date
+        version = c.product_version if isinstance(c, Crossing) else e.version
+        return (name, c.partner_id, c.idempotency_key, c.product, version, c.operation, value_date, c.reference,
+                c.metadata)  # fmt: skip
+    return name, c.partner_id, c.idempotency_key, "", 0, "", raw.timestamp_ms // DAY_MS, "", {}
+
+
+def _said(changes: dict[str, str]) -> dict[str, str]:
+    """What is said in so many words: an empty note says as much as none."""
+    return {k: v for k, v in changes.items() if v}

@@ -18,11 +18,11 @@ _POSTING = (
 )
 _OUTCOME = (
     "source_offset, sequence, outcome, reason, command, partner_id, idempotency_key, lower(hex(command_id)), product, "
-    "product_version, operation, reference, metadata, detail, first_offset, subject_id, legs, lower(hex(chain)), "
-    f"{_TIMES}, offset"
+    "product_version, operation, reference, metadata, detail, changes, first_offset, subject_id, legs, "
+    f"lower(hex(chain)), {_TIMES}, offset"
 )
 _CHANGE = "source_offset, sequence, command, partner_id, subject_id, changes, toUnixTimestamp64Milli(booked_at), offset"
-_METADATA, _DETAIL, _CHANGES = 12, 13, 5  # places of the columns that hold JSON
+_JSON_FIRST, _JSON_LAST, _CHANGES = 12, 14, 5  # places of the columns that hold JSON
 _BELOW = "topic = %(topic)s AND partition = %(p)s AND source_offset >= %(from)s AND source_offset < %(to)s"
 _BOTH_SIDES = "sumIf(amount, side = 'debit'), sumIf(amount, side = 'credit')"
 
@@ -43,8 +43,8 @@ class ClickHouseEntries:
     def outcomes(self, partition: int, start: int, end: int) -> Iterator[StoredOutcome]:
         """Every stored copy, in order of source offset."""
         for row in self._in_pieces(f"SELECT {_OUTCOME} FROM {{db}}.outcomes", "source_offset", partition, start, end):
-            metadata, detail = _map(row[_METADATA]), _map(row[_DETAIL])
-            yield StoredOutcome._make((*row[:_METADATA], metadata, detail, *row[_DETAIL + 1 :]))
+            maps = [_map(text) for text in row[_JSON_FIRST : _JSON_LAST + 1]]
+            yield StoredOutcome._make((*row[:_JSON_FIRST], *maps, *row[_JSON_LAST + 1 :]))
 
     def postings(self, partition: int, start: int, end: int) -> Iterator[StoredPosting]:
         """Every stored copy, in order of source offset and line."""
@@ -53,9 +53,9 @@ class ClickHouseEntries:
             yield StoredPosting._make(row)
 
     def changes(self, partition: int, start: int, end: int) -> Iterator[StoredChange]:
-        """Every stored copy, in order of source offset."""
+        """Every stored copy, in order of source offset and subject."""
         query = f"SELECT {_CHANGE} FROM {{db}}.control_changes"
-        for row in self._in_pieces(query, "source_offset", partition, start, end):
+        for row in self._in_pieces(query, "source_offset, subject_id", partition, start, end):
             yield StoredChange._make((*row[:_CHANGES], _map(row[_CHANGES]), *row[_CHANGES + 1 :]))
 
     def dead_letters(self, partition: int) -> int:

@@ -13,6 +13,7 @@ from clearline.audit.journal import Decode
 from clearline.audit.live import LearningCodec, LiveLog
 from clearline.audit.replay import PartitionReplay, Progress
 from clearline.audit.stores import ClickHouseEntries, RedisBalances
+from clearline.audit.traffic import Traffic
 from clearline.audit.verdict import Findings, Verdict
 from clearline.audit.views import BalanceStore, EntryStore, Log
 from clearline.config import Settings
@@ -21,7 +22,7 @@ from streams.topics import Topics, topic_ids
 
 CHECKS = (
     "one_outcome", "outcome", "accounted", "idempotency", "conservation", "counters", "pending", "limits", "sequence",
-    "chain", "seals", "dead_letters", "state", "partition_state", "group_offsets",
+    "chain", "seals", "dead_letters", "state", "partition_state", "group_offsets", "crossing",
 )  # fmt: skip
 
 
@@ -46,15 +47,17 @@ def verify_world(
     findings = Findings(*CHECKS, *stores)
     notes: list[str] = []
     commands = waiting = 0
+    traffic = Traffic(findings["crossing"])
     for p in range(log.partitions):
         replay = PartitionReplay(
             p, log, decode, terms, findings, entries=entries, balances=balances, drained=drained, progress=progress,
-            now_ms=now_ms,
+            now_ms=now_ms, traffic=traffic,
         )  # fmt: skip
         replay.run()
         commands += replay.counts.received
         waiting += replay.waiting
         notes += replay.notes
+    traffic.close(drained=drained)
     if waiting and not drained:
         notes.append(f"{waiting} commands were received and have no outcome yet: the system is working on them")
     return Verdict(world, findings.checks(), commands, waiting, time.monotonic() - began, tuple(notes))

@@ -73,7 +73,8 @@ class StoredPosting(NamedTuple):
 
 
 class StoredOutcome(NamedTuple):
-    """One journal record as ClickHouse has it. `metadata` and `detail` are maps of text; the rest as in a posting."""
+    """One journal record as ClickHouse has it. `metadata`, `detail` and `changes` are maps of text; the rest as in a
+    posting."""
 
     source_offset: int
     sequence: int
@@ -89,6 +90,7 @@ class StoredOutcome(NamedTuple):
     reference: str
     metadata: dict[str, str]
     detail: dict[str, str]
+    changes: dict[str, str]
     first_offset: int
     subject_id: str
     legs: int
@@ -104,8 +106,8 @@ class StoredOutcome(NamedTuple):
         return cls(
             r.source_offset, r.sequence, r.outcome, r.reason, r.command, r.partner_id, r.idempotency_key,
             r.command_id.hex(), r.product, r.product_version, r.operation, r.reference, r.metadata, r.detail,
-            r.first_offset, r.subject_id, len(r.postings), r.chain.hex(), r.value_date, _date32(r.value_date),
-            r.booked_at, journal_offset,
+            r.changes, r.first_offset, r.subject_id, len(r.postings), r.chain.hex(), r.value_date,
+            _date32(r.value_date), r.booked_at, journal_offset,
         )  # fmt: skip
 
 
@@ -123,20 +125,18 @@ class StoredChange(NamedTuple):
 
     @classmethod
     def all_of(cls, journal_offset: int, r: JournalRecord) -> list[StoredChange]:
-        """The row that this journal record must have; none unless it applied a control command."""
-        if r.outcome != "applied":
-            return []
+        """The rows that this journal record must have: one when it applied a control command that sets something, and
+        one for each account that it opened on first use, by name."""
+        rows = []
+        if r.outcome == "applied" and r.command not in ("Transaction", "Crossing", "Tick"):
+            rows.append((r.command, r.subject_id, r.changes))
+        for o in sorted(r.opened, key=lambda o: o.account_id):
+            terms = {"type": o.type, "currency": o.currency, "credit_limit": str(o.credit_limit)}
+            limit = "" if o.min_available is None else str(o.min_available)
+            rows.append(("OpenAccount", o.account_id, {**terms, "min_available": limit}))
         return [
-            cls(
-                r.source_offset,
-                r.sequence,
-                r.command,
-                r.partner_id,
-                r.subject_id,
-                r.changes,
-                r.booked_at,
-                journal_offset,
-            )
+            cls(r.source_offset, r.sequence, command, r.partner_id, subject, changes, r.booked_at, journal_offset)
+            for command, subject, changes in rows
         ]
 
 

@@ -1,0 +1,177 @@
+"""Limits by window: who sets them, who is asked, what counts.
+
+What has been used is a row per limit: window, currency, number of the window, count and amount.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from clearline.audit.calendars import Calendar, Calendars
+from clearline.audit.contract import Terms
+from clearline.audit.currencies import CURRENCIES
+from clearline.audit.figures import LONG_MAX, Leg
+from clearline.audit.partners import is_below, path_of
+from schemas.identity import BANK, owner_of, root_of
+from schemas.records import Limit, SetLimit
+
+LEVELS = ("partner", "account", "product")
+WINDOWS = ("transaction", "minute", "hour", "day", "month")
+LIMITS_MAX = 50
+
+Subject = tuple[str, str]  # level and id
+Row = tuple[str, str, int, int, int]  # window, currency, number of the window, count, amount in minor units
+Gross = dict[str, int]  # currency -> minor units, in the order in which they are named
+
+
+def misshapen(limits: Sequence[Limit]) -> str:
+    """Rules about limits that need no subject: a reason, or empty."""
+    seen = {(x.window, x.currency) for x in limits}
+    if len(limits) > LIMITS_MAX or len(seen) != len(limits):
+        return "field_invalid"
+    for x in limits:
+        right = (
+            x.window in WINDOWS
+            and (x.count_max is None or x.count_max >= 0)
+            and (x.amount_max is None or x.amount_max >= 0)
+            and (x.count_max is not None or x.amount_max is not None)
+            and not (x.window == "transaction" and x.count_max is not None)
+            and not (x.amount_max is not None and not x.currency)
+        )
+        if not right:
+            return "field_invalid"
+    if any(x.currency and x.currency not in CURRENCIES for x in limits):
+        return "currency_unknown"
+    return "amount_too_large" if any(max(x.count_max or 0, x.amount_max or 0) > LONG_MAX for x in limits) else ""
+
+
+class Limits(Calendars):
+    """The limits by subject and what was used of them, each with the offset that changed it last."""
+
+    def __init__(self, terms: Terms, partition: int = 0) -> None:
+        super().__init__(terms, partition)
+        self.limits: dict[Subject, tuple[Limit, ...]] = {}
+        self.limits_offset: dict[Subject, int] = {}
+        self.used: dict[Subject, list[Row]] = {}
+        self.used_offset: dict[Subject, int] = {}
+        self.unsure: set[Subject] = set()  # subjects whose limits nothing says that is still kept
+        self.limits_witness = False  # whether the journal says `limit_exceeded` here; it counts for those alone
+
+    def set_limit(self, offset: int, c: SetLimit, *, on_shelf: bool) -> str:
+        """The reason why limits are not set, or empty. `on_shelf`: the product that it may name is published."""
+        why = self.denied(c.partner_id, "sets")
+        if why:
+            return why
+        if c.partner_id != BANK:
+            mine = {
+                "partner": c.subject_id != c.partner_id and is_below(c.subject_id, c.partner_id),
+                "account": is_below(owner_of(c.subject_id), c.partner_id),
+            }
+            if not mine.get(c.level, False):
+                return "not_permitted"
+        if c.level not in LEVELS:
+            return "field_invalid"
+        why = misshapen(c.limits)
+        if why:
+            return why
+        exists = {
+            "partner": c.subject_id in self.partner_state, "account": c.subject_id in self.type, "product": on_shelf
+        }  # fmt: skip
+        if not exists[c.level]:
+            return c.level + "_unknown"
+        self.put_limits(offset, (c.level, c.subject_id), c.limits)
+        self.unsure.discard((c.level, c.subject_id))
+        return ""
+
+    def put_limits(self, offset: int, subject: Subject, limits: tuple[Limit, ...]) -> None:
+        """Puts limits in place of those that the subject had; of what was used, rows that still have a limit stay."""
+        if limits:
+            self.limits[subject], self.limits_offset[subject] = limits, offset
+        else:
+            self.limits.pop(subject, None)
+        if subject[0] == "product":
+            return
+        named = {(x.window, x.currency) for x in limits}
+        rows = self.used.get(subject, [])
+        left = [r for r in rows if r[:2] in named]
+        if left != rows:
+            self._keep(offset, subject, left)
+
+    def _keep(self, offset: int, subject: Subject, rows: list[Row]) -> None:
+        if rows:
+            self.used[subject], self.used_offset[subject] = rows, offset
+        else:
+            self.used.pop(subject, None)
+
+    def asked(
+        self, asker: str, legs: Iterable[Leg], gross: Gross, product: str, of_document: Sequence[Limit]
+    ) -> list[tuple[Subject, tuple[Limit, ...], Calendar, Gross]]:
+        """The subjects whose limits a transaction must keep, in their order, with what counts against each.
+
+        The id of a product's subject is that under which its windows are counted.
+        """
+        out = [
+            (("partner", p), self.limits.get(("partner", p), ()), self.calendar_of(p), gross)
+            for p in (path_of(asker) if asker != BANK else ())
+        ]
+        own: dict[str, Gross] = {}
+        for account, side, amount, currency in legs:
+            if side == "debit":
+                of_account = own.setdefault(account, {})
+                of_account[currency] = of_account.get(currency, 0) + amount
+        for a, sums in own.items():
+            limits = self.limits.get(("account", a), ())
+            out.append((("account", a), limits, self.calendar_of(owner_of(a)), sums))
+        root = root_of(asker)
+        both = (*self.limits.get(("product", product), ()), *of_document)
+        out.append((("product", f"{root} {product}"), both, self.calendar_of(root), gross))
+        return [x for x in out if x[1] or self.is_unsure(x[0])]
+
+    def is_unsure(self, subject: Subject) -> bool:
+        """Whether nothing that is kept says the subject's limits. A product's stands for those of each root partner."""
+        level, name = subject
+        return bool(self.unsure) and (level, name.partition(" ")[2] if level == "product" else name) in self.unsure
+
+    def exceeded(self, asked: Iterable[tuple[Subject, tuple[Limit, ...], Calendar, Gross]]) -> bool:
+        """Whether one of the limits would be passed."""
+        asked = list(asked)
+        if self.limits_witness and any(self.is_unsure(s) for s, *_ in asked):
+            return True
+        for subject, limits, calendar, gross in asked:
+            named = {x.currency for x in limits if x.currency}
+            if named and any(c not in named for c in gross):
+                return True
+            rows = {r[:2]: r for r in self.used.get(subject, [])}
+            for x in limits:
+                if x.currency and not gross.get(x.currency):
+                    continue
+                count = amount = 0
+                row = rows.get((x.window, x.currency))
+                if row and x.window != "transaction" and row[2] == calendar.window(x.window, self.event_time):
+                    count, amount = row[3], row[4]
+                if x.count_max is not None and count + 1 > x.count_max:
+                    return True
+                if x.amount_max is not None and amount + gross[x.currency] > x.amount_max:
+                    return True
+        return False
+
+    def count(self, offset: int, asked: Iterable[tuple[Subject, tuple[Limit, ...], Calendar, Gross]]) -> None:
+        """Counts a transaction against every window of the subjects asked."""
+        for subject, limits, calendar, gross in asked:
+            before = {r[:2]: r for r in self.used.get(subject, [])}
+            after: dict[tuple[str, str], Row] = {}
+            in_money = {(x.window, x.currency) for x in limits if x.amount_max is not None}
+            for x in limits:
+                key = (x.window, x.currency)
+                if x.window == "transaction" or key in after:
+                    continue
+                row = before.get(key)
+                if not x.currency or gross.get(x.currency):
+                    number = calendar.window(x.window, self.event_time)
+                    count, amount = (row[3], row[4]) if row and row[2] == number else (0, 0)
+                    more = gross[x.currency] if key in in_money else 0
+                    row = (*key, number, count + 1, amount + more)
+                if row:
+                    after[key] = row
+            if list(after.values()) != self.used.get(subject, []):
+                self._keep(offset, subject, list(after.values()))
