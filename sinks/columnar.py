@@ -8,7 +8,7 @@ version is first brought into it by the codec, which also has the last word on b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,9 +40,22 @@ class Span:
     end: Ints
 
 
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """An account that a record opened on first use, as text; `record`: its row; limits in minor units."""
+
+    record: int
+    account_id: bytes
+    type: bytes
+    currency: bytes
+    min_available: int | None
+    credit_limit: int
+
+
 @dataclass(slots=True)
 class JournalColumns:
-    """A batch of journal records as columns. `legs` belongs to the postings: `record` is the row of their entry."""
+    """A batch of journal records as columns. `legs` belongs to the postings: `record` is the row of their entry.
+    `opened`: by record, in the journal's order."""
 
     buffer: bytes
     numbers: dict[str, Ints]
@@ -51,6 +64,7 @@ class JournalColumns:
     legs: dict[str, Ints]
     leg_texts: dict[str, Span]
     counters: Bytes
+    opened: list[Opened]
 
     def __len__(self) -> int:
         return len(self.numbers["sequence"])
@@ -184,6 +198,7 @@ def _decode(values: Sequence[bytes], header: bytes) -> JournalColumns:
     texts: dict[str, Span] = {}
     fixed: dict[str, Ints] = {}
     legs: tuple[dict[str, Ints], dict[str, Span]] | None = None
+    opened: list[Opened] = []
     for field in schema_of("JournalRecord")["fields"]:
         name, kind = field["name"], field["type"]
         kind_name = kind["type"] if isinstance(kind, dict) else kind
@@ -201,14 +216,16 @@ def _decode(values: Sequence[bytes], header: bytes) -> JournalColumns:
             case "array" if name == "postings":
                 legs = _legs(c)
             case "array" if name == "pending":
-                _pass_pending(c)
+                _walk_rows(c, _after_pending)
+            case "array" if name == "opened":
+                opened = _opened(c)
             case _:
                 raise NotThisLayoutError(f"field {name} of type {kind_name}")
     assert legs is not None, "the schema of the journal has postings"
     if not np.array_equal(c.at, c.end):
         raise NotThisLayoutError("a record does not end where its bytes end")
     counters = np.concatenate([_wide_integers(c.data, legs[1].pop(n)) for n in COUNTERS], axis=1)
-    return JournalColumns(c.buffer, numbers, texts, fixed, legs[0], legs[1], counters)
+    return JournalColumns(c.buffer, numbers, texts, fixed, legs[0], legs[1], counters, opened)
 
 
 def _legs(c: _Cursors) -> tuple[dict[str, Ints], dict[str, Span]]:
@@ -238,8 +255,9 @@ def _legs(c: _Cursors) -> tuple[dict[str, Ints], dict[str, Span]]:
     return {**numbers, "count": count}, texts
 
 
-def _pass_pending(c: _Cursors) -> None:
-    """The pending legs of all records: few have any, and no table takes them, so they are only stepped over."""
+def _walk_rows(c: _Cursors, step: Callable[[int, bytes, int], int]) -> None:
+    """An array of all records that few have anything in: row by row. `step(record, bytes, place)` returns the place
+    after one row."""
     data, count = c.buffer, c.long()
     if (count < 0).any():
         raise NotThisLayoutError("a block with its size in bytes")
@@ -247,14 +265,46 @@ def _pass_pending(c: _Cursors) -> None:
     for row in filled.tolist():
         at = int(c.at[row])
         for _ in range(int(count[row])):
-            at = _after_text(data, at + 16)  # hold_id, account_id
-            _, at = scalar_long(data, at + 1)  # side, change
-            at = _after_text(data, at) + 1  # currency, expired
-            for _ in COUNTERS:
-                at = _after_text(data, at)
+            at = step(row, data, at)
         c.at[row] = at
     if filled.size and (c.long(filled) != 0).any():
-        raise NotThisLayoutError("pending legs in more than one block")
+        raise NotThisLayoutError("an array in more than one block")
+
+
+def _after_pending(_record: int, data: bytes, at: int) -> int:
+    """Over a pending leg: no table takes it."""
+    at = _after_text(data, at + 16)  # hold_id, account_id
+    _, at = scalar_long(data, at + 1)  # side, change
+    at = _after_text(data, at) + 1  # currency, expired
+    for _ in COUNTERS:
+        at = _after_text(data, at)
+    return at
+
+
+def _opened(c: _Cursors) -> list[Opened]:
+    """The accounts that records opened on first use."""
+    out: list[Opened] = []
+
+    def step(record: int, data: bytes, at: int) -> int:
+        account_id, at = _text(data, at)
+        kind, at = _text(data, at)
+        currency, at = _text(data, at)
+        branch, at = scalar_long(data, at)
+        if branch not in (0, 1):
+            raise NotThisLayoutError("a branch that the union does not have")
+        limit, at = scalar_long(data, at) if branch else (None, at)
+        credit_limit, at = scalar_long(data, at)
+        out.append(Opened(record, account_id, kind, currency, limit, credit_limit))
+        return at
+
+    _walk_rows(c, step)
+    return out
+
+
+def _text(data: bytes, at: int) -> tuple[bytes, int]:
+    """The bytes of a text at `at`, and the place after it."""
+    end = _after_text(data, at)
+    return data[scalar_long(data, at)[1] : end], end
 
 
 def _after_text(data: bytes, at: int) -> int:

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 
 from schemas.codec import schema_of
-from sinks.columnar import Ints, JournalColumns, Objects, Span, scalar_long
+from sinks.columnar import Ints, JournalColumns, Objects, Opened, Span, scalar_long
 
 Columns = dict[str, Any]
 
@@ -18,6 +18,7 @@ _OUTCOMES = next(f["type"]["symbols"] for f in schema_of("JournalRecord")["field
 _OUTCOME_NAMES = np.array([s.encode() for s in _OUTCOMES], dtype=object)
 APPLIED = _OUTCOMES.index("applied")
 SETTLED = _OUTCOMES.index("settled")
+_NO_CHANGE = frozenset({b"Transaction", b"Crossing", b"Tick"})
 
 
 @dataclass(slots=True)
@@ -105,6 +106,7 @@ def outcomes_block(j: JournalRows, rows: Ints) -> Columns:
         "value_day": numbers["value_date"][rows],
         "metadata": _as_json(j.text("metadata", rows)),
         "detail": _as_json(j.text("detail", rows)),
+        "changes": _as_json(j.text("changes", rows)),
         "first_offset": numbers["first_offset"][rows],
         "legs": j.legs[rows].astype(np.uint16),
         "chain": c.fixed_bytes("chain", 32, rows),
@@ -112,24 +114,47 @@ def outcomes_block(j: JournalRows, rows: Ints) -> Columns:
 
 
 def changes_block(j: JournalRows, records: Ints, skip: Ints) -> Columns:
-    """One row for each applied control command among these records, those of `skip` left out."""
-    rows = np.setdiff1d(applied_rows(j, records), skip)
-    raw = j.text("changes", rows)
-    commands = j.text("command", rows)
-    opened = [dict(map_items(r)) if c == b"OpenAccount" else {} for r, c in zip(raw, commands, strict=True)]
+    """One row for each applied control command among these records, and one for each account that any of them opened
+    on first use, as if it had been opened by a command; those of `skip` left out."""
+    keep = np.setdiff1d(records, skip)
+    control = control_rows(j, keep)
+    opened = opened_in(j, keep)
+    rows = np.concatenate([control, np.array([o.record for o in opened], dtype=np.int64)])
+    raw, commands = j.text("changes", control), j.text("command", control)
+    by_command = [dict(map_items(r)) if c == b"OpenAccount" else {} for r, c in zip(raw, commands, strict=True)]
+    types = [o.get("type", "").encode() for o in by_command] + [o.type for o in opened]
+    currencies = [o.get("currency", "").encode() for o in by_command] + [o.currency for o in opened]
     return {
         **j.place(rows),
-        "command": commands,
-        **{n: j.text(n, rows) for n in ("partner_id", "subject_id")},
-        "account_type": _objects([o.get("type", "").encode() for o in opened]),
-        "currency": _objects([o.get("currency", "").encode() for o in opened]),
-        "changes": _as_json(raw),
+        "command": _objects([*commands, *(b"OpenAccount" for _ in opened)]),
+        "partner_id": j.text("partner_id", rows),
+        "subject_id": _objects([*j.text("subject_id", control), *(o.account_id for o in opened)]),
+        "account_type": _objects(types),
+        "currency": _objects(currencies),
+        "changes": _objects([*_as_json(raw), *(_terms(o) for o in opened)]),
     }
 
 
-def applied_rows(j: JournalRows, records: Ints) -> Ints:
-    """Those of these records that are applied control commands."""
-    out: Ints = records[j.columns.numbers["outcome"][records] >> 1 == APPLIED]
+def _terms(o: Opened) -> bytes:
+    """What an account was opened with, in the form of OpenAccount's changes."""
+    limit = "" if o.min_available is None else str(o.min_available)
+    terms = {"type": o.type.decode(), "currency": o.currency.decode(), "min_available": limit}
+    return msgspec.json.encode({**terms, "credit_limit": str(o.credit_limit)})
+
+
+def opened_in(j: JournalRows, records: Ints) -> list[Opened]:
+    """The accounts that these records opened on first use, by record and name."""
+    wanted = set(records.tolist()) if j.columns.opened else set()
+    found = [o for o in j.columns.opened if o.record in wanted]
+    return sorted(found, key=lambda o: (o.record, o.account_id))
+
+
+def control_rows(j: JournalRows, records: Ints) -> Ints:
+    """Those of these records that are applied control commands: not a transaction that went on elsewhere, no step of
+    one, and no tick, which changes nothing."""
+    applied: Ints = records[j.columns.numbers["outcome"][records] >> 1 == APPLIED]
+    commands = j.text("command", applied)
+    out: Ints = applied[np.array([c not in _NO_CHANGE for c in commands], dtype=bool)]
     return out
 
 
@@ -158,7 +183,7 @@ def expectations(j: JournalRows, rows: Ints) -> Iterator[Expected]:
         legs = np.flatnonzero(mask[c.legs["record"]])
         amount, debit = c.legs["amount"][legs], c.legs["side"][legs] == 0
         sequence = numbers["sequence"][own]
-        applied = applied_rows(j, own)
+        changed = [*control_rows(j, own).tolist(), *(o.record for o in opened_in(j, own))]
         yield Expected(
             partition=p,
             first_offset=int(j.offset[own[0]]),
@@ -171,7 +196,7 @@ def expectations(j: JournalRows, rows: Ints) -> Iterator[Expected]:
             postings=(
                 len(legs), exact_sum(amount[debit]), exact_sum(amount[~debit]), int(c.legs["line"][legs].sum())
             ),
-            changes=(len(applied), int(numbers["sequence"][applied].sum())),
+            changes=(len(changed), int(numbers["sequence"][np.array(changed, dtype=np.int64)].sum())),
         )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from schemas.codec import Codec
 from schemas.identity import command_id, partition_of
-from schemas.records import RECORDS, AccountState, JournalRecord, PartitionState, PostedLeg
+from schemas.records import RECORDS, AccountState, JournalRecord, OpenedAccount, PartitionState, PostedLeg
 
 DAY_MS = 86_400_000
 START_MS = 20_777 * DAY_MS + 11 * 3_600_000
@@ -103,8 +103,11 @@ class Maker:
                         p, "bank", "applied", command="SetAccountLimit", subject_id=account.account_id, changes=changes
                     ),
                 )
+            elif kind < 0.16:
+                yield p, self._crossing(p, partner, kind)
             else:
-                yield p, self._record(p, partner, "settled", postings=self._entry(p, partner))
+                late = {"late_for": "2026-11-20"} if kind > 0.98 else None
+                yield p, self._record(p, partner, "settled", postings=self._entry(p, partner), changes=late)
 
     @property
     def partners(self) -> list[str]:
@@ -127,6 +130,31 @@ class Maker:
             account_id, kind, currency, None, False, False, False, 0, 0, 0, 0, record.source_offset
         )
         return record
+
+    def _crossing(self, p: int, partner: str, kind: float) -> JournalRecord:
+        """What a transaction between partitions leaves behind, in either of them."""
+        if kind < 0.12:
+            changes = {"crossing": "1,2"}
+            return self._record(p, partner, "applied", changes=changes, opened=self._open_on_use(p, partner, kind))
+        if kind < 0.13:  # the last word on one that began 5 commands ago
+            return self._record(p, partner, "settled", first_offset=max(0, self._heads[p].next_offset - 5),
+                                postings=self._entry(p, partner))  # fmt: skip
+        step = {"step": "commit" if kind < 0.15 else "reserved", "transaction": "00" * 16, "key": "o-1"}
+        legs = self._entry(p, partner) if kind < 0.15 else ()
+        opened = self._open_on_use(p, partner, kind)
+        return self._record(
+            p, "bank", "applied", command="Crossing", subject_id=partner, changes=step, postings=legs, opened=opened
+        )
+
+    def _open_on_use(self, p: int, partner: str, kind: float) -> tuple[OpenedAccount, ...]:
+        """None, or two accounts that nobody opened by a command."""
+        if int(kind * 10_000) % 3:
+            return ()
+        terms = ("liability", 0, 5), ("asset", None, 0)
+        return tuple(
+            OpenedAccount(f"{partner}:used:{self._count}-{name}", kind_, "CNY", limit, credit)
+            for name, (kind_, limit, credit) in zip("ba", terms, strict=True)
+        )
 
     def _of(self, p: int, partner: str, currency: str = "") -> list[AccountState]:
         return [
@@ -161,6 +189,7 @@ class Maker:
         self, p: int, partner: str, outcome: str, *, command: str = "Transaction", reason: str = "",
         detail: dict[str, str] | None = None, first_offset: int = -1, subject_id: str = "",
         changes: dict[str, str] | None = None, postings: tuple[PostedLeg, ...] = (),
+        opened: tuple[OpenedAccount, ...] = (),
     ) -> JournalRecord:  # fmt: skip
         self._count += command != "Transaction"
         self._now += self._random.randrange(self.step_ms)
@@ -168,10 +197,10 @@ class Maker:
         transaction = command == "Transaction"
         head = self._heads[p]
         return JournalRecord(
-            command_id(partner, key), sha256(key.encode()).digest()[:8], outcome != "repeated", outcome,
+            command_id(partner, key), sha256(key.encode()).digest()[:8], first_offset < 0, outcome,
             head.sequence + 1, p, head.next_offset, self._now, command, partner, key,
             self._random.choice(("wallet", "scan-to-pay")) if transaction else "", 0,
             "transfer" if transaction else "", self._now // DAY_MS - self._random.choice((0, 0, 0, 1)),
             f"order {self._count} £" if transaction else "", {"shop": "17"} if self._random.random() < 0.3 else {},
-            reason, detail or {}, first_offset, subject_id, changes or {}, postings,
+            reason, detail or {}, first_offset, subject_id, changes or {}, postings, opened=opened,
         )  # fmt: skip

@@ -85,9 +85,9 @@ def check(config: ClickHouseConfig, lines: Sequence[Line]) -> None:
         "SELECT partition, offset, source_offset, sequence, outcome, command, partner_id, idempotency_key, "
         "hex(command_id), product, product_version, operation, value_day, "
         "toUnixTimestamp64Milli(booked_at), reference, reason, first_offset, subject_id, legs, hex(chain), "
-        "metadata, detail FROM outcomes ORDER BY partition, offset",
+        "metadata, detail, changes FROM outcomes ORDER BY partition, offset",
     )
-    assert [row[:-2] for row in found] == [
+    assert [row[:-3] for row in found] == [
         (
             x.partition, x.offset, r.source_offset, r.sequence, r.outcome, r.command, r.partner_id, r.idempotency_key,
             r.command_id.hex().upper(), r.product, r.product_version, r.operation, r.value_date, r.booked_at,
@@ -96,22 +96,29 @@ def check(config: ClickHouseConfig, lines: Sequence[Line]) -> None:
         for x in sorted(lines)
         for r in [x.record]
     ]  # fmt: skip
-    assert [tuple(json.loads(text) if text else {} for text in row[-2:]) for row in found] == [
-        (x.record.metadata, x.record.detail) for x in sorted(lines)
+    assert [tuple(json.loads(text) if text else {} for text in row[-3:]) for row in found] == [
+        (x.record.metadata, x.record.detail, x.record.changes) for x in sorted(lines)
     ]
     changed = stored(
         config, "SELECT partition, offset, command, subject_id, account_type, currency, changes FROM control_changes "
-        "ORDER BY partition, offset",
+        "ORDER BY partition, offset, subject_id",
     )  # fmt: skip
     assert [(*row[:-1], json.loads(row[-1])) for row in changed] == [
-        (
-            x.partition, x.offset, r.command, r.subject_id, r.changes.get("type", ""), r.changes.get("currency", ""),
-            r.changes,
-        )
-        for x in sorted(lines)
-        for r in [x.record]
-        if r.outcome == "applied"
-    ]  # fmt: skip
+        (x.partition, x.offset, *row) for x in sorted(lines) for row in changes_of(x.record)
+    ]
+
+
+def changes_of(r: JournalRecord) -> list[tuple[str, str, str, str, dict[str, str]]]:
+    """What control_changes must have of a record: a control command, and accounts opened on first use."""
+    if r.outcome == "applied" and r.command not in ("Transaction", "Crossing"):
+        assert not r.opened
+        return [(r.command, r.subject_id, r.changes.get("type", ""), r.changes.get("currency", ""), r.changes)]
+    out = []
+    for o in sorted(r.opened, key=lambda o: o.account_id):
+        terms = {"type": o.type, "currency": o.currency, "credit_limit": str(o.credit_limit)}
+        terms["min_available"] = "" if o.min_available is None else str(o.min_available)
+        out.append(("OpenAccount", o.account_id, o.type, o.currency, terms))
+    return out
 
 
 class Child:
