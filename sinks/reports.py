@@ -364,7 +364,7 @@ class Reports:
         for the partner that asked and all above it."""
         as_of = self.as_of()
         named = {"partner_id": partner_id, "below": partner_id + "/", "own": partner_id + ":"}
-        given = {**named, "until": until or LAST_DAY}
+        given: dict[str, Any] = {**named, "until": until or LAST_DAY}
         within = "(path = %(partner_id)s OR startsWith(path, %(below)s))" if partner_id else "1"
         accounts = "(startsWith(account_id, %(own)s) OR startsWith(account_id, %(below)s))" if partner_id else "1"
         asked = "(partner_id = %(partner_id)s OR startsWith(partner_id, %(below)s))" if partner_id else "1"

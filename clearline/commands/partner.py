@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from clearline import screen
-from clearline.commands.common import example, live
+from clearline.commands.common import example, live, money
 from clearline.commands.give import ByOption, KeyOption, NoteOption, WhyOption, give_document
 from schemas.errors import BadInputError
 
@@ -42,8 +42,10 @@ def list_(
 
 
 def show(partner: Partner, as_json: screen.JsonFlag = False) -> None:
-    """One partner, those directly below it, and the accounts of its tree."""
+    """One partner, all below it, and what the accounts of each tree have together."""
     from clearline import directory
+    from ledger.accounts import Account
+    from ledger.rollups import rollups
 
     found = directory.read_directory(live(), partner)
     p = found.partners.get(partner)
@@ -58,7 +60,18 @@ def show(partner: Partner, as_json: screen.JsonFlag = False) -> None:
         "below": [t for t in tree if t != partner], "accounts": len(accounts),
     }  # fmt: skip
     lines = [f"{k.replace('_', ' ')}: {', '.join(v) if isinstance(v, list) else v}" for k, v in document.items()]
-    screen.answer(document, as_json, lines)
+    sums = rollups(Account.from_state(state) for a in accounts for state in found.accounts[a])
+    rows = [
+        (path, currency, *figures)
+        for path in directory.below(partner, sums)
+        for currency, figures in sorted(sums[path].items())
+    ]
+    names = ("debits_posted", "credits_posted", "debits_pending", "credits_pending")
+    document["rollup"] = [dict(zip(("partner_id", "currency", *names), row, strict=True)) for row in rows]
+    columns = [n.replace("_", " ") for n in names]
+    shown = [(path, currency, *(money(n, currency) for n in figures)) for path, currency, *figures in rows]
+    table = screen.table("With all below it", ("partner", "currency", *columns), shown, right=columns)
+    screen.answer(document, as_json, [*lines, "", table] if rows else lines)
 
 
 def _path(partner: str) -> list[str]:

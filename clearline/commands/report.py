@@ -58,6 +58,7 @@ def register(app: typer.Typer) -> None:
     group.command("trial-balance", **example("clearline report trial-balance --by type"))(trial_balance)
     group.command("statement", **example("clearline report statement acme:wallet:alice --since 2026-11-01"))(statement)
     group.command("totals", **example("clearline report totals --partner acme --format csv"))(totals)
+    group.command("rollup", **example("clearline report rollup acme"))(rollup)
     group.command("top-partners", **example("clearline report top-partners --limit 20 --roots"))(top_partners)
     app.command("sql", **example('clearline sql "SELECT outcome, count() FROM outcomes GROUP BY outcome"'))(sql)
 
@@ -206,6 +207,35 @@ def totals(
     columns = ("day", "partner", "product", "currency", "debits", "credits", "postings")
     table = screen.table("Totals", columns, shown, right=["debits", "credits", "postings"])
     _print({"rows": found.dicts(), "as_of": _as_of(found.as_of)}, found.dicts(), form, as_json, [table])
+
+
+def rollup(
+    partner: Annotated[str, typer.Argument(help="Only this partner and all below it; all partners if left out.")] = "",
+    until: Until = "",
+    on: OnOption = On.VALUE,
+    form: FormatOption = Format.TABLE,
+    as_json: screen.JsonFlag = False,
+) -> None:
+    """What each partner has with all below it: the sums of its tree's accounts, and its tree's transactions.
+
+    An account counts for its owner and all above, whoever asked. A transaction counts for the partner that asked and
+    all above, by day of booking.
+    """
+    with _reports() as reports:
+        found = reports.rollup(partner, until=_day(until, "--until"), on=on.value)
+    shown = []
+    for r in found:
+        sums = (money(n, r.currency) for n in (r.debits, r.credits, r.credits - r.debits))
+        shown.append((r.partner_id, r.currency, *sums, r.postings))
+    figures = ("debits", "credits", "credits less debits", "postings")
+    sums_table = screen.table("Accounts of the tree", ("partner", "currency", *figures), shown, right=figures)
+    own = [(t.partner_id, t.own_settled, t.settled, t.rejected, t.repeated) for t in found.transactions]
+    counts = ("its own settled", "settled", "rejected", "repeated")
+    counts_table = screen.table("Transactions of the tree", ("partner", *counts), own, right=counts)
+    document = {
+        "rows": found.dicts(), "transactions": [_plain(t) for t in found.transactions], "as_of": _as_of(found.as_of),
+    }  # fmt: skip
+    _print(document, found.dicts(), form, as_json, [sums_table, counts_table])
 
 
 def top_partners(

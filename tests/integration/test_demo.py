@@ -52,6 +52,11 @@ def command(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) 
     return json.loads(capsys.readouterr().out)
 
 
+def busiest(kept: dict[str, Any]) -> str:
+    """The partner with the most settled transactions; the bank's own staff is none."""
+    return next(p["partner_id"] for p in kept["top_partners"] if p["partner_id"] != "bank")
+
+
 @pytest.fixture(scope="module")
 def kept(base: Path) -> Iterator[dict[str, Any]]:
     """What a demo with --keep printed; its stack runs on for the tests of this module."""
@@ -148,7 +153,7 @@ def test_reports_agree_with_each_other(kept, capsys):
 
     top = command(capsys, "report", "top-partners", "--limit", "3", "--roots")["rows"]
     assert len(top) == 3
-    account = f"{kept['top_partners'][0]['partner_id']}:settlement:till"
+    account = f"{busiest(kept)}:settlement:till"
     statement = command(capsys, "report", "statement", account)
     assert statement["closing"] == statement["lines"][-1]["balance"]
     now, booked = command(capsys, "balance", account), command(capsys, "balance", account, "--value-date", "2149-01-01")
@@ -171,14 +176,34 @@ def test_reports_agree_with_each_other(kept, capsys):
         assert "error" in command(capsys, *wrong, code=2)
 
 
+def test_a_roll_up_is_the_same_in_the_book_and_in_clickhouse(kept, capsys):
+    """At every level of a tree: the sums of what each worker committed as state, and those of all postings."""
+    partners = [p["partner_id"] for p in command(capsys, "partner", "list")["partners"]]
+    aggregators = sorted({p.split("/")[0] for p in partners if "/" in p})
+    assert aggregators, "a demo has partners below partners"
+    levels = 0
+    for root in aggregators[:5]:
+        report = command(capsys, "report", "rollup", root)
+        stored = {(r["partner_id"], r["currency"]): (r["debits"], r["credits"]) for r in report["rows"]}
+        shown = command(capsys, "partner", "show", root)["rollup"]
+        book = {(r["partner_id"], r["currency"]): (r["debits_posted"], r["credits_posted"]) for r in shown}
+        assert {at: sums for at, sums in book.items() if any(sums)} == stored
+        own = {r["partner_id"]: r["own_settled"] for r in report["transactions"]}
+        assert {r["settled"] for r in report["transactions"] if r["partner_id"] == root} == {sum(own.values())}
+        levels += sum("/" in path for path, _ in stored)
+    assert levels > 0
+
+
 def test_tables_and_csv_are_for_people_and_spreadsheets(kept, capsys):
-    account = f"{kept['top_partners'][0]['partner_id']}:settlement:till"
+    account = f"{busiest(kept)}:settlement:till"
     for arguments, words in (
         (["report", "trial-balance"], "debits equal credits in every currency"),
         (["report", "trial-balance", "--by", "type"], "liability"),
         (["report", "statement", account], "closing balance"),
         (["report", "totals"], "scan-to-pay"),
         (["report", "top-partners"], "turnover"),
+        (["report", "rollup"], "credits less debits"),
+        (["partner", "show", busiest(kept).split("/")[0]], "With all below it"),
         (["balance", account], "available"),
         (["sql", "SELECT 2026 AS year"], "2026"),
     ):
@@ -190,7 +215,7 @@ def test_tables_and_csv_are_for_people_and_spreadsheets(kept, capsys):
 
 
 def test_redis_is_built_up_again(kept, capsys):
-    account = f"{kept['top_partners'][0]['partner_id']}:settlement:till"
+    account = f"{busiest(kept)}:settlement:till"
     before = command(capsys, "balance", account)
     assert command(capsys, "redis", "rebuild")["complete"] is True
     assert command(capsys, "balance", account) == before
