@@ -58,17 +58,21 @@ def _against(t: Transaction, offer: Offer) -> Rejection | None:
             Reason.NOT_PERMITTED, field="operation", rule=f"only for {' and '.join(sorted(offer.callers))}",
             partner=t.partner_id,
         )  # fmt: skip
+    return (None if offer.kind in _POINTING else _not_listed(t, offer)) or found
+
+
+def _not_listed(t: Transaction, offer: Offer) -> Rejection | None:
     currencies = offer.product.currencies
-    if currencies and t.currency not in currencies and offer.kind not in _POINTING:
-        listed = ",".join(sorted(currencies))
-        found = Rejection(Reason.PRODUCT_CURRENCY, field="currency", currency=t.currency[:16], allowed=listed[:256])
-    return found
+    if not currencies or t.currency in currencies:
+        return None
+    listed = ",".join(sorted(currencies))
+    return Rejection(Reason.PRODUCT_CURRENCY, field="currency", currency=t.currency[:16], allowed=listed[:256])
 
 
 def _plan(draft: Draft, t: Transaction, offer: Offer, at: Moment) -> Plan:
     kind = offer.kind
     if kind == "transfer":
-        return _steps(draft, t, offer.operation, at)
+        return _steps(draft, t, offer, at)
     if kind == "entry":
         check_fields(t, frozenset())
         debit = CALLER_OR_BANK if t.partner_id == BANK else CALLER
@@ -203,8 +207,12 @@ class _Worker:
         return max(0, a.available()) if a is not None and a.debit_normal else 0
 
 
-def _steps(draft: Draft, t: Transaction, op: Operation, at: Moment) -> Plan:
+def _steps(draft: Draft, t: Transaction, offer: Offer, at: Moment) -> Plan:
+    op = offer.operation
     given = _check_given(t, op)
+    not_listed = _not_listed(t, offer)
+    if not_listed is not None:
+        raise not_listed  # its prices are not known in any other currency
     openings = openings_of(draft, t, op, at)
     worker = _Worker(draft, t, given)
     for step in op.steps:
