@@ -18,6 +18,7 @@ import json
 import sys
 import tracemalloc
 from collections.abc import Callable
+from pathlib import Path
 from random import Random
 from statistics import median
 from time import process_time
@@ -33,7 +34,7 @@ from ledger.keys import KeyIndex
 from ledger.state import Draft, PartitionBase, Partner
 from schemas.codec import Codec
 from schemas.identity import command_id, payload_digest
-from schemas.records import RECORDS, Posting, Transaction
+from schemas.records import RECORDS, Limit, LimitState, Posting, ProductState, Transaction
 
 SEED = 20261122
 RATIO_MAX = 3.0
@@ -175,22 +176,93 @@ def operation_figures(count: int, accounts: int, batch: int) -> dict[str, Any]:
         base, offset = base_state(accounts), 0
         keys: dict[bytes, tuple[bytes, int]] = {}
         for name, commands in (("hold", held), ("capture", captured), ("refund", refunded)):
-            ids = [command_id(c.partner_id, c.idempotency_key) for c in commands]
-            digests = [payload_digest(c) for c in commands]
-            gc.collect()
-            started = process_time()
-            for start in range(0, count, batch):
-                draft = Draft(base)
-                draft.keys = keys
-                settle = Book(0, draft).settle
-                for n in range(start, min(start + batch, count)):
-                    record = settle(commands[n], ids[n], digests[n], offset, BOOKED_AT)
-                    offset += 1
-                draft.merge()
-            took = (process_time() - started) / count * 1e6
-            assert record.outcome == "settled", record
+            took = _settle_all(commands, base, keys, offset, batch)
+            offset += count
             best[f"{name}_us"] = round(min(took, best.get(f"{name}_us", took)), 2)
     return best
+
+
+def _settle_all(
+    commands: list[Transaction], base: PartitionBase, keys: dict[bytes, tuple[bytes, int]], offset: int, batch: int
+) -> float:
+    """Microseconds per command to settle and merge all of them, `batch` in a draft, from this offset on."""
+    ids = [command_id(c.partner_id, c.idempotency_key) for c in commands]
+    digests = [payload_digest(c) for c in commands]
+    gc.collect()
+    started = process_time()
+    for start in range(0, len(commands), batch):
+        draft = Draft(base)
+        draft.keys = keys
+        settle = Book(0, draft).settle
+        for n in range(start, min(start + batch, len(commands))):
+            record = settle(commands[n], ids[n], digests[n], offset + n, BOOKED_AT)
+        draft.merge()
+    took = (process_time() - started) / len(commands) * 1e6
+    assert record.outcome == "settled", record
+    return took
+
+
+def terms_figures(count: int, accounts: int, batch: int) -> dict[str, Any]:
+    """Microseconds per plain transfer of a product on the shelf; per one that counts against limits of its partner, its
+    account and the product (per transaction, day and month, amount and number); and per exchange. The best of three."""
+    paid = transfers(count, accounts)
+    position = {"sold": "bank:fx:CNY", "bought": "bank:fx:EUR"}
+    exchanged = [
+        replace(
+            t,
+            operation="exchange",
+            rate="1.25",
+            accounts={"payer": t.accounts["payer"], "payee": f"{t.partner_id}:wallet:eur", **position},
+        )
+        for t in paid
+    ]
+    best: dict[str, float] = {}
+    for _ in range(3):
+        for name, commands in (("shelf", paid), ("limits", paid), ("exchange", exchanged)):
+            base = base_state(accounts)
+            if name == "exchange":
+                _open_position(base)
+            else:
+                _put_on_shelf(base)
+            if name == "limits":
+                _limit_everything(base)
+            took = _settle_all(commands, base, {}, 0, batch)
+            best[f"{name}_us"] = round(min(took, best.get(f"{name}_us", took)), 2)
+    return best
+
+
+def _open_position(base: PartitionBase) -> None:
+    """The bank's position accounts, and a wallet in euro for each partner."""
+    for name, type_ in (("bank:fx:CNY", "asset"), ("bank:fx:EUR", "asset")):
+        base.accounts[name] = Account.new(name, type_, name[-3:], None, 0)
+    for i in range(50):
+        name = f"p{i}:wallet:eur"
+        base.accounts[name] = Account.new(name, "liability", "EUR", 0, 0)
+
+
+def _put_on_shelf(base: PartitionBase) -> None:
+    """A wallet product whose transfer moves the amount from payer to payee."""
+    step = {"from": "payer", "amount": "amount", "to": [{"role": "payee"}]}
+    document = {
+        "product": "wallet", "version": 1, "roles": {"payer": {"owner": "caller"}, "payee": {"owner": "any"}},
+        "operations": {"transfer": {"kind": "transfer", "steps": [step]}},
+    }  # fmt: skip
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"))
+    base.put_row("d:wallet:1", ProductState("wallet", 1, 0, text, 0))
+
+
+def _limit_everything(base: PartitionBase) -> None:
+    """Limits at three levels that all transfers keep."""
+    most = 10**15
+    limits = (
+        Limit("transaction", "CNY", None, most),
+        Limit("day", "CNY", 10**9, most),
+        Limit("month", "CNY", None, most),
+    )
+    subjects = [("partner", f"p{i}") for i in range(50)]
+    subjects += [("account", name) for name in base.accounts]
+    for level, subject in (*subjects, ("product", "wallet")):
+        base.put_row(f"l:{level}:{subject}", LimitState(level, subject, limits, 0))
 
 
 def beside_figures(count: int, accounts: int) -> dict[str, Any]:
@@ -266,6 +338,21 @@ def memory_figures(accounts: int, keys: int) -> dict[str, Any]:
     }
 
 
+def _before(path: Path) -> Callable[[str, str], str]:
+    """What the figure of this part was in the run before, as text to stand beside it."""
+    known: dict[str, dict[str, Any]] = {}
+    if path.exists():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            found = json.loads(line)
+            known[found["part"]] = found
+
+    def was(part: str, name: str) -> str:
+        earlier = known.get(part, {}).get(name)
+        return f" (was {earlier})" if earlier is not None else ""
+
+    return was
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="./run bench settle", description=__doc__.splitlines()[0])
     parser.add_argument("--transactions", type=int, default=30_000)
@@ -279,17 +366,24 @@ def main() -> int:
     core = settle_figures(options.transactions, options.accounts, options.rounds, options.batch)
     beside = beside_figures(min(options.transactions, 50_000), options.accounts)
     operations = operation_figures(min(options.transactions, 30_000), options.accounts, options.batch)
+    terms = terms_figures(min(options.transactions, 30_000), options.accounts, options.batch)
     memory = memory_figures(100_000, options.keys)
-    parts = (("core", core), ("operations", operations), ("beside", beside), ("memory", memory))
+    parts = (("core", core), ("operations", operations), ("terms", terms), ("beside", beside), ("memory", memory))
+    was = _before(results.path)
     lines = [results.add(part, f) for part, f in parts]
     if options.json:
         print(json.dumps(lines))
     else:
         print(
             f"core    {core['core_us']:.2f} us per transaction; barest loop {core['barest_us']:.2f} us;"
-            f" ratio {core['ratio']} (at most {RATIO_MAX:.0f}); rounds {core['ratio_of_each_round']}\n"
-            f"others  hold {operations['hold_us']}, capture {operations['capture_us']},"
-            f" refund {operations['refund_us']} us\n"
+            f" ratio {core['ratio']} (at most {RATIO_MAX:.0f}){was('core', 'ratio')};"
+            f" rounds {core['ratio_of_each_round']}\n"
+            f"others  hold {operations['hold_us']}{was('operations', 'hold_us')},"
+            f" capture {operations['capture_us']}{was('operations', 'capture_us')},"
+            f" refund {operations['refund_us']}{was('operations', 'refund_us')} us\n"
+            f"terms   plain transfer of a product {terms['shelf_us']}{was('terms', 'shelf_us')},"
+            f" with limits at three levels {terms['limits_us']}{was('terms', 'limits_us')},"
+            f" exchange {terms['exchange_us']}{was('terms', 'exchange_us')} us\n"
             f"beside  decode {beside['decode_us']:.2f}, id {beside['command_id_us']:.2f},"
             f" digest {beside['payload_digest_us']:.2f}, encode {beside['encode_journal_us']:.2f},"
             f" chain {beside['chain_us']:.2f} us\n"

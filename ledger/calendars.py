@@ -7,6 +7,7 @@ numbers since 1970-01-01, times are milliseconds UTC.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from functools import lru_cache
 from operator import attrgetter
 
 from ledger.days import civil
@@ -58,6 +59,8 @@ def is_open(calendar: CalendarState | None, day: int) -> bool:
 def business_day(calendar: CalendarState | None, now: int) -> int:
     """The first open day from the local date on; the local date when there is none for 400 days."""
     today = local_date(calendar, now)
+    if is_open(calendar, today):
+        return today
     return next((d for d in range(today, today + AHEAD_DAYS_MAX + 1) if is_open(calendar, d)), today)
 
 
@@ -75,5 +78,11 @@ def window_number(calendar: CalendarState | None, window: str, now: int) -> int:
     day = business_day(calendar, now)
     if window == "day":
         return day
+    return _month_of(day)
+
+
+@lru_cache(1_024)
+def _month_of(day: int) -> int:
+    """The number of a day's month, from January 1970 on."""
     year, month, _ = civil(day)
     return (year - 1970) * 12 + month - 1

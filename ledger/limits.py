@@ -14,7 +14,7 @@ from ledger.plans import Moment, Plan
 from ledger.reasons import Reason, Rejection
 from ledger.state import Draft
 from schemas.identity import BANK, owner_of, root_of
-from schemas.records import Limit, LimitState, Transaction, UsageState, Used
+from schemas.records import CalendarState, Limit, LimitState, Transaction, UsageState, Used
 
 PARTNER, ACCOUNT, PRODUCT = LEVELS = ("partner", "account", "product")
 TRANSACTION = "transaction"
@@ -41,11 +41,12 @@ def check(draft: Draft, t: Transaction, plan: Plan, at: Moment, of_document: Seq
     `of_document`: the limits of the product's version that settles it.
     """
     rows: Usage = {}
+    windows = _Windows(draft, at.now)
     for a in _everybody(draft, t, plan, of_document):
         key = f"u:{a.level}:{a.subject}"
         row = draft.row(key)
         before = row.used if isinstance(row, UsageState) else ()
-        used = _count(draft, a, before, at.now)
+        used = _count(a, before, windows)
         if used != before:
             rows[key] = UsageState(a.level, a.subject, used, at.offset) if used else None
     return rows
@@ -89,13 +90,34 @@ def _everybody(draft: Draft, t: Transaction, plan: Plan, of_document: Sequence[L
         yield Asked(PRODUCT, f"{root} {t.product}", limits, root, gross)
 
 
-def _count(draft: Draft, a: Asked, before: tuple[Used, ...], now: int) -> tuple[Used, ...]:
+class _Windows:
+    """The numbers of the windows that `now` lies in, by whose calendar it is; each is worked out once."""
+
+    __slots__ = ("_draft", "_now", "_numbers")
+
+    def __init__(self, draft: Draft, now: int) -> None:
+        self._draft = draft
+        self._now = now
+        self._numbers: dict[tuple[str, str], int] = {}
+
+    def number(self, calendar: CalendarState | None, window: str) -> int:
+        key = calendar.subject_id if calendar is not None else "", window
+        found = self._numbers.get(key)
+        if found is None:
+            found = self._numbers[key] = window_number(calendar, window, self._now)
+        return found
+
+    def calendar(self, partner_id: str) -> CalendarState | None:
+        return calendar_of(self._draft, partner_id)
+
+
+def _count(a: Asked, before: tuple[Used, ...], windows: _Windows) -> tuple[Used, ...]:
     """What is used of each window, this transaction included; raises Rejection when it would pass a limit."""
     named = {limit.currency for limit in a.limits if limit.currency}
     for currency, amount in a.gross.items():
         if named and currency not in named:
             _refuse(a, "currency", 0, amount, 0, currency)
-    calendar = calendar_of(draft, a.partner_id)
+    calendar = windows.calendar(a.partner_id)
     known = {(u.window, u.currency): u for u in before}
     after: dict[tuple[str, str], Used] = {}
     for limit in a.limits:
@@ -107,7 +129,7 @@ def _count(draft: Draft, a: Asked, before: tuple[Used, ...], now: int) -> tuple[
             continue
         start = count = amount = 0
         if limit.window != TRANSACTION:
-            start = window_number(calendar, limit.window, now)
+            start = windows.number(calendar, limit.window)
             found = known.get(key)
             if found is not None and found.start == start:
                 count, amount = found.count, found.amount
@@ -118,8 +140,8 @@ def _count(draft: Draft, a: Asked, before: tuple[Used, ...], now: int) -> tuple[
         if limit.window != TRANSACTION:
             # Two limits of one window (SetLimit's and the document's) share a row: it takes the amount if any needs it.
             more = gross if limit.amount_max is not None else 0
-            so_far = after.get(key)
-            after[key] = Used(*key, start, count + 1, max(amount + more, so_far.amount if so_far is not None else 0))
+            so_far = after[key].amount if key in after else 0
+            after[key] = Used(limit.window, limit.currency, start, count + 1, max(amount + more, so_far))
     return tuple(after.values())
 
 

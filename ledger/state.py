@@ -15,7 +15,7 @@ from typing import Protocol, TypeVar
 from ledger.accounts import Account
 from ledger.entries import LAPSED, WINDOW_MS, EntryLog, Moved, Settled
 from ledger.holds import Hold
-from schemas.records import PartitionState, PartnerState, ProductState, Record
+from schemas.records import CrossingState, PartitionState, PartnerState, ProductState, Record
 
 ZERO_CHAIN = bytes(32)
 NEVER = 1 << 62  # later than every event time
@@ -115,7 +115,7 @@ class PartitionBase:
 
     `rows`: what is kept as the record that it is (limits, usage, calendars, products, transactions in flight), by its
     key in `ledger.state`; `shelf`: the versions of each product, rising; `limits`: how many subjects have limits;
-    `in_flight`: how many transactions between partitions are open here.
+    `in_flight`: how many transactions between partitions are open that this one decides.
     """
 
     __slots__ = ("accounts", "due", "entries", "head", "holds", "in_flight", "limits", "partners", "rows", "shelf")
@@ -136,7 +136,7 @@ class PartitionBase:
         if key.startswith("l:"):
             self.limits += (row is not None) - (key in self.rows)
         elif key.startswith("x:"):
-            self.in_flight += (row is not None) - (key in self.rows)
+            self.in_flight += _is_home(row) - _is_home(self.rows.get(key))
         if row is None:
             self.rows.pop(key, None)
             return
@@ -156,6 +156,10 @@ class PartitionBase:
             self.holds[hold.name] = hold
             if hold.expires_at and not goes_on:
                 insort(self.due, hold.due)
+
+
+def _is_home(row: Record | None) -> bool:
+    return isinstance(row, CrossingState) and row.home
 
 
 class Draft:
@@ -208,7 +212,9 @@ class Draft:
 
     def row(self, key: str) -> Record | None:
         """The row of this key, or None."""
-        for d in (self, *self.under):
+        if key in self.rows:
+            return self.rows[key]
+        for d in self.under:
             if key in d.rows:
                 return d.rows[key]
         return self.base.rows.get(key)
