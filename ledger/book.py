@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from hashlib import sha256
 
-from ledger import control, crossing, limits, shelf, templates
+from ledger import control, crossing, flights, limits, shelf, templates
 from ledger.calendars import calendar_of, next_business_day
 from ledger.days import iso_date
 from ledger.entries import ADJUSTMENT, ENTRY, OTHER
@@ -180,10 +180,10 @@ class Book:
             command_id, digest, True, "applied" if plan.away else "settled", self.head.sequence + 1, self.partition,
             offset, booked_at, "Transaction", t.partner_id, t.idempotency_key, t.product, version, t.operation,
             value_date, t.reference, t.metadata, "", _NOTHING, -1, "", changes, legs, self._pending, plan.original,
-            crossing.opened_records(plan.opened),
+            flights.opened_records(plan.opened),
         )  # fmt: skip
 
-    def _cross(self, plan: Plan, t: Transaction, place: crossing.Place, version: int, value_date: int) -> str:
+    def _cross(self, plan: Plan, t: Transaction, place: flights.Place, version: int, value_date: int) -> str:
         """Sets the legs of a plan aside and asks the other partitions; nothing is posted. Which these are."""
         legs, where = crossing.start(self, t, plan, place, version, value_date)
         self._pending += tuple(legs)
@@ -212,11 +212,11 @@ class Book:
         hold = self.draft.open_hold(name) if name in self._old_holds else None
         if hold is not None:
             return hold.digest, hold.opened_at
-        row = crossing.open_here(self.draft, self.partition, command_id) if self._in_flight else None
+        row = flights.open_here(self.draft, self.partition, command_id) if self._in_flight else None
         return (row.payload_digest, row.opened_at_offset) if row is not None else None
 
-    def _place(self, command_id: bytes, digest: bytes, offset: int, booked_at: int) -> crossing.Place:
-        return crossing.Place(command_id, digest, offset, booked_at, self._pending)
+    def _place(self, command_id: bytes, digest: bytes, offset: int, booked_at: int) -> flights.Place:
+        return flights.Place(command_id, digest, offset, booked_at, self._pending)
 
     def booked_on(self, value_date: int) -> tuple[int, str]:
         """The value date to book under, and when a closed day moved it the ISO date that it was before."""
@@ -286,7 +286,7 @@ class Book:
     ) -> JournalRecord:  # fmt: skip
         if type(c) is Crossing:
             place = self._place(command_id, digest, offset, booked_at)
-            return crossing.record(self, c, place, outcome, reason=reason, detail=detail, first_offset=first_offset)
+            return flights.record(self, c, place, outcome, reason=reason, detail=detail, first_offset=first_offset)
         t = c if type(c) is Transaction else None
         return JournalRecord(
             command_id, digest, first_offset < 0, outcome, self.head.sequence + 1, self.partition, offset, booked_at,

@@ -10,25 +10,36 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import NamedTuple, Protocol
 
 import msgspec
 
 from ledger.accounts import Account
+from ledger.flights import (
+    Host,
+    Place,
+    as_legs,
+    as_postings,
+    aside,
+    open_here,
+    record,
+    row_key,
+    say,
+    send,
+    transit,
+)
 from ledger.money import AMOUNT_MAX, COUNTER_MAX, EXPONENTS
 from ledger.partners import IS_PAID
 from ledger.plans import Leg, Moment, Plan
-from ledger.posting import post, set_aside
+from ledger.posting import post
 from ledger.reasons import Reason, Rejection, first
 from ledger.rules import TRANSIT, check_account, check_left, unknown
-from ledger.state import Draft, Head
+from ledger.state import Draft
 from schemas.identity import BANK, owner_of, partition_of, root_of
 from schemas.records import (
     Crossing,
     CrossingPart,
     CrossingState,
     JournalRecord,
-    OpenedAccount,
     PendingLeg,
     PostedLeg,
     Posting,
@@ -40,37 +51,6 @@ WAITING = "waiting"  # of a part that has not answered; the answers are the name
 
 _place = lru_cache(65_536)(partition_of)
 _NOTHING: dict[str, str] = {}
-
-
-class StandingOf(Protocol):
-    """What is asked of the partners."""
-
-    def against(self, partner_id: str, what: str) -> tuple[str, str] | None: ...
-
-
-class Host(Protocol):
-    """What is asked of the Book."""
-
-    draft: Draft
-    head: Head
-    partition: int
-    partitions: int
-    outbox: list[Crossing]
-
-    @property
-    def standing(self) -> StandingOf: ...
-    def booked_on(self, value_date: int) -> tuple[int, str]:
-        """The value date to book under, and when it was moved the ISO date that was asked for."""
-
-
-class Place(NamedTuple):
-    """The command that is being settled: its id, digest, source offset, append time, and what lapsed before it."""
-
-    command_id: bytes
-    digest: bytes
-    offset: int
-    booked_at: int
-    lapsed: tuple[PendingLeg, ...]
 
 
 # ---- at home: it starts ------------------------------------------------------------------------------------------
@@ -86,14 +66,14 @@ def check_legs(draft: Draft, legs: Sequence[Leg], away: Sequence[Posting], at: M
         if amount > AMOUNT_MAX:
             raise Rejection(Reason.AMOUNT_TOO_LARGE, field="amount", limit=AMOUNT_MAX)
         moved.append((TRANSIT + currency, amount))
-    _check_set_aside(legs)
+    _check_setaside(legs)
     for account_id, amount in moved:
         a = draft.accounts.find(account_id)
         if a is not None and max(a.credits_posted, a.credits_pending) + amount > COUNTER_MAX:
             raise Rejection(Reason.COUNTER_OVERFLOW, field="postings", account=account_id, limit=COUNTER_MAX)
 
 
-def _check_set_aside(legs: Sequence[Leg]) -> None:
+def _check_setaside(legs: Sequence[Leg]) -> None:
     """Funds and counters of legs that are about to be pending; one account may stand in several of them."""
     totals: dict[str, tuple[Account, list[int]]] = {}
     for a, side, amount in legs:
@@ -126,30 +106,19 @@ def start(
     """
     legs = list(plan.legs)
     for _, currency, amount in _transits(plan.away, book.partitions):
-        legs.append((_transit(book.draft, currency, at.offset, plan.opened), "credit", amount))
+        legs.append((transit(book.draft, currency, at.offset, plan.opened), "credit", amount))
     places: dict[int, list[Posting]] = {}
     for p in plan.away:
         places.setdefault(_place(root_of(owner_of(p.account_id)), book.partitions), []).append(p)
     parts = tuple(CrossingPart(p, WAITING) for p in sorted(places))
     row = CrossingState(
         at.command_id, at.digest, True, book.partition, t.partner_id, t.idempotency_key, t.product, version,
-        t.operation, value_date, t.reference, t.metadata, _as_postings(legs), parts, "", {}, at.offset, at.offset,
+        t.operation, value_date, t.reference, t.metadata, as_postings(legs), parts, "", {}, at.offset, at.offset,
     )  # fmt: skip
     book.draft.put_row(row_key(book.partition, at.command_id), row)
     for place in sorted(places):
-        _send(book, row, RESERVE, place, at.offset, legs=tuple(places[place]))
-    return _aside(at.command_id, legs, at.offset), ",".join(map(str, sorted(places)))
-
-
-def row_key(home: int, transaction_id: bytes) -> str:
-    """The key in `ledger.state` of a transaction in flight. The bank may use one key in several partitions."""
-    return f"x:{home}:{transaction_id.hex()}"
-
-
-def open_here(draft: Draft, home: int, transaction_id: bytes) -> CrossingState | None:
-    """The transaction in flight, if it is open in this partition."""
-    row = draft.row(row_key(home, transaction_id))
-    return row if isinstance(row, CrossingState) else None
+        send(book, row, RESERVE, place, at.offset, legs=tuple(places[place]))
+    return aside(at.command_id, legs, at.offset), ",".join(map(str, sorted(places)))
 
 
 # ---- the steps ---------------------------------------------------------------------------------------------------
@@ -179,20 +148,20 @@ def _reserve(book: Host, c: Crossing, at: Place) -> JournalRecord:
     try:
         credits = _creditable(book, c)
     except Rejection as why:
-        _say(book, c, REFUSED, at.offset, why)
+        say(book, c, REFUSED, at.offset, why)
         raise
     opened: list[Account] = []
     sums: dict[str, int] = {}
     for a, _, amount in credits:
         sums[a.currency] = sums.get(a.currency, 0) + amount
-    legs = [(_transit(book.draft, cur, at.offset, opened), "debit", amount) for cur, amount in sums.items()] + credits
+    legs = [(transit(book.draft, cur, at.offset, opened), "debit", amount) for cur, amount in sums.items()] + credits
     row = CrossingState(
         c.transaction_id, bytes(8), False, c.from_partition, c.asker, c.asker_key, c.product, c.product_version,
-        c.operation, c.value_date, c.reference, c.metadata, _as_postings(legs), (), "", {}, at.offset, at.offset,
+        c.operation, c.value_date, c.reference, c.metadata, as_postings(legs), (), "", {}, at.offset, at.offset,
     )  # fmt: skip
     book.draft.put_row(row_key(c.from_partition, c.transaction_id), row)
-    pending = _aside(c.transaction_id, legs, at.offset)
-    _say(book, c, RESERVED, at.offset)
+    pending = aside(c.transaction_id, legs, at.offset)
+    say(book, c, RESERVED, at.offset)
     book.head.applied += 1
     return record(book, c, at, "applied", pending=pending, opened=opened)
 
@@ -216,7 +185,7 @@ def _creditable(book: Host, c: Crossing) -> list[Leg]:
         legs.append((a, "credit", p.amount))
     if refused is not None:
         raise refused
-    _check_set_aside(legs)
+    _check_setaside(legs)
     return legs
 
 
@@ -232,7 +201,7 @@ def _answer(book: Host, c: Crossing, at: Place) -> JournalRecord:
     if not row.reason and all(p.answer == RESERVED for p in parts):
         return _decide(book, now, at)
     if row.reason and c.step == RESERVED:  # too late: another partition has refused
-        _send(book, now, VOID, c.from_partition, at.offset)
+        send(book, now, VOID, c.from_partition, at.offset)
     _keep(book, now)
     book.head.applied += 1
     return record(book, c, at, "applied")
@@ -240,8 +209,8 @@ def _answer(book: Host, c: Crossing, at: Place) -> JournalRecord:
 
 def _decide(book: Host, row: CrossingState, at: Place) -> JournalRecord:
     """Settles or rejects the transaction, and tells those that reserved."""
-    legs = _as_legs(book.draft, row.legs)
-    pending = _aside(row.transaction_id, legs, at.offset, -1)
+    legs = as_legs(book.draft, row.legs)
+    pending = aside(row.transaction_id, legs, at.offset, -1)
     value_date, late_for = row.value_date, ""
     postings: tuple[PostedLeg, ...] = ()
     if row.reason:
@@ -253,7 +222,7 @@ def _decide(book: Host, row: CrossingState, at: Place) -> JournalRecord:
         book.head.settled += 1
     for p in row.parts:
         if p.answer == RESERVED:
-            _send(book, row, VOID if row.reason else COMMIT, p.partition, at.offset)
+            send(book, row, VOID if row.reason else COMMIT, p.partition, at.offset)
     _keep(book, row)
     return JournalRecord(
         row.transaction_id, row.payload_digest, False, "rejected" if row.reason else "settled", book.head.sequence + 1,
@@ -274,8 +243,8 @@ def _decided(book: Host, c: Crossing, at: Place) -> JournalRecord:
     row = open_here(book.draft, c.from_partition, c.transaction_id)
     if row is None or row.home:
         raise Rejection(Reason.CROSSING_UNKNOWN, field="transaction_id", rule="it is not open here")
-    legs = _as_legs(book.draft, row.legs)
-    pending = _aside(row.transaction_id, legs, at.offset, -1)
+    legs = as_legs(book.draft, row.legs)
+    pending = aside(row.transaction_id, legs, at.offset, -1)
     book.draft.put_row(row_key(c.from_partition, c.transaction_id), None)
     book.head.applied += 1
     if c.step == VOID:
@@ -285,78 +254,3 @@ def _decided(book: Host, c: Crossing, at: Place) -> JournalRecord:
     return record(
         book, c, at, "applied", pending=pending, postings=postings, value_date=value_date, late_for=late_for
     )  # fmt: skip
-
-
-# ---- accounts, commands, records ---------------------------------------------------------------------------------
-
-
-def _transit(draft: Draft, currency: str, offset: int, opened: list[Account]) -> Account:
-    """The transit account of a currency, opened on first use."""
-    account_id = TRANSIT + currency
-    found = draft.accounts.find(account_id)
-    if found is None:
-        found = draft.accounts[account_id] = Account.new(account_id, "asset", currency, None, offset)
-        opened.append(found)
-    return found
-
-
-def _aside(transaction_id: bytes, legs: Iterable[Leg], offset: int, sign: int = 1) -> list[PendingLeg]:
-    """Sets legs aside; with -1 for `sign` releases them."""
-    return [set_aside(transaction_id, a, side, sign * amount, offset) for a, side, amount in legs]
-
-
-def _as_postings(legs: Sequence[Leg]) -> tuple[Posting, ...]:
-    return tuple(Posting(a.account_id, side, amount, a.currency) for a, side, amount in legs)
-
-
-def _as_legs(draft: Draft, postings: Sequence[Posting]) -> list[Leg]:
-    return [(draft.accounts[p.account_id], p.side, p.amount) for p in postings]
-
-
-def _key(step: str, transaction_id: bytes, here: int, there: int, offset: int) -> str:
-    """The idempotency key of a step. With the offset that caused it no key is ever met again, however late."""
-    return f"{step}/{transaction_id.hex()}/{here}/{there}/{offset}"
-
-
-def _send(
-    book: Host, row: CrossingState, step: str, to: int, offset: int, legs: tuple[Posting, ...] = ()
-) -> None:  # fmt: skip
-    """From home: a reserve or a decision."""
-    command = Crossing(
-        BANK, _key(step, row.transaction_id, book.partition, to, offset), step, row.transaction_id, book.partition, to,
-        row.asker, row.asker_key, row.product, row.product_version, row.operation, row.value_date, row.reference,
-        row.metadata, legs,
-    )  # fmt: skip
-    book.outbox.append(command)
-
-
-def _say(book: Host, c: Crossing, step: str, offset: int, why: Rejection | None = None) -> None:
-    """To home: an answer to a reserve."""
-    command = Crossing(
-        BANK, _key(step, c.transaction_id, book.partition, c.from_partition, offset), step, c.transaction_id,
-        book.partition, c.from_partition, c.asker, c.asker_key, c.product, c.product_version, c.operation, c.value_date,
-        c.reference, c.metadata, (), str(why.reason) if why else "", why.detail if why else {},
-    )  # fmt: skip
-    book.outbox.append(command)
-
-
-def record(
-    book: Host, c: Crossing, at: Place, outcome: str, *, reason: str = "", detail: dict[str, str] = _NOTHING,
-    first_offset: int = -1, pending: Sequence[PendingLeg] = (), postings: tuple[PostedLeg, ...] = (),
-    opened: Sequence[Account] = (), value_date: int | None = None, late_for: str = "",
-) -> JournalRecord:  # fmt: skip
-    """The journal record of a step."""
-    changes = {"step": c.step, "transaction": c.transaction_id.hex(), "key": c.asker_key}
-    if late_for:
-        changes["late_for"] = late_for
-    return JournalRecord(
-        at.command_id, at.digest, first_offset < 0, outcome, book.head.sequence + 1, book.partition, at.offset,
-        at.booked_at, "Crossing", c.partner_id, c.idempotency_key, c.product, c.product_version, c.operation,
-        c.value_date if value_date is None else value_date, c.reference, c.metadata, str(reason), detail, first_offset,
-        c.asker, changes, postings, (*at.lapsed, *pending), -1, opened_records(opened),
-    )  # fmt: skip
-
-
-def opened_records(accounts: Iterable[Account]) -> tuple[OpenedAccount, ...]:
-    """Accounts opened on first use, as the journal has them."""
-    return tuple(OpenedAccount(a.account_id, a.type, a.currency, a.min_available, a.credit_limit) for a in accounts)

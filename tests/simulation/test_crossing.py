@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from ledger import crossing
+from ledger import crossing, flights
 from ledger.reasons import Reason, Rejection
 from schemas.errors import InvariantError
 from schemas.identity import command_id, tree_of
@@ -268,11 +268,11 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ignores a `reserved` that comes after a refusal: nobody tells that partition to give up what it set aside."""
-    send, answer = crossing._send, crossing._answer
+    send, answer = flights.send, crossing._answer
     late: list[bool] = []
 
     def answered(book: Any, c: Any, at: Any) -> Any:
-        row = crossing.open_here(book.draft, book.partition, c.transaction_id)
+        row = flights.open_here(book.draft, book.partition, c.transaction_id)
         late[:] = [row is not None and row.reason != ""]
         return answer(book, c, at)
 
@@ -281,7 +281,7 @@ def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
             send(book, row, step, *rest, **more)
 
     monkeypatch.setattr(crossing, "_answer", answered)
-    monkeypatch.setattr(crossing, "_send", sent)
+    monkeypatch.setattr(crossing, "send", sent)
 
 
 def doubtful(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -289,7 +289,7 @@ def doubtful(monkeypatch: pytest.MonkeyPatch) -> None:
     decided = crossing._decided
 
     def asked_again(book: Any, c: Any, at: Any) -> Any:
-        row = crossing.open_here(book.draft, c.from_partition, c.transaction_id)
+        row = flights.open_here(book.draft, c.from_partition, c.transaction_id)
         if row is not None and c.step == crossing.COMMIT:
             accounts = [book.draft.accounts[p.account_id] for p in row.legs]
             if any(a.credits_blocked for a in accounts):
@@ -301,13 +301,13 @@ def doubtful(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def spendable(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leaves the payer's money where it is until the decision."""
-    aside = crossing._aside
+    aside = flights.aside
 
     def not_at_home(i: bytes, legs: Any, offset: int, sign: int = 1) -> Any:
         home = any(side == "debit" and a.owner != "bank" for a, side, _ in legs)
         return aside(i, [] if home else legs, offset, sign)
 
-    monkeypatch.setattr(crossing, "_aside", not_at_home)
+    monkeypatch.setattr(crossing, "aside", not_at_home)
 
 
 @pytest.mark.parametrize(
