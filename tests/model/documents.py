@@ -39,7 +39,11 @@ def form(d: dict[str, Any]) -> Iterator[Found]:
     yield from _keys(d, "", ("product", "version", "operations"), ("title", "currencies", "roles", "limits"))
     if not isinstance(d.get("title", ""), str):
         yield "title", "text"
-    if not _list_of(d.get("currencies", []), str) or any(c not in EXPONENTS for c in d.get("currencies", [])):
+    if (
+        not _list_of(d.get("currencies", []), str)
+        or _twice(d.get("currencies", []))
+        or any(c not in EXPONENTS for c in d.get("currencies", []))
+    ):
         yield "currencies", "codes"
     roles, operations = d.get("roles", {}), d.get("operations", {})
     if not isinstance(roles, dict) or len(roles) > 50:
@@ -52,7 +56,7 @@ def form(d: dict[str, Any]) -> Iterator[Found]:
         yield from _role_form(f"roles.{name}", name, role)
     for name, operation in operations.items():
         yield from _operation_form(f"operations.{name}", name, operation)
-    if not _list_of(d.get("limits", []), dict):
+    if not _list_of(d.get("limits", []), dict) or len(d.get("limits", [])) > 50:
         yield "limits", "a list"
         return
     for n, one in enumerate(d.get("limits", [])):
@@ -70,6 +74,10 @@ def _whole(value: Any) -> bool:
 
 def _list_of(value: Any, kind: type) -> bool:
     return isinstance(value, list) and all(isinstance(v, kind) for v in value)
+
+
+def _twice(values: list[Any]) -> bool:
+    return len(set(values)) != len(values)
 
 
 def _keys(value: Any, path: str, needed: tuple[str, ...], allowed: tuple[str, ...]) -> Iterator[Found]:
@@ -98,6 +106,8 @@ def _role_form(path: str, name: str, role: Any) -> Iterator[Found]:
     if not isinstance(account, str):
         yield f"{path}.account", "text"
     elif "account" in role:
+        if role.get("many", False):
+            yield f"{path}.many", "one account"
         begins = ("bank:",) if kind == "bank" else ("{caller}:", "{root}:")
         if not account.startswith(begins):
             yield f"{path}.account", "begins with its owner"
@@ -127,14 +137,14 @@ def _operation_form(path: str, name: str, operation: Any) -> Iterator[Found]:
     may: dict[str, tuple[str, ...]] = {"transfer": ("steps", "amounts"), "refund": ("fees",)}
     yield from _keys(operation, path, ("kind",), ("callers", *may.get(kind, ())))
     callers = operation.get("callers", ["partner"])
-    if not _list_of(callers, str) or any(c not in ("partner", "bank") for c in callers):
+    if not _list_of(callers, str) or _twice(callers) or any(c not in ("partner", "bank") for c in callers):
         yield f"{path}.callers", "partner, bank"
     if operation.get("fees", "keep") not in ("keep", "return"):
         yield f"{path}.fees", "keep or return"
     if kind != "transfer":
         return
     amounts, steps = operation.get("amounts", []), operation.get("steps", [])
-    if not _list_of(amounts, str) or any(not re.fullmatch(ROLE, a) or a in WORDS for a in amounts):
+    if not _list_of(amounts, str) or _twice(amounts) or any(not re.fullmatch(ROLE, a) or a in WORDS for a in amounts):
         yield f"{path}.amounts", "names"
         return
     if not _list_of(steps, dict) or not 1 <= len(steps) <= 50:
@@ -173,7 +183,7 @@ def _amount_form(path: str, amount: Any, names: list[str], *, in_step: bool) -> 
     of = ("amount", *names) if in_step else ("amount", *names, "step")
     if "tiers" in amount:
         yield from _keys(amount, path, ("tiers",), ("of",))
-        if not _list_of(amount["tiers"], dict) or not amount["tiers"]:
+        if not _list_of(amount["tiers"], dict) or not 1 <= len(amount["tiers"]) <= 20:
             yield f"{path}.tiers", "a list"
             return
         for n, tier in enumerate(amount["tiers"]):
@@ -247,10 +257,14 @@ def sides(d: dict[str, Any]) -> Iterator[Found]:
                 amount = target.get("amount", "remaining")
                 if roles[target["role"]].get("many", False) != (amount in ("equal", "named")):
                     yield where, "many"
+                if step["amount"] == "to_zero" and amount != "remaining":
+                    yield where, "takes what remains"
                 if step["amount"] == "to_zero" and roles[target["role"]]["owner"] in ("tree", "any"):
                     yield where, "may be debited"
         for role in ROLES_OF_KIND.get(operation["kind"], ()):
             kind = roles[role]["owner"]
+            if roles[role].get("many", False):
+                yield path, "many"
             if role == "payer" and kind in ("tree", "any"):
                 yield path, "payer"
             if role == "payee" and kind == "any":

@@ -66,7 +66,7 @@ class Model(State):
         self._count(case, legs)
         opened: list[Any] = []
         for leg in legs:
-            known = transactions.account(self, leg)
+            known = transactions.account(self, case, leg)
             if known is not None and leg.account not in self.accounts:
                 opened.append(self.open(leg.account, known))
         if any(transactions.away(self, case, leg) for leg in legs):

@@ -235,7 +235,7 @@ def legs_of(m: State, case: Case) -> tuple[list[Leg], list[Against]]:
         problems.append(against("same_account"))
     if case.kind != "exchange":
         return [payer._replace(amount=t.amount), payee._replace(amount=t.amount)], problems
-    other = account(m, payee)
+    other = account(m, case, payee)
     currency = other.currency if other is not None and other.currency != t.currency else ""
     got = bought(t, currency) if currency else 0
     if got < 1:
@@ -270,7 +270,7 @@ def _steps(m: State, case: Case, operation: dict[str, Any]) -> tuple[list[Leg], 
         """What a debit can take to leave nothing available; of a target, what is owed there."""
         if excluded(m, case, leg) or away(m, case, leg):
             return None
-        known = account(m, leg)
+        known = account(m, case, leg)
         if known is None:
             return None
         if leg.side == "credit":
@@ -296,10 +296,10 @@ def _steps(m: State, case: Case, operation: dict[str, Any]) -> tuple[list[Leg], 
 # Accounts.
 
 
-def account(m: State, leg: Leg) -> Known | None:
+def account(m: State, case: Case, leg: Leg) -> Known | None:
     """The account of a leg; one that would be opened on first use is there, with nothing on it."""
     known = m.accounts.get(leg.account)
-    if known is not None or leg.open is None:
+    if known is not None or leg.open is None or excluded(m, case, leg):
         return known
     who = owner(leg.account)
     good = re.fullmatch(f"{PARTNER}:{LOCAL}", leg.account)
@@ -330,15 +330,14 @@ def looked_up(m: State, case: Case, leg: Leg) -> bool:
     """Whether anybody looks whether the account of this leg exists."""
     if leg.account.startswith(TRANSIT):
         return False
-    asker = case.t.partner_id
-    return asker == "bank" or root(owner(leg.account)) in (root(asker), "bank") or not excluded(m, case, leg)
+    return root(owner(leg.account)) in (root(case.t.partner_id), "bank") or not excluded(m, case, leg)
 
 
 def away(m: State, case: Case, leg: Leg) -> bool:
     """Whether the account belongs to another partition and may be credited there."""
     who = owner(leg.account)
     return (
-        leg.side == "credit" and case.kind in ("transfer", "entry") and who != "bank"
+        leg.side == "credit" and case.kind in ("transfer", "entry") and leg.rule in ("", "any") and who != "bank"
         and partition_of(who, m.partitions) != m.partition and not excluded(m, case, leg)
     )  # fmt: skip
 
@@ -349,11 +348,11 @@ def _accounts(m: State, case: Case, legs: list[Leg]) -> Iterator[Against]:
     for leg in legs:
         if leg not in local and not re.fullmatch(f"{PARTNER}:{LOCAL}", leg.account):
             yield against("account_unknown")
-    if any(account(m, leg) is None for leg in local if looked_up(m, case, leg)):
+    if any(account(m, case, leg) is None for leg in local if looked_up(m, case, leg)):
         yield against("account_unknown")
     if any(excluded(m, case, leg) for leg in local):
         yield against("account_not_owned")
-    pairs = [(leg, account(m, leg)) for leg in local]
+    pairs = [(leg, account(m, case, leg)) for leg in local]
     if any(a is None for _, a in pairs):
         return
     known = [(leg, a) for leg, a in pairs if a is not None]
@@ -406,7 +405,7 @@ def _funds(m: State, case: Case, legs: list[Leg]) -> Iterator[Against]:
     local = [leg for leg in legs if not away(m, case, leg)]
     aside = case.kind == "hold" or len(local) < len(legs)
     release = released(m, case) if case.kind == "capture" else 0
-    before = {leg.account: account(m, leg) for leg in local}
+    before = {leg.account: account(m, case, leg) for leg in local}
     yield from funds({n: a for n, a in before.items() if a is not None}, local, aside=aside, release=release)
 
 
