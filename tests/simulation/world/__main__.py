@@ -64,10 +64,10 @@ def main() -> int:
     result = simulate(options.seed, trace=True)
     print("\n".join(result.trace))
     if options.repeat > 1:
-        digests = {simulate(options.seed).digest for _ in range(options.repeat)}
+        digests = {simulate(options.seed).digest() for _ in range(options.repeat)}
         print(f"{options.repeat} runs, {len(digests)} different")
         return int(len(digests) > 1)
-    print(failure(result) if result.violations else f"seed {result.seed}: all is well, digest {result.digest}")
+    print(failure(result) if result.violations else f"seed {result.seed}: all is well, digest {result.digest()}")
     return int(bool(result.violations))
 
 

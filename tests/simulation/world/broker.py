@@ -50,7 +50,7 @@ class Log:
 
     def stable(self) -> int:
         """The last stable offset: nothing at or after it is shown under read_committed."""
-        return min(self.open.values(), default=len(self.entries))
+        return min(self.open.values()) if self.open else len(self.entries)
 
     def shown(self, offset: int) -> bool:
         """Whether the record at an offset below the last stable one is committed."""

@@ -18,9 +18,12 @@ from streams.sink_host import _Follower
 
 Places = list[tuple[Any, str, Any]]
 
-_commit, _begin, _merge = TransactionalCore._commit, TransactionalCore._begin, streams.core.merge
-_finish, _read = TransactionalCore._finish, streams.recovery.read_to_end
-_recover, _run_of = streams.core.recover, LedgerSink.write
+_core: Any = streams.core
+_recovery: Any = streams.recovery
+_reader: Any = streams.reader
+_commit, _begin, _merge = TransactionalCore._commit, TransactionalCore._begin, _core.merge
+_finish, _read = TransactionalCore._finish, _recovery.read_to_end
+_recover = _core.recover
 
 
 def merged_before_the_commit_returned() -> Places:
@@ -134,7 +137,7 @@ def not_waited_for_stable_offsets() -> Places:
 
 
 def _stable_spans(kafka: Any, topic: str, settings: Any) -> dict[int, tuple[int, int]]:
-    reader = streams.reader
+    reader = _reader
     consumer = reader.Consumer(kafka.consumer("clearline-reader"))
     found: dict[int, tuple[int, int]] = {
         p: reader._span(consumer, kafka, topic, p) for p in reader._partitions(consumer, kafka, topic)
@@ -151,7 +154,7 @@ def every_worker_has_its_own_transactional_id() -> Places:
         settings = core.kafka.producer(
             transactional_id=f"fresh-{next(count)}", transaction_timeout_ms=core.options.transaction_timeout_ms
         )
-        producer = streams.core.Producer(settings)
+        producer = _core.Producer(settings)
         producer.init_transactions(3.0)
         return producer
 

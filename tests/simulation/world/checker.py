@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import orjson
+
 from clearline.audit.contract import Terms
 from clearline.audit.verify import verify_world
 from clearline.audit.views import (
@@ -21,8 +23,8 @@ from clearline.audit.views import (
 from ledger.state import Draft
 from schemas.codec import UndecodableError
 from schemas.identity import command_id
-from sinks.balances import Balances
 from schemas.records import Crossing
+from sinks.balances import Balances
 from streams.reader import LogRecord
 from tests.faults.memory_world import MemoryBalances, MemoryEntries, MemoryLog
 from tests.ledger_checks import compare, compare_sent
@@ -46,10 +48,11 @@ def logs(world: Any) -> MemoryLog:
 def entries(world: Any) -> MemoryEntries:
     """ClickHouse's rows as the auditor asks for them."""
     out, tables = MemoryEntries(), world.tables.rows
-    for name, kind, rows in (
+    kinds: tuple[tuple[str, Any, dict[int, list[Any]]], ...] = (
         ("outcomes", StoredOutcome, out.outcome_rows), ("postings", StoredPosting, out.posting_rows),
         ("control_changes", StoredChange, out.change_rows),
-    ):  # fmt: skip
+    )  # fmt: skip
+    for name, kind, rows in kinds:
         for row in tables[name]:
             rows.setdefault(row["partition"], []).append(kind(**{f: _cell(f, row) for f in kind._fields}))
     for row in tables["outcomes"]:
@@ -71,8 +74,6 @@ def _cell(field: str, row: dict[str, Any]) -> Any:
 
 
 def _map(text: str) -> dict[str, str]:
-    import orjson
-
     found: dict[str, str] = orjson.loads(text) if text else {}
     return found
 
@@ -90,7 +91,7 @@ def balances(world: Any) -> MemoryBalances:
 def audit(world: Any) -> Iterator[str]:
     """`clearline verify` on the whole world, nothing waiting or lagging."""
     verdict = verify_world(
-        "live", logs(world), world.codec.decode, Terms(world.broker.partitions, OPTIONS.message_bytes_max),
+        "live", logs(world), world.decode, Terms(world.broker.partitions, OPTIONS.message_bytes_max),
         entries=entries(world), balances=balances(world), drained=True,
     )  # fmt: skip
     for check in verdict.checks:
@@ -107,7 +108,7 @@ def acknowledged(world: Any) -> Iterator[str]:
 
 def outcomes(world: Any) -> Iterator[str]:
     """Every outcome beside the tests' model, command by command in the order of the log."""
-    terms, decode = Terms(world.broker.partitions, OPTIONS.message_bytes_max), world.codec.decode
+    terms, decode = Terms(world.broker.partitions, OPTIONS.message_bytes_max), world.decode
     sent: dict[tuple[int, int], list[Any]] = {}  # by partitions, from and to: what the models send
     arrived: dict[tuple[int, int], list[Any]] = {}
     for p in range(world.broker.partitions):
@@ -176,7 +177,7 @@ def _keys(world: Any, ledger: Any) -> dict[Any, Any]:
 
 
 def _answered(world: Any, partition: int) -> list[tuple[str, str]]:
-    records = [world.codec.decode(e.value) for _, e in world.broker.committed(TOPICS.journal, partition)]
+    records = [world.decode(e.value) for _, e in world.broker.committed(TOPICS.journal, partition)]
     return [(r.partner_id, r.idempotency_key) for r in records]
 
 

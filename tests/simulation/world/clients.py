@@ -205,22 +205,30 @@ class Consumer:
 
     def _fetch(self, records_max: int) -> list[Message]:
         assert self._committed_only
-        places = [p for p in self._position if p[1] not in self._paused]
-        if len(places) > 1:
-            self._sim.random.shuffle(places)
+        ready: list[tuple[str, int]] = []
+        ended: list[tuple[str, int]] = []
+        for place, at in self._position.items():
+            if place[1] not in self._paused:
+                if at < self._broker.log(*place).stable():
+                    ready.append(place)
+                elif self._tells_end and self._told.get(place) != at:
+                    ended.append(place)
+        if len(ready) > 1:
+            self._sim.random.shuffle(ready)
         out: list[Message] = []
-        for topic, p in places:
-            log, at = self._broker.log(topic, p), self._position[topic, p]
+        for place in ready:
+            log, at = self._broker.log(*place), self._position[place]
             stable = log.stable()
             while at < stable and len(out) < records_max:
                 if log.shown(at):
-                    out.append(Message(topic, p, at, log.entries[at]))
+                    out.append(Message(*place, at, log.entries[at]))
                 at += 1
-            self._position[topic, p] = at
-            at_end = self._tells_end and at >= stable and len(out) < records_max
-            if at_end and self._told.get((topic, p)) != at:
-                self._told[topic, p] = at
-                out.append(Message(topic, p, at, None, _KE(_KE._PARTITION_EOF, "end")))
+            self._position[place] = at
+            if self._tells_end and at >= stable:
+                ended.append(place)
+        for place in ended:
+            self._told[place] = at = self._position[place]
+            out.append(Message(*place, at, None, _KE(_KE._PARTITION_EOF, "end")))
         return out
 
     # ---- questions ---------------------------------------------------------------------------------------------------

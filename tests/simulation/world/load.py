@@ -6,6 +6,7 @@ published there, so that holds are captured and payments given back. It is a bel
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import cache
 from random import Random
 from typing import Any
@@ -35,8 +36,16 @@ class Gateways:
     """`acknowledged`: partition, offset and value of what a gateway was told is in the log. `left`: still to publish."""
 
     def __init__(
-        self, sim: Scheduler, broker: Broker, topic: str, codec: Codec, seed: int, commands: int, clock_ms: Any,
-        *, shelf: bool,
+        self,
+        sim: Scheduler,
+        broker: Broker,
+        topic: str,
+        codec: Codec,
+        seed: int,
+        commands: int,
+        clock_ms: Any,
+        *,
+        shelf: bool,
     ) -> None:
         self.sim, self.broker, self.topic, self.codec, self.clock_ms = sim, broker, topic, codec, clock_ms
         self.random = Random(f"load {seed}")
@@ -77,15 +86,13 @@ class Gateways:
         p = random.randrange(n)
         model = self.models[p]
         model.now = max(model.now, self.clock_ms())
-        while True:
+        value: bytes | None = None
+        while value is None:
             c = command(random, model)
             if isinstance(c, Crossing):  # only workers write these
                 continue
-            try:
-                value: bytes | None = self.codec.encode(c)
-            except (KeyError, OverflowError, ValueError):  # no publisher can write it: a side that is none
-                continue
-            break
+            with suppress(KeyError, OverflowError, ValueError):  # no publisher can write a side that is none
+                value = self.codec.encode(c)
         self._believe(p, c)
         if random.random() < 0.03:
             assert value is not None

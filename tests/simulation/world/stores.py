@@ -122,7 +122,7 @@ class Database:
 
 def _as_kept(row: Row) -> Row:
     """What the table's defaults make of a row."""
-    kept = {n: v.decode() if isinstance(v, bytes) and n not in _BYTES else v for n, v in row.items()}
+    kept: Row = {n: v.decode() if isinstance(v, bytes) and n not in _BYTES else v for n, v in row.items()}
     if "counters" in kept:
         raw = kept.pop("counters")
         for i, n in enumerate(_COUNTERS):
@@ -153,8 +153,8 @@ def select(query: str, tables: dict[str, list[Row]]) -> list[tuple[Any, ...]]:
     what, table, where, by = found.groups()
     rows = tables[table]
     if where:
-        test = eval(f"lambda r: {_condition(where)}")
-        rows = [r for r in rows if test(r)]
+        test, values = _condition(_VALUE.sub("@", where)), [_value(v) for v in _VALUE.findall(where)]
+        rows = [r for r in rows if test(r, values)]
     keys = tuple(by.split(", ")) if by else ()
     groups: dict[tuple[Any, ...], list[Row]] = {} if by else {(): rows}
     for r in rows if by else ():
@@ -163,12 +163,24 @@ def select(query: str, tables: dict[str, list[Row]]) -> list[tuple[Any, ...]]:
     return [columns(group, key) for key, group in groups.items()]
 
 
-def _condition(where: str) -> str:
-    """A condition in Python. Columns are names that stand before an operator."""
-    out = re.sub(r"(\w+) BETWEEN (\d+) AND (\d+)", r"\2 <= r['\1'] <= \3", where)
-    out = re.sub(r"(?<!')\b([a-z_]+) (=|>=|NOT IN) (?=['\d(])", r"r['\1'] \2 ", out)
+@cache
+def _condition(where: str) -> Callable[[Row, list[Any]], bool]:
+    """A condition in Python; @ stands for each value. Columns are names that stand before an operator."""
+    number = iter(range(where.count("@")))
+    out = re.sub("@", lambda _: f"v[{next(number)}]", where)
+    out = re.sub(r"(\w+) BETWEEN (v\[\d+\]) AND (v\[\d+\])", r"\2 <= r['\1'] <= \3", out)
+    out = re.sub(r"\b([a-z_]+) (=|>=|NOT IN) (?=v\[|\()", r"r['\1'] \2 ", out)
     out = out.replace(" = ", " == ").replace(" NOT IN (", " not in (").replace(" AND ", " and ").replace(" OR ", " or ")
-    return re.sub(r"not in \((\d+)\)", r"not in (\1,)", out)
+    out = re.sub(r"not in \((v\[\d+\])\)", r"not in (\1,)", out)
+    made: Callable[[Row, list[Any]], bool] = eval(f"lambda r, v: {out}")
+    return made
+
+
+_VALUE = re.compile(r"'[^']*'|\b\d+\b")
+
+
+def _value(text: str) -> Any:
+    return text.strip("'") if text.startswith("'") else int(text)
 
 
 @cache
