@@ -34,7 +34,8 @@ def bought_for(amount: int, rate: str, currency: str, other: str) -> int:
     """Minor units of `other` for `amount` minor units of `currency`, rounded half up; 0 when it buys nothing."""
     number, decimals = parse_rate(rate)
     up, down = EXPONENTS[other], EXPONENTS[currency] + decimals
-    numerator, denominator = amount * number * 10 ** max(up - down, 0), 10 ** max(down - up, 0)
+    numerator: int = amount * number * 10 ** max(up - down, 0)
+    denominator: int = 10 ** max(down - up, 0)
     return (2 * numerator + denominator) // (2 * denominator)
 
 
@@ -61,9 +62,9 @@ def exchange(draft: Draft, t: Transaction, at: Moment, owners: Mapping[str, str]
     (payer, _, _), (sold, _, _), (bought, _, _), (payee, _, _) = legs.done()
     gets = bought_for(t.amount, t.rate, t.currency, other)
     if not gets:
-        raise Rejection(Reason.RATE_INVALID, field="rate", rule="it buys nothing")
+        raise Rejection(Reason.RATE_INVALID, field="rate", rule="it buys nothing").once_accounts_are_known()
     if gets > AMOUNT_MAX:
-        raise Rejection(Reason.AMOUNT_TOO_LARGE, field="rate", limit=AMOUNT_MAX)
+        raise Rejection(Reason.AMOUNT_TOO_LARGE, field="rate", limit=AMOUNT_MAX).once_accounts_are_known()
     of_all = [(payer, "debit", t.amount), (sold, "credit", t.amount), (bought, "debit", gets), (payee, "credit", gets)]
     check_totals(of_all)
     return Plan(ENTRY, of_all, counts=True)

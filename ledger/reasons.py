@@ -180,6 +180,12 @@ class Rejection(Exception):  # noqa: N818 - an outcome, not an error; it never l
         super().__init__(reason.value)
         self.reason = reason
         self.detail = {k: str(v) for k, v in detail.items()}
+        self.rank = _ORDER[reason]  # its place in the list
+
+    def once_accounts_are_known(self) -> Rejection:
+        """The same, but looked for right after the rules of accounts: it depends on them."""
+        self.rank = _ORDER[Reason.NOTHING_TO_MOVE]
+        return self
 
 
 _ORDER = {reason: rank for rank, reason in enumerate(Reason)}
@@ -189,4 +195,4 @@ def first(a: Rejection | None, b: Rejection | None) -> Rejection | None:
     """Of two reasons the one that comes first in the list; the earlier leg's when they are equal."""
     if a is None or b is None:
         return a or b
-    return b if _ORDER[b.reason] < _ORDER[a.reason] else a
+    return b if b.rank < a.rank else a

@@ -274,9 +274,10 @@ def _check_worked(worker: _Worker, count: int) -> None:
     if not count:
         raise Rejection(Reason.NOTHING_TO_MOVE, field="accounts", rule="what the operation moves is zero")
     if any(leg.amount > AMOUNT_MAX for leg in worker.legs):
-        raise Rejection(Reason.AMOUNT_TOO_LARGE, field="amount", limit=AMOUNT_MAX)
+        raise Rejection(Reason.AMOUNT_TOO_LARGE, field="amount", limit=AMOUNT_MAX).once_accounts_are_known()
     if count > LEGS_MAX:
-        raise Rejection(Reason.POSTINGS_COUNT, field="accounts", count=count, limit=f"2 to {LEGS_MAX}")
+        too_many = Rejection(Reason.POSTINGS_COUNT, field="accounts", count=count, limit=f"2 to {LEGS_MAX}")
+        raise too_many.once_accounts_are_known()
 
 
 def _refund(draft: Draft, t: Transaction, op: Operation, at: Moment) -> Plan:

@@ -64,7 +64,7 @@ SHOP, TILL = "zeta/shop", "zeta/shop:w:till"
 def shop(in_state: str) -> Ledger:
     """Partner zeta/shop with 100 on one account, something held, captured and paid, brought to this state of its life."""
     ledger = bank()
-    by = {"partner_id": SHOP}
+    by: dict[str, Any] = {"partner_id": SHOP}
     steps: list[Any] = [AdmitPartner("bank", key(), SHOP, state="applied")]
     live = [
         account(TILL), account("zeta/shop:w:cash"), account("zeta/shop:w:new"),
@@ -80,7 +80,7 @@ def shop(in_state: str) -> Ledger:
 
 
 def asked_in(ledger: Ledger, name: str) -> JournalRecord:
-    by = {"partner_id": SHOP}
+    by: dict[str, Any] = {"partner_id": SHOP}
     limit = (Limit("day", "CNY", None, 10**6),)
     requests: dict[str, Any] = {
         "transfer": transfer(name, 1, TILL, "zeta/shop:w:cash", **by),
