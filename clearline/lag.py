@@ -71,6 +71,24 @@ def measure(settings: Settings, folder: DataFolder) -> dict[str, Any]:
         return {"roles": {}, "waiting": {}, "error": str(e)}
 
 
+def in_flight(roles: dict[str, Any]) -> dict[str, Any] | None:
+    """What is under way between partitions, as the workers of this run tell it: how many transactions are not decided,
+    and by currency, in minor units, what is set aside for them, and what is decided and has not come in elsewhere.
+    None when no worker of this run tells anything. The workers tell it twice a second, not at one moment."""
+    told = [t for t in ((r.get("ready") or {}).get("in_flight") for r in roles.values()) if t]
+    if not told:
+        return None
+    amounts: dict[str, list[int]] = {}
+    for currency, (waits, left) in (item for t in told for item in t["amounts"].items()):
+        sums = amounts.setdefault(currency, [0, 0])
+        sums[0] += waits
+        sums[1] += left
+    return {
+        "transactions": sum(t["transactions"] for t in told),
+        "amounts": {c: {"set_aside": a, "decided": b} for c, (a, b) in sorted(amounts.items()) if a or b},
+    }
+
+
 def _unsettled(kafka: KafkaConfig, topic: str, ends: dict[int, int], done: dict[int, int]) -> dict[int, int]:
     """Commands that wait. Where few offsets are left they are read and counted: steps between partitions come in Kafka
     transactions, and the end marker of each takes an offset too."""

@@ -23,6 +23,7 @@ import structlog
 from confluent_kafka import KafkaException
 from faust.app.base import BootStrategy
 
+from ledger.flights import under_way
 from processors.agents import add_settlement_agent
 from processors.settlement import Batch, Outlets, Settlement
 from schemas.codec import Codec
@@ -142,6 +143,10 @@ class SettlementService(mode.Service):
             "accounts": sum(len(x.base.accounts) for x in ledgers.values()),
             "keys": sum(len(x.keys) for x in ledgers.values()),
             "keys_bytes": sum(x.keys.memory_bytes for x in ledgers.values()),
+            "in_flight": {
+                "transactions": sum(x.base.in_flight for x in ledgers.values()),
+                "amounts": _sums([under_way(x.base.accounts) for x in ledgers.values()]),
+            },
             "commands": f.commands, "commits": f.commits, "aborts": f.aborts, "last_commit_at": f.last_commit_at,
             "gather_s": f.gather_s, "wait_s": f.wait_s, "commit_s": f.commit_s,
             "stages": {n: getattr(self.settlement.stages, n) for n in self.settlement.stages.__slots__},
@@ -152,6 +157,16 @@ class SettlementService(mode.Service):
         await asyncio.get_running_loop().run_in_executor(None, self._thread.join, 10)
         if self._metrics_server is not None:
             await asyncio.get_running_loop().run_in_executor(None, self._metrics_server.close)
+
+
+def _sums(parts: list[dict[str, tuple[int, int]]]) -> dict[str, list[int]]:
+    """Sums of pairs by name."""
+    out: dict[str, list[int]] = {}
+    for name, (a, b) in (item for part in parts for item in part.items()):
+        sums = out.setdefault(name, [0, 0])
+        sums[0] += a
+        sums[1] += b
+    return out
 
 
 def _exit(code: int) -> None:

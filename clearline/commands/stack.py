@@ -134,8 +134,11 @@ def status(as_json: screen.JsonFlag = False) -> None:
         check_world(settings, run)
         lag.mark_troubled(run, folder)
     shown = run or {"state": "external", "world": settings.world, "parts": {}, "roles": {}}
-    document = {"state": shown["state"], **_summary(shown), "lag": lag.measure(settings, folder)}
-    screen.answer(document, as_json, [*_readable(shown), *_lag_table(document["lag"])])
+    in_flight = lag.in_flight(shown["roles"])
+    document = {
+        "state": shown["state"], **_summary(shown), "lag": lag.measure(settings, folder), "in_flight": in_flight,
+    }  # fmt: skip
+    screen.answer(document, as_json, [*_readable(shown), *_lag_table(document["lag"]), *_flight_line(in_flight)])
     troubled = [n for n, c in {**shown["parts"], **shown["roles"]}.items() if c["state"] != "ready"]
     lags = document["lag"]
     if shown["state"] not in ("running", "external") or troubled or lags.get("error") or lags["waiting"]:
@@ -198,6 +201,19 @@ def _lag_table(lag: dict[str, Any]) -> list[RenderableType]:
     rows = [(role, sum(by.values()), " ".join(f"{p}:{n}" for p, n in by.items())) for role, by in lag["roles"].items()]
     waiting = [f"{role} waits: {why}" for role, why in lag["waiting"].items()]
     return ["", screen.table("", ("records behind", "total", "by partition"), rows, right=["total"]), *waiting]
+
+
+def _flight_line(in_flight: dict[str, Any] | None) -> list[RenderableType]:
+    """What is under way between partitions, when anything is."""
+    from ledger.money import format_minor
+
+    if not in_flight or not (in_flight["transactions"] or in_flight["amounts"]):
+        return []
+    sums = (
+        f"{format_minor(a['set_aside'], c)} {c} set aside, {format_minor(a['decided'], c)} {c} decided and not in yet"
+        for c, a in in_flight["amounts"].items()
+    )
+    return [f"between partitions: {in_flight['transactions']} transactions under way; {'; '.join(sums)}"]
 
 
 def _short(text: str) -> str:

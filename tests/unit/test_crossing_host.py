@@ -8,6 +8,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from clearline.lag import in_flight
+from ledger.flights import under_way
 from ledger.keys import KeyIndex
 from ledger.state import Draft, PartitionBase
 from processors.agents import take
@@ -134,6 +136,30 @@ def test_each_step_is_written_to_the_other_partition_and_the_caller_is_answered_
     assert reply.first_offset == world.next[0] - 2
     assert [b.accounts[a].available() for b, a in zip(world.bases, (ACME, ZETA), strict=True)] == [900, 1_100]
     assert [b.in_flight for b in world.bases] == [0, 0]
+
+
+def test_what_is_under_way_is_told_with_its_sums(world: World) -> None:
+    def told() -> dict[str, Any] | None:
+        roles = {
+            f"worker-{p}": {"ready": {"in_flight": {
+                "transactions": b.in_flight, "amounts": {c: list(x) for c, x in under_way(b.accounts).items()}
+            }}} for p, b in enumerate(world.bases)
+        }  # fmt: skip
+        return in_flight({**roles, "sink-redis": {"ready": {}}, "gateway": {}})
+
+    nothing = {"transactions": 0, "amounts": {}}
+    assert told() == nothing
+    world.append(0, pay("p", 100, ACME, ZETA), b"acme")
+    world.append(0, pay("q", 30, ACME, ZETA), b"acme")
+    world.settle(0)
+    assert told() == {"transactions": 2, "amounts": {"CNY": {"set_aside": 130, "decided": 0}}}
+    world.settle(1)
+    assert told() == {"transactions": 2, "amounts": {"CNY": {"set_aside": 130, "decided": 0}}}
+    world.settle(0)
+    assert told() == {"transactions": 0, "amounts": {"CNY": {"set_aside": 0, "decided": 130}}}
+    world.settle(1)
+    assert told() == nothing
+    assert in_flight({"gateway": {"ready": None}}) is None
 
 
 def test_a_refusal_is_answered_to_the_caller_with_its_reason(world: World) -> None:
