@@ -16,6 +16,7 @@ COPY processors processors
 COPY streams streams
 COPY sinks sinks
 COPY clearline clearline
+COPY products products
 
 # A user without rights or a shell; roles keep nothing on disk but a small state folder.
 RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin clearline \

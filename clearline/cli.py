@@ -26,6 +26,7 @@ from clearline.commands import (
     limit,
     operate,
     partner,
+    product,
     publish,
     receipt,
     report,
@@ -50,7 +51,8 @@ def build() -> typer.Typer:
         rich_markup_mode=None,
     )
     app.callback()(_settings)
-    for module in (stack, demo, publish, partner, account, limit, calendar, report, operate, receipt, dlq, bench):
+    nouns = (partner, account, limit, calendar, product)
+    for module in (stack, demo, publish, *nouns, report, operate, receipt, dlq, bench):
         module.register(app)
     return app
 

@@ -77,8 +77,10 @@ def price(expression: Any, base: Fraction, currency: str) -> int:
             out = round(exact)  # Python rounds fractions half to even
         case _:
             out = floor(exact + Fraction(1, 2))
-    out = max(out, expression.get("min", {}).get(currency, out))
-    return min(out, expression.get("max", {}).get(currency, out))
+    least, most = expression.get("min", {}), expression.get("max", {})
+    if currency in least:
+        out = max(out, int(least[currency]))
+    return min(out, int(most[currency])) if currency in most else out
 
 
 def amount_of(expression: Any, r: Request, step: int | None) -> int:

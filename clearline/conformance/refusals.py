@@ -170,14 +170,13 @@ def _in_its_way(
         currency = stage.currency
     wrong = (*others, replace(a, currency=currency))
     yield good.refused(f"{label} is of another currency", "account_currency", accounts=wrong)
-    by = {"requested_by": "conformance", "note": "a case"}
-    freeze = BlockAccount(BANK, CONTROL, a.account_id, False, False, freeze=True, **by)  # type: ignore[arg-type]
+    freeze = BlockAccount(BANK, CONTROL, a.account_id, False, False, freeze=True)
     yield good.refused(f"{label} is frozen", "account_frozen", before=(freeze,))
     for side in sorted(sides):
-        block = BlockAccount(BANK, CONTROL, a.account_id, side == "debit", side == "credit", **by)  # type: ignore[arg-type]
+        block = BlockAccount(BANK, CONTROL, a.account_id, side == "debit", side == "credit")
         yield good.refused(f"{label} refuses {side}s", f"{side}s_blocked", before=(block,))
     if not stage.takes_balance(name) and not stage.gets_balance(name):  # closed is empty, so there is no leg on it
-        close = CloseAccount(BANK, CONTROL, a.account_id, **by)
+        close = CloseAccount(BANK, CONTROL, a.account_id)
         yield good.refused(f"{label} is closed", "account_closed", accounts=(*others, a.holding(0)), before=(close,))
 
 
