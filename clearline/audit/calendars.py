@@ -23,6 +23,11 @@ def iso(day: int) -> str:
     return (EPOCH + timedelta(days=day)).isoformat()
 
 
+def day_of(text: str) -> int:
+    """The day again, since 1970-01-01."""
+    return (date.fromisoformat(text) - EPOCH).days
+
+
 class Calendar:
     """One calendar: offsets (ms UTC, minutes), weekdays and days without business."""
 
@@ -102,6 +107,7 @@ class Calendars(Registrations):
         if not right:
             return "field_invalid"
         self.calendars[c.subject_id] = Calendar(c, offset)
+        self.unsure_calendars.discard(c.subject_id)
         return ""
 
     def close_day(self, c: CloseDay) -> str:
@@ -112,13 +118,19 @@ class Calendars(Registrations):
             return "field_invalid"
         if c.day <= self.closed_through:
             return "day_closed"
-        if c.day > self.calendar_of(BANK).date(self.event_time):
+        ahead = c.day > self.calendar_of(BANK).date(self.event_time)
+        if BANK in self.unsure_calendars and self.witness is not None:
+            ahead = self.witness.reason == "day_ahead"
+        if ahead:
             return "day_ahead"
         self.closed_through = c.day
         return ""
 
     def next_day(self) -> int:
         """The business day after the last closed one, by the settlement calendar as it is now."""
+        if BANK in self.unsure_calendars and self.witness is not None:
+            said = self.witness.changes.get("next_day")
+            return day_of(said) if said else self.witness.value_date
         return self.calendar_of(BANK).first_open(self.closed_through + 1, AHEAD_MAX - 1)
 
     def booked_on(self, value_date: int) -> tuple[int, dict[str, str]]:

@@ -23,6 +23,12 @@ class Figures:
         self.partition = partition
         self.event_time = 0  # ms UTC, the highest append time so far
         self.closed_through = -1  # days since 1970-01-01
+        # Where commands are no longer kept, some things are said by nothing (see `following`): which, and what the
+        # journal has for the command that is looked at. It counts for those things alone.
+        self.unsure_calendars: set[str] = set()
+        self.unsure_limits: set[tuple[str, str]] = set()
+        self.unsure_usage: set[tuple[str, str]] = set()
+        self.witness: JournalRecord | None = None
         self.partner_state: dict[str, str] = {}
         self.partner_name: dict[str, str] = {}
         self.partner_offset: dict[str, int] = {}

@@ -1,21 +1,21 @@
 """Takes the journal's word where the commands are no longer kept, and the state rows' where the journal is silent.
 
 The journal says of limits, calendars and products only that they were set: what they are stands in the command and in
-the row of `ledger.state`. A product's version never changes, so its row is as good as its command. A row of limits is
-used when it is of the record's own offset; when it was changed since, the subject's limits are not known until they are
-set again, and a `limit_exceeded` that the journal gives meanwhile is believed (`unsure`). A calendar's last row is used
-for the whole stretch. What windows have used is counted from the postings: that is exact but for operations of products
-that charge beside the amount, where the first debit leg is taken for the amount.
+the row of `ledger.state`. A product's version never changes, so its row is as good as its command. A row of limits or
+of a calendar is used when it is of the record's own offset. When it was changed since, nothing says what stood there
+meanwhile: until it is set anew the recomputation is unsure of it, and what hangs on it (a limit's `limit_exceeded`, the
+day after a closed one) is believed as the journal has it. What windows have used is counted from the postings; where
+these do not say it (limits or calendars that are not known, a product's steps that do not begin with the amount) the
+rows of the windows are believed from there on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import date
 from typing import Any
 
-from clearline.audit.calendars import EPOCH, Calendar
+from clearline.audit.calendars import Calendar, day_of
 from clearline.audit.crossing import NO_DIGEST, REFUSED, RESERVED, WAITING, Crossings, Flight, key_of
 from clearline.audit.figures import Leg, follow_counters
 from clearline.audit.limits import Gross, Subject
@@ -36,6 +36,12 @@ class Rows:
     calendars: dict[str, CalendarState] = field(default_factory=dict)
     products: dict[tuple[str, int], ProductState] = field(default_factory=dict)
     crossings: dict[tuple[int, bytes], CrossingState] = field(default_factory=dict)
+
+
+def decides(record: JournalRecord) -> bool:
+    """Whether the record of a transaction is the decision of one between partitions."""
+    final = record.outcome in ("settled", "rejected") and record.reason != "idempotency_conflict"
+    return final and not record.binds_key
 
 
 class Following(Crossings):
@@ -117,14 +123,19 @@ class Following(Crossings):
         version = self._version(record)
         kind = self._kind(record)
         debits = [leg for leg in legs if leg[1] == "debit"]
-        by_amount = version is not None and kind == "transfer"
-        if by_amount and version is not None:
-            by_amount = uses_amount(version.document["operations"][record.operation])
+        by_amount = certain = kind == "exchange"
+        if version is not None and kind == "transfer":
+            op = version.document["operations"][record.operation]
+            by_amount = uses_amount(op)
+            certain = op["steps"][0]["amount"] == "amount"
         gross: Gross = {}
-        for _, _, amount, currency in debits[:1] if by_amount or kind == "exchange" else debits:
+        for _, _, amount, currency in debits[:1] if by_amount else debits:
             gross[currency] = gross.get(currency, 0) + amount
         limits = version.limits if version else ()
-        self.count(record.source_offset, self.asked(record.partner_id, legs, gross, record.product, limits))
+        asked = self.asked(record.partner_id, legs, gross, record.product, limits)
+        self.count(record.source_offset, asked)
+        if by_amount and not certain:
+            self.unsure_usage.update(subject for subject, *_ in asked)
 
     # ---- between partitions ------------------------------------------------------------------------------------------
 
@@ -134,8 +145,7 @@ class Following(Crossings):
             if record.outcome == "applied" and "crossing" in record.changes:
                 return self._follow_start(record)
             f = self.flights.get((self.partition, record.command_id))
-            decides = not record.binds_key and record.outcome in ("settled", "rejected")
-            if f is not None and decides and record.reason != "idempotency_conflict":
+            if f is not None and decides(record):
                 return self._follow_decision(record, f, rows)
         elif record.command == "Crossing" and record.binds_key:
             return self._follow_step(record)
@@ -208,11 +218,14 @@ class Following(Crossings):
             name = changes.get("name", self.partner_name.get(subject, ""))
             self.set_standing(offset, subject, changes["state"], name)
         elif record.command == "CloseDay":
-            self.closed_through = (date.fromisoformat(changes["day"]) - EPOCH).days
+            self.closed_through = day_of(changes["day"])
         elif record.command == "SetCalendar":
             row = rows.calendars.get(subject)
-            if row is not None:
+            if row is not None and row.source_offset == offset:
                 self.calendars[subject] = Calendar(as_command(row), offset)
+                self.unsure_calendars.discard(subject)
+            else:
+                self.unsure_calendars.add(subject)
         elif record.command == "PublishProduct":
             version = rows.products.get((subject, int(changes["version"])))
             if version is not None:
@@ -227,10 +240,11 @@ class Following(Crossings):
         known = row is not None and row.source_offset == offset
         if known or not how_many:
             self.put_limits(offset, subject, row.limits if row is not None and known else ())
-            self.unsure.discard(subject)
+            self.unsure_limits.discard(subject)
         else:
             self.put_limits(offset, subject, ())
-            self.unsure.add(subject)
+            self.unsure_limits.add(subject)
+            self.unsure_usage.add(subject)
 
     def _follow_account(self, command: str, offset: int, a: str, changes: Mapping[str, Any]) -> None:
         limit = int(changes["min_available"]) if changes.get("min_available") else None

@@ -54,8 +54,6 @@ class Limits(Calendars):
         self.limits_offset: dict[Subject, int] = {}
         self.used: dict[Subject, list[Row]] = {}
         self.used_offset: dict[Subject, int] = {}
-        self.unsure: set[Subject] = set()  # subjects whose limits nothing says that is still kept
-        self.limits_witness = False  # whether the journal says `limit_exceeded` here; it counts for those alone
 
     def set_limit(self, offset: int, c: SetLimit, *, on_shelf: bool) -> str:
         """The reason why limits are not set, or empty. `on_shelf`: the product that it may name is published."""
@@ -80,7 +78,7 @@ class Limits(Calendars):
         if not exists[c.level]:
             return c.level + "_unknown"
         self.put_limits(offset, (c.level, c.subject_id), c.limits)
-        self.unsure.discard((c.level, c.subject_id))
+        self.unsure_limits.discard((c.level, c.subject_id))
         return ""
 
     def put_limits(self, offset: int, subject: Subject, limits: tuple[Limit, ...]) -> None:
@@ -128,15 +126,18 @@ class Limits(Calendars):
         return [x for x in out if x[1] or self.is_unsure(x[0])]
 
     def is_unsure(self, subject: Subject) -> bool:
-        """Whether nothing that is kept says the subject's limits. A product's stands for those of each root partner."""
+        """Whether nothing that is kept says the subject's limits, or what was used of them."""
+        if not (self.unsure_limits or self.unsure_usage):
+            return False
         level, name = subject
-        return bool(self.unsure) and (level, name.partition(" ")[2] if level == "product" else name) in self.unsure
+        of = (level, name.partition(" ")[2]) if level == "product" else subject
+        return of in self.unsure_limits or subject in self.unsure_usage
 
     def exceeded(self, asked: Iterable[tuple[Subject, tuple[Limit, ...], Calendar, Gross]]) -> bool:
         """Whether one of the limits would be passed."""
         asked = list(asked)
-        if self.limits_witness and any(self.is_unsure(s) for s, *_ in asked):
-            return True
+        if any(self.is_unsure(s) for s, *_ in asked):
+            return self.witness is not None and self.witness.reason == "limit_exceeded"
         for subject, limits, calendar, gross in asked:
             named = {x.currency for x in limits if x.currency}
             if named and any(c not in named for c in gross):
@@ -158,6 +159,8 @@ class Limits(Calendars):
     def count(self, offset: int, asked: Iterable[tuple[Subject, tuple[Limit, ...], Calendar, Gross]]) -> None:
         """Counts a transaction against every window of the subjects asked."""
         for subject, limits, calendar, gross in asked:
+            if self.unsure_calendars:
+                self.unsure_usage.add(subject)
             before = {r[:2]: r for r in self.used.get(subject, [])}
             after: dict[tuple[str, str], Row] = {}
             in_money = {(x.window, x.currency) for x in limits if x.amount_max is not None}

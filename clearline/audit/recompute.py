@@ -27,6 +27,7 @@ from schemas.records import (
     AdmitPartner,
     CloseDay,
     Crossing,
+    JournalRecord,
     PublishProduct,
     SetCalendar,
     SetLimit,
@@ -68,13 +69,13 @@ class Recomputation(Following):
     """One partition's ledger from its commands. Feed `expect` every command in the order of its offsets."""
 
     def expect(self, offset: int, command: Any, booked_at: int = 0, witnessed: Iterable[bytes] = (), *,
-               limited: bool = False) -> Expected:  # fmt: skip
+               witness: JournalRecord | None = None) -> Expected:  # fmt: skip
         """The outcome that the command at this offset must have, and its effect applied. `booked_at`: ms UTC.
 
         `witnessed`: holds that the journal lets lapse here; it counts only for those whose expiry is no longer known.
-        `limited`: the journal says `limit_exceeded`; it counts only where nothing that is kept says the limits.
+        `witness`: what the journal has; it counts only where nothing that is kept says limits or calendars.
         """
-        self.limits_witness = limited
+        self.witness = witness
         self.event_time = max(self.event_time, booked_at)
         lapsed = self.lapse(offset, witnessed)
         cid = command_id(command.partner_id, command.idempotency_key)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from clearline.audit.contract import DAY_MS, Terms
+from clearline.audit.following import decides
 from clearline.audit.journal import Decode, JournalWalk, Outcome
 from clearline.audit.projections import BalancesCheck, EntriesCheck
 from clearline.audit.recompute import DEBIT_NORMAL, Expected, Recomputation
@@ -68,7 +69,7 @@ class PartitionReplay:
         self._letter = next(self._dead, None)
         if self._entries:
             self._entries.open(0, end)
-        self._traffic.partition(p, self._time_at(start, end) if start else 0)
+        self._traffic.partition(p)
         if start:
             self._trust(start)
         self._commands(start, end)
@@ -105,10 +106,8 @@ class PartitionReplay:
             self._traffic.sent_key(key, r.booked_at)
         if r.command == "Crossing" and r.binds_key:
             self._traffic.receive(r.idempotency_key, r.booked_at)
-
-    def _time_at(self, start: int, end: int) -> int:
-        """Append time of the first kept command, ms UTC; 0 when none is kept."""
-        return next((raw.timestamp_ms for raw in self._log.read(SUBMITTED, self.partition, start, end)), 0)
+        elif r.command == "Transaction" and decides(r):
+            self._traffic.decided(self.partition, r)
 
     def _commands(self, start: int, end: int) -> None:
         done = 0
@@ -194,10 +193,10 @@ class PartitionReplay:
             self.model.event_time = max(self.model.event_time, raw.timestamp_ms)
             return None, None, e.reason
         lapsed = dict.fromkeys(p.hold_id for o in outcomes for p in o.record.pending if p.expired)
-        limited = any(o.record.reason == "limit_exceeded" for o in outcomes)
+        witness = outcomes[0].record if outcomes else None
         if isinstance(command, Crossing):
             self._traffic.receive(command.idempotency_key, raw.timestamp_ms, command)
-        return self.model.expect(raw.offset, command, raw.timestamp_ms, lapsed, limited=limited), command, ""
+        return self.model.expect(raw.offset, command, raw.timestamp_ms, lapsed, witness=witness), command, ""
 
     def _outcomes_at(self, offset: int) -> Iterator[Outcome]:
         """Takes the journal records of this offset; one of an offset that no command has is noted."""

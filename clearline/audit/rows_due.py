@@ -34,7 +34,7 @@ def partner_rows(m: Recomputation) -> dict[str, PartnerState]:
 def limit_rows(m: Recomputation, rows: Mapping[Subject, LimitState]) -> dict[Subject, LimitState]:
     """By subject."""
     out = {s: LimitState(*s, limits, m.limits_offset[s]) for s, limits in m.limits.items()}
-    return out | {s: rows[s] for s in m.unsure if s in rows}
+    return out | {s: rows[s] for s in m.unsure_limits if s in rows}
 
 
 def usage_rows(m: Recomputation, rows: Mapping[Subject, UsageState]) -> dict[Subject, UsageState]:
@@ -48,13 +48,13 @@ def ordered(rows: Mapping[Subject, UsageState]) -> dict[Subject, UsageState]:
     return {s: replace(r, used=tuple(sorted(r.used, key=lambda u: (u.window, u.currency)))) for s, r in rows.items()}
 
 
-def calendar_rows(m: Recomputation) -> dict[str, CalendarState]:
+def calendar_rows(m: Recomputation, rows: Mapping[str, CalendarState]) -> dict[str, CalendarState]:
     """By subject."""
     return {
         s: CalendarState(s, c.zone, tuple(ZoneOffset(*o) for o in c.offsets), c.weekdays,
                          tuple(map(ClosedDay, c.closed_days)), c.offset)
         for s, c in m.calendars.items()
-    }  # fmt: skip
+    } | {s: rows[s] for s in m.unsure_calendars if s in rows}  # fmt: skip
 
 
 def product_rows(m: Recomputation) -> dict[tuple[str, int], ProductState]:

@@ -11,6 +11,7 @@ round: such ones are counted as on their way, and differ only when both ends mus
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -37,10 +38,9 @@ class End(NamedTuple):
 
 @dataclass(slots=True)
 class Seen:
-    """What was seen of one partition. Times in ms UTC; `kept_from_ms`: of its first kept command, 0 for all."""
+    """What was seen of one partition; `newest_ms`: highest append time, UTC."""
 
     newest_ms: int = 0
-    kept_from_ms: int = 0
     flights: dict[Named, Flight] = field(default_factory=dict)
 
 
@@ -51,6 +51,7 @@ class Traffic:
         self._f = finding
         self._sent: dict[str, End] = {}
         self._received: dict[str, End] = {}
+        self._taken: Counter[tuple[str, str, str]] = Counter()  # step, id, receiver: answers that are no longer kept
         self._waiting: set[bytes] = set()  # ids of transactions of which a step waits in a log
         self._partitions: dict[int, Seen] = {}
         self._transit: dict[tuple[int, str], int] = {}  # partition, currency -> credits less debits, minor units
@@ -58,9 +59,9 @@ class Traffic:
 
     # ---- while partitions are walked ---------------------------------------------------------------------------------
 
-    def partition(self, partition: int, kept_from_ms: int) -> None:
+    def partition(self, partition: int) -> None:
         """A partition is about to be walked."""
-        self._partitions[partition] = Seen(kept_from_ms=kept_from_ms)
+        self._partitions[partition] = Seen()
 
     def send(self, command: Crossing, record: JournalRecord) -> None:
         """This command had to be written because of what the record says. A refusal gives the record's own detail."""
@@ -82,6 +83,11 @@ class Traffic:
             return
         digest = payload_digest(command) if command is not None else None
         self._meet(key, End(digest, at_ms), self._received, self._sent)
+
+    def decided(self, partition: int, record: JournalRecord) -> None:
+        """A transaction was decided by an answer that is no longer kept: the record does not say which it was."""
+        step = RESERVED if record.outcome == "settled" else REFUSED
+        self._taken[step, record.command_id.hex(), str(partition)] += 1
 
     def _meet(self, key: str, end: End, mine: dict[str, End], theirs: dict[str, End]) -> None:
         other = theirs.pop(key, None)
@@ -114,6 +120,11 @@ class Traffic:
 
     def close(self, *, drained: bool) -> None:
         """Notes every step without its other end, and money that is neither here nor there."""
+        for key in sorted(self._sent) if self._taken else ():
+            step, cid, _, receiver, _ = key.split("/")
+            if self._taken[step, cid, receiver]:
+                self._taken[step, cid, receiver] -= 1
+                del self._sent[key]
         open_steps = {*self._sent, *self._received}
         moving = {bytes.fromhex(key.split("/")[1]) for key in open_steps if _is_key(key)} | self._waiting
         for key, end in self._sent.items():
@@ -132,8 +143,7 @@ class Traffic:
         of = self._partitions
         if int(receiver) < int(sender) or int(receiver) not in of:
             return False
-        answer_decided = key.startswith((RESERVED + "/", REFUSED + "/")) and end.at_ms <= of[int(receiver)].kept_from_ms
-        return not answer_decided and end.at_ms + SETTLES_MS < of[int(sender)].newest_ms
+        return end.at_ms + SETTLES_MS < of[int(sender)].newest_ms
 
     def _must_have_cause(self, key: str, end: End) -> bool:
         """Whether the cause would be visible: its partition has gone on for long since the step was written."""

@@ -330,7 +330,7 @@ def stored(a: AccountState) -> StoredBalance:
 
 
 def build_world(
-    seed: int = 1, n: int = 600, partitions: int = 2, step_ms: int = STEP_MS, *, whole: bool = True,
+    seed: int = 1, n: int = 600, partitions: int = 2, step_ms: int = STEP_MS, *, whole: bool = False,
     shelf: bool = False,
 ) -> MemoryWorld:  # fmt: skip
     """A settled and projected world of `n` hostile commands after the setting up, `step_ms` of event time apart.
