@@ -221,9 +221,7 @@ def _publish(
             yield item
 
     with OutcomeTail(system.kafka, system.topics, system.codec) as tail:
-        screen.step(
-            f"making the world: 12 products, up to {PARTNERS_MAX} partners, {ACCOUNTS_MAX:,} accounts; seed {seed}"
-        )
+        screen.step(f"making 12 products, up to {PARTNERS_MAX} partners, {ACCOUNTS_MAX:,} accounts from seed {seed}")
         setup = Drive(system, tail).run(world())
         pace = f"{rate:,.0f}/s on average, with the rhythm of a day" if rate else "as fast as it goes"
         screen.step(f"publishing {transactions:,} transactions, {pace}")
