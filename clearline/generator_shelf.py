@@ -183,11 +183,8 @@ class ShelfDay(Day):
     def _too_much_at_once(self, p: GenPartner) -> tuple[Transaction, str] | None:
         """More than scan-to-pay takes in one transaction, where somebody has so much."""
         rich = max(p.accounts(), key=lambda a: a.balance)
-        if rich is p.blocked or rich.currency != "CNY" or rich.balance < 500_001:
+        payee = p.till if rich is not p.till else p.wallets[0]
+        if rich is p.blocked or rich.currency != payee.currency or rich.currency != "CNY" or rich.balance < 500_001:
             return None
-        made = self._draft(p, 500_001, payer=rich.account_id, payee=_other(p, rich).account_id, currency="CNY")
+        made = self._draft(p, 500_001, payer=rich.account_id, payee=payee.account_id)
         return replace(made, product="scan-to-pay"), "limit_exceeded"
-
-
-def _other(p: GenPartner, account: GenAccount) -> GenAccount:
-    return next(a for a in (p.till, *p.wallets) if a is not account and a.currency == account.currency)
