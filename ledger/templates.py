@@ -242,6 +242,11 @@ def _check_given(t: Transaction, op: Operation) -> Given:
     names = [n.name for n in t.amounts]
     if names != sorted(wanted):
         invalid("amounts", f"exactly {','.join(sorted(wanted))[:256]}, sorted by name")
+    for step in op.steps:
+        if step.source.many:
+            taken = [t.accounts[f"{step.source.name}.{n}"] for n in numbers_of(step.source.name, t.accounts)]
+            if len(set(taken)) != len(taken):
+                invalid("accounts", f"{step.source.name} names an account twice: its balance is there once")
     wrong = check_roles(t, op)
     if wrong is not None:
         raise wrong

@@ -130,6 +130,9 @@ def _roles(stage: Stage, good: Case) -> Iterator[Case]:
         yield good.refused(f"without {name}", "role_missing", without)
         if stage.role(name).get("many"):
             _, account = stage.places[name][0]
+            if stage.takes_balance(name):
+                twice = _put(c, accounts=c.accounts | {f"{name}.3": account})
+                yield good.refused(f"{name} names an account twice", "field_invalid", twice)
             odd = _put(c, accounts=c.accounts | {f"{name}.0": account})
             yield good.refused(f"{name}.0 is no number of an account", "role_unknown", odd)
 
