@@ -10,11 +10,9 @@ import pytest
 from clearline.generator import DAMAGES, Item, encode, generate
 from clearline.generator_shelf import shelf_of
 from clearline.generator_world import World
-from ledger.book import Book
-from ledger.state import Draft, PartitionBase
 from schemas.codec import Codec, UndecodableError
-from schemas.identity import command_id, payload_digest
-from schemas.records import COMMANDS, RECORDS, Command, Crossing, JournalRecord
+from schemas.records import COMMANDS, RECORDS
+from tests.books import Books
 
 PARTITIONS = 4
 
@@ -38,38 +36,9 @@ def test_the_same_seed_gives_the_same_bytes(codec):
     assert first != digest(generate(12, 3_000), codec)
 
 
-class Partitions:
-    """Books of several partitions; what one writes to another is settled there, in the order in which it came."""
-
-    def __init__(self) -> None:
-        self.books = [Book(p, Draft(PartitionBase()), PARTITIONS) for p in range(PARTITIONS)]
-        self.offsets = [0] * PARTITIONS
-
-    def settle(self, partition: int, command: Command) -> JournalRecord:
-        """The outcome of a command; of one that crosses, the last word."""
-        first, last = self._one(partition, command), None
-        sent = [*self._sent(partition)]
-        for step in sent:
-            record = self._one(step.to_partition, step)
-            sent += self._sent(step.to_partition)
-            if record.command == "Transaction":
-                last = record
-        return last or first
-
-    def _one(self, partition: int, command: Command) -> JournalRecord:
-        offset = self.offsets[partition]
-        self.offsets[partition] += 1
-        cid = command_id(command.partner_id, command.idempotency_key)
-        return self.books[partition].settle(command, cid, payload_digest(command), offset, 1)
-
-    def _sent(self, partition: int) -> list[Crossing]:
-        sent, self.books[partition].outbox = self.books[partition].outbox, []
-        return sent
-
-
 def outcomes(items: object, codec: Codec) -> Counter[str]:
     """Settles the items with the real Book; fails where it disagrees with the generator."""
-    partitions = Partitions()
+    books = Books(PARTITIONS)
     seen: Counter[str] = Counter()
     for item in items:  # type: ignore[attr-defined]
         assert isinstance(item, Item)
@@ -83,7 +52,7 @@ def outcomes(items: object, codec: Codec) -> Counter[str]:
             seen["dead"] += 1
             continue
         for p in places:
-            r = partitions.settle(p, command)
+            r = books.settle(p, command)
             got = f"{r.outcome}:{r.reason}" if r.reason else r.outcome
             assert got == item.expected, (r.detail, command)
             if r.outcome == "settled" and r.first_offset >= 0:
