@@ -175,6 +175,7 @@ def test_partners_totals_and_outcomes(books: Books) -> None:
     assert {r.partner_id for r in of_p0} == {p for p in settled if p == "p0" or p.startswith("p0/")}
 
     ends = Counter((x.record.outcome, x.record.command, x.record.reason) for x in books.lines)
+    assert ends.pop(("applied", "Transaction", "")) > 1  # they began to cross: their last word is counted
     assert {(r.outcome, r.command, r.reason): r.count for r in books.ask.outcome_counts()} == ends
 
 
