@@ -6,6 +6,7 @@ of it are set aside, and `1000+100` when 100 may come in. Amounts are minor unit
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import msgspec
@@ -25,6 +26,7 @@ from schemas.records import (
     OpenAccount,
     OpenedAccount,
     Posting,
+    PublishProduct,
     SetAccountLimit,
     SetPartnerState,
     Transaction,
@@ -506,6 +508,47 @@ def test_two_currencies_to_one_partition() -> None:
     assert (world.shown(ZETA), world.shown("zeta:w:yen"), world.shown(ACME)) == ("1007", "50", "993")
     assert done(world)
     assert world.totals()["transit posted JPY"] == 0
+
+
+SCAN = {
+    "product": "scan", "version": 3, "title": "Scan to pay",
+    "roles": {
+        "payer": {"owner": "caller"}, "payee": {"owner": "any"},
+        "fees": {"owner": "bank", "account": "bank:fees:{currency}", "open": {"type": "income"}},
+    },
+    "currencies": ["CNY"],
+    "operations": {"pay": {"kind": "transfer", "steps": [
+        {"from": "payer", "amount": "amount", "to": [{"role": "payee"}, {"role": "fees", "amount": {"fixed": {"CNY": 5}}}]},
+    ]}},
+    "limits": [{"window": "day", "currency": "CNY", "amount_max": 250}],
+}  # fmt: skip
+
+
+def test_a_products_payment_crosses_with_its_fee_its_version_and_its_limit() -> None:
+    world = bank(("acme", "zeta"))
+    text = json.dumps(SCAN, sort_keys=True, separators=(",", ":"))
+    for p in (0, 1):
+        world.submit(PublishProduct("bank", f"publish-{p}", "scan", 3, 0, text), at=p)
+    assert {r.outcome for r in world.run()} == {"applied"}
+    base = msgspec.structs.replace(pay("p", 100, ACME, ZETA), product="scan", operation="pay")
+    world.submit(base)
+    (start,) = world.deliver(0)
+    assert (start.outcome, start.product_version) == ("applied", 3)
+    assert [o.account_id for o in start.opened] == ["bank:fees:CNY", "bank:crossing:CNY"]
+    assert [(x.account_id, x.side, x.change) for x in start.pending] == [
+        (ACME, "debit", 100), ("bank:fees:CNY", "credit", 5), ("bank:crossing:CNY", "credit", 95),
+    ]  # fmt: skip
+    world.run()
+    assert (world.shown(ACME), world.shown(ZETA), world.shown("bank:fees:CNY", 0)) == ("900", "1095", "5")
+    assert {r.product_version for p in (0, 1) for r in world.records(p) if r.product == "scan"} == {3}
+    world.submit(BlockAccount("bank", "b", ZETA, False, True))
+    world.run()
+    for key, reason in (("q", "credits_blocked"), ("r", "limit_exceeded")):  # what was refused there counts here too
+        world.submit(msgspec.structs.replace(base, idempotency_key=key))
+        world.run()
+        assert [r.reason for r in world.records(0) if r.idempotency_key == key and r.reason] == [reason]
+    assert world.shown(ACME) == "900"
+    assert done(world)
 
 
 def test_accounts_take_nothing_else_while_money_is_under_way_to_them() -> None:
