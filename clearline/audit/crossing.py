@@ -67,6 +67,26 @@ def key_of(step: str, transaction_id: bytes, sender: int, receiver: int, offset:
     return f"{step}/{transaction_id.hex()}/{sender}/{receiver}/{offset}"
 
 
+class KeyParts(NamedTuple):
+    """What the key of a step says. `offset`: of its cause, in the sender's partition."""
+
+    step: str
+    transaction_id: bytes
+    sender: int
+    receiver: int
+    offset: int
+
+
+def parts_of(key: str) -> KeyParts | None:
+    """The parts of a step's key; None for a key that no partition gives."""
+    parts = key.split("/")
+    try:
+        step, name, sender, receiver, offset = parts
+        return KeyParts(step, bytes.fromhex(name), int(sender), int(receiver), int(offset))
+    except ValueError:
+        return None
+
+
 class Done(NamedTuple):
     """What a command that is no repetition comes to. `decided`: the record is that of this transaction, not of the
     command. `changes`: None where only the state is compared. `value_date`: None for the command's own."""

@@ -72,7 +72,7 @@ def _is_int(value: object) -> bool:
 def _judge(d: dict[str, Any]) -> None:
     """Raises Invalid."""
     _map(d, ("product", "version", "operations"), ("title", "currencies", "roles", "limits"))
-    ask(isinstance(d.get("title", ""), str))
+    ask(isinstance(d.get("title", ""), str) and _is_int(d["version"]))
     currencies = _names(d.get("currencies", []), CURRENCIES)
     roles, operations = d.get("roles", {}), d["operations"]
     ask(isinstance(roles, dict) and isinstance(operations, dict))
@@ -225,7 +225,7 @@ def _percent(value: dict[str, Any], currencies: list[str]) -> None:
     ask(isinstance(value["percent"], str) and bool(PERCENT.fullmatch(value["percent"])))
     ask(Fraction(value["percent"]) <= 100 and value.get("rounding", "half_up") in ROUNDINGS)
     for bound in ("min", "max"):
-        if value.get(bound, {}) != {}:
+        if bound in value:
             _per_currency(value[bound], currencies)
     least, most = value.get("min", {}), value.get("max", {})
     ask(all(least[c] <= most[c] for c in least if c in most))

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from clearline.audit.calendars import Calendar, day_of
-from clearline.audit.crossing import NO_DIGEST, REFUSED, RESERVED, WAITING, Crossings, Flight, key_of
+from clearline.audit.crossing import NO_DIGEST, REFUSED, RESERVED, WAITING, Crossings, Flight, key_of, parts_of
 from clearline.audit.figures import Leg, follow_counters
 from clearline.audit.limits import Gross, Subject
 from clearline.audit.memory import Hold
@@ -190,8 +190,10 @@ class Following(Crossings):
 
     def _follow_step(self, record: JournalRecord) -> list[str]:
         """A step that was journaled as itself. Its key names the transaction and both partitions."""
-        step, _, sender, *_ = record.idempotency_key.split("/")
-        cid, other = bytes.fromhex(record.changes["transaction"]), int(sender)
+        key = parts_of(record.idempotency_key)
+        if key is None:  # forged: that it has no cause is found with the traffic
+            return []
+        step, cid, other = key.step, key.transaction_id, key.sender
         if record.outcome == "rejected":
             answers = step == "reserve" and record.reason != "crossing_unknown"
             return [self._key(REFUSED, cid, other, record)] if answers else []

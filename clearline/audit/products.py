@@ -105,7 +105,6 @@ class Shelf(Limits):
             and document is not None
             and document.get("product") == c.product
             and document.get("version") == c.version
-            and not isinstance(document.get("version"), bool | float)
         )
         if document is None or not right:
             return "field_invalid"

@@ -101,8 +101,18 @@ class Rules(Originals):
         wanted: list[str] = []
         if plan.has_steps():
             right = right and (t.amount == 0 or uses_amount(plan.operation))
+            right = right and not self.debits_twice(t, plan)
             wanted = self.amounts_used(t, plan)
         return "" if right and names == wanted else "field_invalid"
+
+    @staticmethod
+    def debits_twice(t: Transaction, plan: Plan) -> bool:
+        """Whether a role of several accounts that is debited names one of them twice: its balance is there once."""
+        for role in {s["from"] for s in plan.operation["steps"] if plan.roles[s["from"]].get("many", False)}:
+            mine = [account for name, account in t.accounts.items() if split_role(name)[0] == role]
+            if len(set(mine)) != len(mine):
+                return True
+        return False
 
     @staticmethod
     def amounts_used(t: Transaction, plan: Plan) -> list[str]:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from clearline.audit.crossing import REFUSED, RESERVED, WAITING, Flight
+from clearline.audit.crossing import REFUSED, RESERVED, WAITING, Flight, parts_of
 from clearline.audit.figures import TRANSIT
 from clearline.audit.verdict import Finding
 from schemas.identity import payload_digest
@@ -51,7 +51,7 @@ class Traffic:
         self._f = finding
         self._sent: dict[str, End] = {}
         self._received: dict[str, End] = {}
-        self._taken: Counter[tuple[str, str, str]] = Counter()  # step, id, receiver: answers that are no longer kept
+        self._taken: Counter[tuple[str, bytes, int]] = Counter()  # step, id, receiver: answers that are no longer kept
         self._waiting: set[bytes] = set()  # ids of transactions of which a step waits in a log
         self._partitions: dict[int, Seen] = {}
         self._transit: dict[tuple[int, str], int] = {}  # partition, currency -> credits less debits, minor units
@@ -87,7 +87,7 @@ class Traffic:
     def decided(self, partition: int, record: JournalRecord) -> None:
         """A transaction was decided by an answer that is no longer kept: the record does not say which it was."""
         step = RESERVED if record.outcome == "settled" else REFUSED
-        self._taken[step, record.command_id.hex(), str(partition)] += 1
+        self._taken[step, record.command_id, partition] += 1
 
     def _meet(self, key: str, end: End, mine: dict[str, End], theirs: dict[str, End]) -> None:
         other = theirs.pop(key, None)
@@ -120,13 +120,9 @@ class Traffic:
 
     def close(self, *, drained: bool) -> None:
         """Notes every step without its other end, and money that is neither here nor there."""
-        for key in sorted(self._sent) if self._taken else ():
-            step, cid, _, receiver, _ = key.split("/")
-            if self._taken[step, cid, receiver]:
-                self._taken[step, cid, receiver] -= 1
-                del self._sent[key]
+        self._match_taken()
         open_steps = {*self._sent, *self._received}
-        moving = {bytes.fromhex(key.split("/")[1]) for key in open_steps if _is_key(key)} | self._waiting
+        moving = {p.transaction_id for p in map(parts_of, open_steps) if p is not None} | self._waiting
         for key, end in self._sent.items():
             if drained or self._must_be_there(key, end):
                 self._f.differ(f"step {key} was never written, though its cause is in the journal")
@@ -137,19 +133,26 @@ class Traffic:
         self._flights(moving, drained=drained)
         self._money(moving, drained=drained)
 
+    def _match_taken(self) -> None:
+        """Answers that decided, and are no longer kept, are not missing."""
+        for key in sorted(self._sent) if self._taken else ():
+            parts = parts_of(key)
+            name = (parts.step, parts.transaction_id, parts.receiver) if parts else None
+            if name and self._taken[name]:
+                self._taken[name] -= 1
+                del self._sent[key]
+
     def _must_be_there(self, key: str, end: End) -> bool:
         """Whether the step would be visible: its partition was looked at after the cause, which is not of just now."""
-        _, _, sender, receiver, _ = key.split("/")
-        of = self._partitions
-        if int(receiver) < int(sender) or int(receiver) not in of:
+        parts, of = parts_of(key), self._partitions
+        if parts is None or parts.receiver < parts.sender or parts.receiver not in of:
             return False
-        return end.at_ms + SETTLES_MS < of[int(sender)].newest_ms
+        return end.at_ms + SETTLES_MS < of[parts.sender].newest_ms
 
     def _must_have_cause(self, key: str, end: End) -> bool:
         """Whether the cause would be visible: its partition has gone on for long since the step was written."""
-        if not _is_key(key):
-            return True
-        seen = self._partitions.get(int(key.split("/")[2]))
+        parts = parts_of(key)
+        seen = self._partitions.get(parts.sender) if parts else None
         return seen is None or end.at_ms + SETTLES_MS < seen.newest_ms
 
     def _flights(self, moving: set[bytes], *, drained: bool) -> None:
@@ -191,17 +194,8 @@ class Traffic:
 
 
 def name_of(partition: int, record: JournalRecord) -> Named:
-    """The transaction between partitions that a record settles, at home or elsewhere."""
+    """The transaction between partitions that a record settles, at home or elsewhere; home -1 for a forged key."""
     if record.command != "Crossing":
         return partition, record.command_id
-    parts = record.idempotency_key.split("/")
-    return int(parts[2]), bytes.fromhex(record.changes.get("transaction", ""))
-
-
-def _is_key(key: str) -> bool:
-    """Whether a key is one that a step can have."""
-    parts = key.split("/")
-    try:
-        return len(parts) == 5 and len(bytes.fromhex(parts[1])) > 0 and all(p.isdigit() for p in parts[2:])
-    except ValueError:
-        return False
+    key = parts_of(record.idempotency_key)
+    return (-1 if key is None else key.sender), bytes.fromhex(record.changes.get("transaction", ""))
