@@ -157,11 +157,12 @@ class Form:
         if path == f"operations.{ADJUSTMENT}":
             self.wrong(path, "adjustment is the bank's own and always there")
         kind = o.get("kind") if isinstance(o, dict) else None
+        if isinstance(o, dict) and "kind" in o and not self._one_of(f"{path}.kind", kind, KINDS):
+            return  # it decides which keys there may be
         steps = kind == "transfer"
         may = ("amounts",) if steps else ("fees",) if kind == "refund" else ()
         if not self._keys(path, o, ("kind", "steps") if steps else ("kind",), ("callers", *may)):
             return
-        self._one_of(f"{path}.kind", kind, KINDS)
         self._each(f"{path}.callers", o.get("callers", []), lambda p, v: _ignore(self._one_of(p, v, CALLERS)), 2)
         if "fees" in o:
             self._one_of(f"{path}.fees", o["fees"], ("keep", "return"))
