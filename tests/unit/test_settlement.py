@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import Any
 
@@ -15,18 +15,23 @@ from processors.agents import take
 from processors.settlement import Batch, Outlets, Part, Settlement, merge
 from schemas.codec import Codec
 from schemas.errors import InvariantError, PartUnavailableError
+from schemas.identity import partition_of
 from schemas.records import (
     RECORDS,
     AccountState,
     AdmitPartner,
+    CloseDay,
     JournalRecord,
     Limit,
     OpenAccount,
     PartitionState,
+    PublishProduct,
     Record,
     Reply,
     SetAccountLimit,
+    SetCalendar,
     SetLimit,
+    Tick,
     Transaction,
 )
 
@@ -265,6 +270,37 @@ def test_a_bug_in_a_check_moves_one_record_aside(world: World, monkeypatch: pyte
     assert (world.base.head.received, world.base.head.dead, world.base.head.sequence) == (7, 1, 6)
 
 
+def _elsewhere() -> str:
+    """A root partner whose partition of four is not the first."""
+    return next(f"p{i}" for i in range(100) if partition_of(f"p{i}", 4))
+
+
+@pytest.mark.parametrize(
+    ("command", "here"),
+    [
+        (Tick("bank", "t"), True),
+        (CloseDay("bank", "d", 1), True),
+        (SetCalendar("bank", "c", "bank", "UTC"), True),
+        (SetCalendar("bank", "c", _elsewhere(), "UTC"), False),
+        (SetLimit("bank", "l", "product", "wallet"), True),
+        (SetLimit("bank", "l", "account", "bank:fees"), True),
+        (SetLimit("bank", "l", "partner", f"{_elsewhere()}/shop"), False),
+        (SetLimit("bank", "l", "account", f"{_elsewhere()}:w"), False),
+        (SetLimit("bank", "l", "tribe", _elsewhere()), True),
+        (PublishProduct("bank", "p", "wallet", 1, 0, "{}"), True),
+    ],
+)
+def test_what_every_partition_must_know_is_taken_in_each_and_the_rest_only_where_it_belongs(
+    command: Record, here: bool
+) -> None:
+    w = World()
+    outlets = replace(OUTLETS, partitions=4)
+    w.settlement = Settlement(CODEC, outlets, lambda ids: ids)
+    w.batch([w.message(command)])
+    assert len(w.of("dead")) == (not here)
+    assert len(w.of("journal")) == here
+
+
 def test_an_offset_that_comes_again_stops_the_partition(world: World) -> None:
     world.offset = 3
     with pytest.raises(InvariantError, match="offset 3 came again"):
@@ -341,7 +377,9 @@ def test_a_limit_that_was_broken_stops_its_partition(world: World, monkeypatch: 
     def blind(*_: Any) -> None: ...
 
     monkeypatch.setattr(limits, "_refuse", blind)
-    with pytest.raises(InvariantError, match=r"partner acme took .*amount=11.*, its limit is .*amount_max=10") as caught:
+    with pytest.raises(
+        InvariantError, match=r"partner acme took .*amount=11.*, its limit is .*amount_max=10"
+    ) as caught:
         world.settle(transfer("b", 1))
     assert caught.value.partition == 0
 
