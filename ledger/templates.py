@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from ledger import operations
+from ledger import operations, originals
 from ledger.accounts import Account
 from ledger.entries import ENTRY, OTHER
 from ledger.exchange import exchange
@@ -288,15 +288,15 @@ def _check_worked(worker: _Worker, count: int) -> None:
 def _refund(draft: Draft, t: Transaction, op: Operation, at: Moment) -> Plan:
     """Gives back a part of a payment with one payer: from its payee alone, or with what fees and others got of it."""
     check_pointer(t, frozenset({"original"}), with_amount=True)
-    offset, moved = operations.entry_of(draft, t)
+    offset, moved = originals.entry_of(draft, t)
     debits = [i for i, amount in enumerate(moved.amounts) if amount > 0]
     if len(debits) != 1:
-        operations.mismatch(t, "a payment with one payer; undo this one as a whole by a reversal")
-    operations.check_original(draft, t, moved)
+        originals.mismatch(t, "a payment with one payer; undo this one as a whole by a reversal")
+    originals.check_original(draft, t, moved)
     payer, paid = moved.accounts[debits[0]], moved.amounts[debits[0]]
-    gives_back = operations.check_refund(draft, t, offset, paid)
+    gives_back = originals.check_refund(draft, t, offset, paid)
     credits = [(a, -n) for a, n in zip(moved.accounts, moved.amounts, strict=True) if n < 0]
     signed = shares(credits, gives_back - t.amount, t.amount) if op.returns_fees else [(credits[0][0], t.amount)]
-    legs = operations.of_original(draft, t, at, [*signed, (payer, -t.amount)], IS_REPAID)
+    legs = originals.of_original(draft, t, at, [*signed, (payer, -t.amount)], IS_REPAID)
     check_totals(legs)
     return Plan(OTHER, legs, original=offset, gives_back=gives_back)
