@@ -82,11 +82,14 @@ class Shard(NamedTuple):
     debits_blocked: bool
     credits_blocked: bool
     closed: bool
+    frozen: bool
+    credit_limit: int
 
 
 @dataclass(frozen=True, slots=True)
 class Balance:
-    """One account, its shards summed; minor units. `offsets`: the source offset of each partition's shard."""
+    """One account, its shards summed; minor units. `credit_limit`: how far below `min_available` it may go; `offsets`:
+    the source offset of each partition's shard."""
 
     account_id: str
     type: str
@@ -99,6 +102,8 @@ class Balance:
     debits_blocked: bool
     credits_blocked: bool
     closed: bool
+    frozen: bool
+    credit_limit: int
     offsets: dict[int, int]
 
     @property
@@ -127,20 +132,21 @@ class Marker:
 
 def encode_shard(a: AccountState) -> str:
     """The text kept in Redis: the offset first, so that the script can compare it."""
-    flags = ("d" if a.debits_blocked else "") + ("c" if a.credits_blocked else "") + ("x" if a.closed else "")
+    named = {"d": a.debits_blocked, "c": a.credits_blocked, "x": a.closed, "f": a.frozen}
+    flags = "".join(flag for flag, is_set in named.items() if is_set)
     limit = "-" if a.min_available is None else a.min_available
     return (
         f"{a.source_offset} {a.debits_pending} {a.debits_posted} {a.credits_pending} {a.credits_posted} "
-        f"{a.currency} {a.type} {limit} {flags or '-'}"
+        f"{a.currency} {a.type} {limit} {flags or '-'} {a.credit_limit}"
     )
 
 
 def decode_shard(text: str) -> Shard:
     """The shard in a text made by `encode_shard`."""
-    offset, dp, d, cp, c, currency, kind, limit, flags = text.split(" ")
+    offset, dp, d, cp, c, currency, kind, limit, flags, *credit_limit = text.split(" ")  # the last one came later
     return Shard(
         int(offset), int(dp), int(d), int(cp), int(c), currency, kind, None if limit == "-" else int(limit),
-        "d" in flags, "c" in flags, "x" in flags,
+        "d" in flags, "c" in flags, "x" in flags, "f" in flags, int(*credit_limit),
     )  # fmt: skip
 
 
@@ -303,6 +309,8 @@ def _sum(account_id: str, shards: dict[int, Shard]) -> Balance:
         debits_blocked=any(s.debits_blocked for s in every),
         credits_blocked=any(s.credits_blocked for s in every),
         closed=all(s.closed for s in every),
+        frozen=any(s.frozen for s in every),
+        credit_limit=sum(s.credit_limit for s in every),
         offsets={p: s.source_offset for p, s in sorted(shards.items())},
     )
 

@@ -375,8 +375,8 @@ class Reports:
         return Rollup(rows, as_of, [TreeRow(str(p), *map(int, n)) for p, *n in counts])
 
     def outcome_counts(self, *, since: date | None = None, until: date | None = None) -> Report[OutcomeRow]:
-        """How commands ended, by booking date. A transaction between partitions counts once, when its last word is said;
-        the steps that the partitions sent each other are commands of their own."""
+        """How commands ended, by booking date. A transaction between partitions counts once, when it is decided; the
+        steps that the partitions sent each other are commands of their own."""
         as_of = self.as_of()
         found = self._ask("outcomes", **_period(since, until))
         return Report([OutcomeRow(str(o), str(c), str(r), int(n)) for o, c, r, n in found], as_of)

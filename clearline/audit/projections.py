@@ -165,5 +165,5 @@ def _as_stored(m: Recomputation, a: str) -> tuple[object, ...]:
         return ()
     return (
         m.debits_pending[a], m.debits[a], m.credits_pending[a], m.credits[a], m.currency[a], m.type[a], m.limit[a],
-        m.debits_blocked[a], m.credits_blocked[a], m.closed[a],
+        m.debits_blocked[a], m.credits_blocked[a], m.closed[a], m.frozen[a], m.credit_limit[a],
     )  # fmt: skip

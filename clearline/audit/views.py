@@ -158,6 +158,8 @@ class StoredBalance(NamedTuple):
     debits_blocked: bool
     credits_blocked: bool
     closed: bool
+    frozen: bool
+    credit_limit: int
 
 
 class EntryStore(Protocol):

@@ -78,7 +78,7 @@ def balance(
     currency = document["currency"]
     lines = [f"{account}  {money(document['balance'], currency)} {currency}"]
     if "available" in document:
-        flags = [f.replace("_", " ") for f in ("debits_blocked", "credits_blocked", "closed") if document[f]]
+        flags = [f.replace("_", " ") for f in ("debits_blocked", "credits_blocked", "frozen", "closed") if document[f]]
         lines += [f"available {money(document['available'], currency)} {currency}", *flags]
     screen.answer(document, as_json, lines)
 
@@ -101,9 +101,11 @@ def _present(account: str) -> dict[str, Any]:
         "balance": posted if found.type in ("asset", "expense") else -posted,
         "available": found.available,
         "min_available": found.min_available,
+        "credit_limit": found.credit_limit,
         **counters,
         "debits_blocked": found.debits_blocked,
         "credits_blocked": found.credits_blocked,
+        "frozen": found.frozen,
         "closed": found.closed,
         "source": "redis",
         "offsets": found.offsets,

@@ -91,9 +91,11 @@ def test_shards_keep_every_field() -> None:
         state(offset=2**40, credits=10**38 - 1, debits_posted=7, debits_pending=8, credits_pending=9),
         state(min_available=-5, debits_blocked=True, closed=True),
         state(min_available=0, credits_blocked=True, type="asset"),
+        state(min_available=0, frozen=True, credit_limit=2**63 - 1),
     ):
         x = decode_shard(encode_shard(s))
         assert {n: getattr(x, n) for n in x._fields} == {n: getattr(s, n) for n in x._fields}
+    assert decode_shard("1 0 0 0 5 CNY liability 0 d").credit_limit == 0  # as it was written before there were any
 
 
 def test_reads_what_was_written(balances: Balances, config: RedisConfig) -> None:

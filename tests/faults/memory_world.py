@@ -325,7 +325,7 @@ def stored(a: AccountState) -> StoredBalance:
     """A row of the state as Redis keeps it."""
     return StoredBalance(
         a.source_offset, a.debits_pending, a.debits_posted, a.credits_pending, a.credits_posted, a.currency, a.type,
-        a.min_available, a.debits_blocked, a.credits_blocked, a.closed,
+        a.min_available, a.debits_blocked, a.credits_blocked, a.closed, a.frozen, a.credit_limit,
     )  # fmt: skip
 
 
