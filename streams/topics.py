@@ -71,21 +71,25 @@ class Topics:
     def settings(self) -> dict[str, dict[str, str]]:
         """Topic settings by name."""
         forever = {"retention.ms": "-1", "retention.bytes": "-1"}
+        # The broker's time, not that of whoever writes: a broker refuses records of a machine whose clock is an hour
+        # fast, and would drop too early those of one whose clock is slow. Journal and seals carry event times.
+        by_broker = {"message.timestamp.type": "LogAppendTime"}
         return {
             self.submitted: {
-                "message.timestamp.type": "LogAppendTime",
+                **by_broker,
                 "retention.ms": str(30 * DAY_MS),
                 "max.message.bytes": str(MESSAGE_BYTES_MAX),
             },
             self.journal: {**forever, "max.message.bytes": str(DEAD_BYTES_MAX)},
             self.state: {
+                **by_broker,
                 "cleanup.policy": "compact",
                 "segment.bytes": str(64 * 1024 * 1024),
                 "max.message.bytes": str(DEAD_BYTES_MAX),
             },
-            self.dead: {"retention.ms": str(90 * DAY_MS), "max.message.bytes": str(DEAD_BYTES_MAX)},
+            self.dead: {**by_broker, "retention.ms": str(90 * DAY_MS), "max.message.bytes": str(DEAD_BYTES_MAX)},
             self.seals: dict(forever),
-            self.replies: {"retention.ms": str(DAY_MS // 24)},
+            self.replies: {**by_broker, "retention.ms": str(DAY_MS // 24)},
         }
 
 
