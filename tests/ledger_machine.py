@@ -1,25 +1,39 @@
-"""The Book beside the model, batch by batch: settled into drafts that are stacked, merged or dropped."""
+"""Books beside models, batch by batch: settled into drafts that are stacked, merged or dropped; with several partitions,
+what one sends to another is delivered later, in any order, among other commands."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
 import msgspec
 
+from ledger.rollups import rollups
 from ledger.state import Draft
-from schemas.identity import command_id, payload_digest
-from schemas.records import HoldState, JournalRecord, Transaction
+from schemas.records import Crossing, JournalRecord
+from tests.ledger_checks import (
+    Watch,
+    check_limits_kept,
+    check_nothing_changed,
+    check_rollups,
+    check_rows,
+    compare,
+    compare_sent,
+    seen_from,
+)
 from tests.ledger_commands import command, later, setup
 from tests.ledger_model import Answer, Model
-from tests.ledger_world import BOOKED_AT, CODEC, Ledger
+from tests.ledger_products import shelf as all_products
+from tests.ledger_world import BOOKED_AT, DAY, LONG_MS, Ledger
 
 DRAFTS_MAX = 3
+TRANSIT = "bank:crossing:"
 
 Chooser = Callable[[Random, Model], Any]
+When = Callable[[Random, Model], int]
 
 
 @dataclass
@@ -27,77 +41,200 @@ class Open:
     """A draft whose commit is still under way, and the model as it will be after it."""
 
     draft: Draft
+    commands: list[Any]
     records: list[JournalRecord]
+    sent: list[Crossing]
     model: Model
 
 
-class Machine:
-    """Any command may fail to be as the model says; then AssertionError."""
+@dataclass
+class Site:
+    """One partition: the Book's state and the model's."""
 
-    def __init__(self) -> None:
-        self.ledger = Ledger()
-        self.model = Model()
-        self.open: list[Open] = []
-        self.seen: Counter[str] = Counter()
-        self.largest = {"posted": 0, "pending": 0}
-        self.settle(setup())
-        self.commit()
+    ledger: Ledger
+    model: Model
+    open: list[Open] = field(default_factory=list)
+    watch: Watch = field(default_factory=Watch)
 
     def newest(self) -> Model:
         """The model as it is after all that was settled, committed or not."""
         return self.open[-1].model if self.open else self.model
+
+
+class Machine:
+    """Any command may fail to be as the model says; then AssertionError. `shelf`: with products from the beginning."""
+
+    def __init__(self, partitions: int = 1, *, shelf: bool = False) -> None:
+        self.sites = [
+            Site(Ledger(p, partitions, LONG_MS), Model(partition=p, partitions=partitions)) for p in range(partitions)
+        ]
+        self.at = self.sites[0]
+        self.flying: list[Crossing] = []  # sent by what is committed, not yet settled
+        self.promised: set[tuple[int, bytes]] = set()  # partition and id of what was committed at home, not yet there
+        self.past: list[Crossing] = []  # what was settled somewhere
+        self.seen: Counter[str] = Counter()
+        self.largest = {"posted": 0, "pending": 0}
+        for site in self.sites:
+            self.at = site
+            self.settle(setup(site.model, shelf=shelf))
+            self.commit()
+
+    @property
+    def ledger(self) -> Ledger:
+        return self.at.ledger
+
+    def newest(self) -> Model:
+        return self.at.newest()
+
+    def go(self, random: Random) -> Site:
+        """To any partition."""
+        self.at = random.choice(self.sites)
+        return self.at
 
     def settle(self, commands: Sequence[Any]) -> None:
         """Settles a batch on top of the open drafts, one command a millisecond."""
         left = iter(commands)
         self.play(Random(0), len(commands), lambda _, model: next(left), lambda _, model: max(BOOKED_AT, model.now) + 1)
 
-    def play(self, random: Random, count: int, choose: Chooser = command, when: Chooser = later) -> None:
+    def play(self, random: Random, count: int, choose: Chooser = command, when: When = later) -> None:
         """Draws commands and their times, each from what the one before it left, and settles them as one batch."""
-        if len(self.open) >= DRAFTS_MAX:
+        site = self.at
+        if count == 0:
+            return
+        if len(site.open) >= DRAFTS_MAX:
             self.commit()
-        model = self.newest().copy()
-        offset = self.open[-1].draft.head.next_offset if self.open else self.ledger.offset
+        model = site.newest().copy()
+        offset = site.open[-1].draft.head.next_offset if site.open else site.ledger.offset
+        arrived = iter(self._arrivals(random, site)) if choose is command else iter(())
         drawn: list[tuple[Any, int, Answer]] = []
         for n in range(count):
-            c, time, before = choose(random, model), when(random, model), model.accounts.copy()
+            c = next(arrived, None) if random.random() < 0.5 else None
+            c = choose(random, model) if c is None else c
+            time, before = when(random, model), model.accounts.copy()
             drawn.append((c, time, model.settle(c, offset + n, time)))
             check_limits_kept(before, model)
-        under = tuple(o.draft for o in reversed(self.open))
-        draft, records = self.ledger.draft([c for c, _, _ in drawn], under, [time for _, time, _ in drawn])
+        for c in arrived:  # for another time
+            self.flying.append(c)
+        self._book(site, model, drawn)
+
+    def _arrivals(self, random: Random, site: Site) -> list[Crossing]:
+        """Some of what flies to this partition, in any order."""
+        here = [c for c in self.flying if c.to_partition == site.ledger.partition]
+        some = random.sample(here, random.randint(0, len(here)))
+        self.flying = [c for c in self.flying if c not in some]
+        past = [c for c in self.past if c.to_partition == site.ledger.partition]
+        if past and random.random() < 0.3:
+            some.append(_once_more(random, random.choice(past)))
+        self.past += some
+        return some
+
+    def publish(self) -> None:
+        """Puts the shelf up in the middle of things."""
+        self.settle([] if self.newest().shelf else all_products(DAY))
+
+    def _book(self, site: Site, model: Model, drawn: Sequence[tuple[Any, int, Answer]]) -> None:
+        under = tuple(o.draft for o in reversed(site.open))
+        commands = [c for c, _, _ in drawn]
+        draft, records = site.ledger.draft(commands, under, [time for _, time, _ in drawn])
         for (c, _, expected), record in zip(drawn, records, strict=True):
             compare(c, record, expected)
-            self.seen[record.reason or record.outcome] += 1
-            if record.outcome == "settled":
-                self.seen[record.operation] += 1
-            self.seen["lapsed"] += sum(p.expired for p in record.pending) // 2
-        self.open.append(Open(draft, records, model))
+            self._count(record, model)
+        sent = list(site.ledger.outbox)
+        compare_sent(sent, [c for _, _, expected in drawn for c in expected.sent])
+        site.open.append(Open(draft, commands, records, sent, model))
         self.check(draft, model)
-        if all(r.outcome in ("rejected", "repeated") for r in records):
+        if all(
+            r.outcome in ("rejected", "repeated") and r.command == type(c).__name__
+            for c, r in zip(commands, records, strict=True)
+        ):
             check_nothing_changed(draft, records)
 
+    def _count(self, record: JournalRecord, model: Model) -> None:
+        self.seen[record.reason or record.outcome] += 1
+        if record.outcome == "settled":
+            versions = {p.version: p.document for p in model.shelf.get(record.product, ())}
+            document = versions.get(record.product_version, {"operations": {}})
+            kind = document["operations"].get(record.operation, {"kind": record.operation})["kind"]
+            if kind == "transfer" and len(record.postings) > 2 and not versions:
+                kind = "entry"
+            self.seen[f"kind {kind}"] += 1
+            if record.product_version:
+                self.seen[f"{record.product} {record.operation}"] += 1
+        if record.command != "Transaction" and record.outcome == "applied":
+            self.seen[record.command] += 1
+        self.seen["crossed"] += record.outcome == "settled" and record.first_offset >= 0
+        self.seen["opened"] += len(record.opened)
+        self.seen["late"] += "late_for" in record.changes
+        self.seen["lapsed"] += sum(p.expired for p in record.pending) // 2
+
     def commit(self) -> None:
-        """Merges the oldest draft."""
-        if self.open:
-            done = self.open.pop(0)
-            self.ledger.commit(done.draft, done.records)
-            self.model = done.model
+        """Merges the oldest draft; what it sends to others flies from now on."""
+        site = self.at
+        if not site.open:
+            return
+        done = site.open.pop(0)
+        site.ledger.commit(done.draft, done.records)
+        site.model = done.model
+        here = site.ledger.partition
+        for c, record in zip(done.commands, done.records, strict=True):
+            site.watch.take(c, record)
+            if isinstance(c, Crossing) and c.step == "commit" and record.outcome == "applied":
+                self.promised.discard((here, c.transaction_id))
+        self.promised |= {(c.to_partition, c.transaction_id) for c in done.sent if c.step == "commit"}
+        self.flying += done.sent
+        if len(self.sites) > 1:
+            self.check_in_flight()
 
     def drop(self) -> None:
-        """Drops all drafts, as a worker does when a commit fails."""
-        self.open.clear()
-        self.check(Draft(self.ledger.base), self.model)
+        """Drops all drafts, as a worker does when a commit fails; what they took from others comes again."""
+        site = self.at
+        for o in site.open:
+            again = [c for c in o.commands if isinstance(c, Crossing) and c not in self.flying]
+            self.flying += [c for c in again if (c.partner_id, c.idempotency_key) not in site.model.answered]
+        site.open.clear()
+        self.check(Draft(site.ledger.base), site.model)
+
+    def land(self) -> None:
+        """Commits everything and delivers what flies until nothing does: then no money is between partitions."""
+        for _ in range(1_000):
+            for site in self.sites:
+                self.at = site
+                here = [c for c in self.flying if c.to_partition == site.ledger.partition]
+                self.flying = [c for c in self.flying if c not in here]
+                if here:
+                    self.settle(here)
+                while site.open:
+                    self.commit()
+            if not self.flying:
+                break
+        totals: Counter[str] = Counter()
+        for site in self.sites:
+            assert site.model.flights == {}
+            for name, a in site.ledger.base.accounts.items():
+                if name.startswith(TRANSIT):
+                    assert (a.debits_pending, a.credits_pending) == (0, 0), name
+                    totals[a.currency] += a.debits_posted - a.credits_posted
+        assert not any(totals.values()), totals
+
+    def check_in_flight(self) -> None:
+        """Over all partitions, what left the transit accounts for good is what a commit is still to bring."""
+        left: Counter[str] = Counter()
+        for site in self.sites:
+            for name, a in site.ledger.base.accounts.items():
+                if name.startswith(TRANSIT):
+                    left[a.currency] += a.credits_posted - a.debits_posted
+            for (_, name_), flight in site.model.flights.items():
+                if not flight.home and (site.ledger.partition, name_) in self.promised:
+                    for leg in flight.legs:
+                        left[leg.currency] -= leg.amount if leg.side == "credit" else 0
+        assert not any(left.values()), left
 
     def check(self, draft: Draft, model: Model) -> None:
         """Every balance, hold, block, state and count as the model has them; and what must hold whatever the model says:
-        debits equal credits in each currency, no counter is negative, open holds explain what is pending."""
-        accounts, holds = seen_from(draft, "accounts"), seen_from(draft, "holds")
+        debits equal credits in each currency, no counter is negative, what is open explains what is pending."""
+        accounts = seen_from(draft, "accounts")
         sums: Counter[str] = Counter()
-        held: Counter[tuple[str, str]] = Counter()
-        for hold in holds.values():
-            assert hold.remaining >= 0
-            held[hold.payer, "debit"] += hold.remaining
-            held[hold.payee, "credit"] += hold.remaining
+        pending: Counter[str] = Counter()
         assert accounts.keys() == model.accounts.keys()
         for name, known in model.accounts.items():
             a = accounts[name]
@@ -106,75 +243,28 @@ class Machine:
             assert min(counters) >= 0, name
             self.largest["posted"] = max(self.largest["posted"], known.d, known.c)
             self.largest["pending"] = max(self.largest["pending"], known.dp, known.cp)
-            assert (a.debits_pending, a.credits_pending) == (held[name, "debit"], held[name, "credit"]), name
             assert (a.debits_blocked, a.credits_blocked, a.closed) == (known.no_debits, known.no_credits, known.closed)
-            assert (a.min_available, a.available()) == (known.limit, known.available())
+            assert (a.frozen, a.type, a.currency) == (known.frozen, known.type, known.currency), name
+            assert (a.min_available, a.credit_limit, a.available()) == (known.limit, known.credit, known.available())
             sums[a.currency] += a.debits_posted - a.credits_posted
+            pending[a.currency] += a.debits_pending - a.credits_pending
         assert not any(sums.values()), sums
-        expected = {command_id(*k).hex(): (k, h) for k, h in model.open_holds().items()}
-        assert {n for n, h in holds.items() if h.remaining} == expected.keys()
-        for name, (key, h) in expected.items():
-            assert holds[name].state() == HoldState(
-                command_id(*key), payload_digest(model.answered[key][0]), key[0], h.payer, h.payee, h.currency, h.amount,
-                h.left, h.expires_at, h.offset, h.changed,
-            ), key  # fmt: skip
+        assert not any(pending.values()), pending
+        check_rollups(rollups(accounts.values()), model)
         partners = seen_from(draft, "partners")
         assert {n: p.state for n, p in partners.items()} == model.partners
+        check_rows(draft, model)
         head = draft.head
         assert (head.settled, head.rejected, head.repeated, head.applied) == tuple(
             model.counts[o] for o in ("settled", "rejected", "repeated", "applied")
         )
         assert head.received == head.sequence == sum(model.counts.values())
-        assert head.event_time == model.now
+        assert (head.event_time, head.closed_through) == (model.now, model.closed_through)
 
 
-def seen_from(draft: Draft, part: str) -> dict[str, Any]:
-    """What a draft and all that it stands on hold, without making the draft copy it."""
-    own = getattr(draft, part)
-    out: dict[str, Any] = {}
-    for lower in reversed(own.below):
-        out.update(lower)
-    out.update(own)
-    return out
-
-
-def compare(c: Any, record: JournalRecord, expected: Answer) -> None:
-    """The journal record of a command says what the model says, leg by leg."""
-    got = (record.outcome, str(record.reason), record.first_offset)
-    assert got == expected[:3], (c, record, expected)
-    assert record.binds_key == (record.first_offset < 0)
-    postings = tuple(msgspec.structs.astuple(p) for p in record.postings)
-    assert postings == expected.postings, (c, record, expected)
-    pending = tuple((command_id(*p[0]), *p[1:]) for p in expected.pending)
-    assert tuple(msgspec.structs.astuple(p) for p in record.pending) == pending, (c, record, expected)
-    assert record.original_offset == expected.original_offset, (c, record, expected)
-    if isinstance(c, Transaction):
-        settled = record.outcome == "settled"
-        assert record.changes == ({"note": c.note} if settled and c.operation == "adjustment" else {})
-
-
-def check_limits_kept(before: Mapping[str, Any], model: Model) -> None:
-    """No command but a change of the limit takes an account below it; whoever was below may stay there."""
-    for name, a in model.accounts.items():
-        was = before.get(name)
-        if was is None or was is a or a.limit is None or a.limit != was.limit:
-            continue
-        assert a.available() >= min(a.limit, was.available()), (name, was, a)
-
-
-def check_nothing_changed(draft: Draft, records: Sequence[JournalRecord]) -> None:
-    """What refused and repeated commands left is what was there, to the byte; only lapsed holds are released."""
-    lapsed = {p.account_id for r in records for p in r.pending} | {p.hold_id.hex() for r in records for p in r.pending}
-    assert all(p.expired for r in records for p in r.pending)
-    for part in ("accounts", "partners", "holds"):
-        own = getattr(draft, part)
-        for name, now in own.items():
-            was = next((lower[name] for lower in own.below if dict.__contains__(lower, name)), None)
-            if name not in lapsed:
-                assert was is not None, name
-                row = now.record() if part == "partners" else now.state()
-                row_before = was.record() if part == "partners" else was.state()
-                assert CODEC.encode(row) == CODEC.encode(row_before), name
-    changed = [*(a.account_id for a in draft.changed_accounts()), *(h.name for h in draft.changed_holds())]
-    assert set(changed) == lapsed
-    assert not draft.changed_partners()
+def _once_more(random: Random, c: Crossing) -> Crossing:
+    """A step that was taken before: sent again, or said again by another command where that must change nothing."""
+    if c.step == "reserve" or random.random() < 0.4:
+        return c
+    other = random.choice((c.transaction_id, bytes(16)))
+    return msgspec.structs.replace(c, idempotency_key=f"{c.idempotency_key}{random.randrange(9)}", transaction_id=other)

@@ -18,9 +18,11 @@ from schemas.records import (
     RECORDS,
     AccountState,
     AdmitPartner,
+    Crossing,
     HoldState,
     JournalRecord,
     OpenAccount,
+    PartnerState,
     Posting,
     Transaction,
 )
@@ -29,6 +31,7 @@ CODEC = Codec({name: i for i, name in enumerate(RECORDS, 1)})
 BOOKED_AT = 1_795_338_000_000  # 2026-11-22 09:00 UTC
 DAY = 20_779
 WINDOW_MS = 7 * 86_400_000
+LONG_MS = 400 * 86_400_000  # so long that nothing is forgotten while the clock jumps over months
 
 
 class Ledger:
@@ -37,10 +40,11 @@ class Ledger:
     A command's append time is its offset in milliseconds after BOOKED_AT, and what `wait` added.
     """
 
-    def __init__(self, partition: int = 3) -> None:
-        self.partition = partition
-        self.base = PartitionBase(WINDOW_MS)
-        self.index = KeyIndex(WINDOW_MS)
+    def __init__(self, partition: int = 3, partitions: int = 1, window_ms: int = WINDOW_MS) -> None:
+        self.partition, self.partitions, self.window_ms = partition, partitions, window_ms
+        self.base = PartitionBase(window_ms)
+        self.index = KeyIndex(window_ms)
+        self.outbox: list[Crossing] = []  # of the batch that was settled last
         self.offset = 0
         self.waited = 0
         self.journal: list[bytes] = []
@@ -61,11 +65,12 @@ class Ledger:
         draft.keys.update(self.index.find([*ids, *named], max(draft.head.event_time, *times)))
         for lower in reversed(under):
             draft.keys.update({i: lower.keys[i] for i in (*ids, *named) if i in lower.keys})
-        book = Book(self.partition, draft)
+        book = Book(self.partition, draft, self.partitions)
         out = []
         for n, (c, i, at) in enumerate(zip(commands, ids, times, strict=True)):
             record = book.settle(c, i, payload_digest(c), start + n, at)
             out.append(msgspec.structs.replace(record, chain=book.seal(CODEC.journal_body(record))))
+        self.outbox = book.outbox
         return draft, out
 
     def commit(self, draft: Draft, records: Sequence[JournalRecord]) -> None:
@@ -89,17 +94,19 @@ class Ledger:
         """A ledger that knows what was written, and nothing else: the rows of the state, and the journal's last window."""
         from streams.recovery import Recollection  # what a worker does with each record that it reads back
 
-        new = Ledger(self.partition)
+        new = Ledger(self.partition, self.partitions, self.window_ms)
         new.offset, new.waited, new.journal = self.offset, self.waited, list(self.journal)
         new.base.head = Head.from_record(CODEC.decode(CODEC.encode(self.base.head.record())))
-        for row in map(CODEC.decode, self.rows().values()):
+        for key, row in ((key, CODEC.decode(value)) for key, value in self.rows().items()):
             match row:
                 case AccountState():
                     new.base.accounts[row.account_id] = Account.from_state(row)
                 case HoldState():
                     new.base.put_hold(Hold.from_state(row))
-                case _:
+                case PartnerState():
                     new.base.partners[row.partner_id] = Partner(row.partner_id, row.name, row.state, row.source_offset)
+                case _:
+                    new.base.put_row(key, row)
         since = new.index.oldest_ms(new.base.head.event_time)
         window = [r for r in map(CODEC.decode, self.journal) if r.booked_at >= since]
         recollection = Recollection(new.base.entries)
@@ -119,12 +126,15 @@ class Ledger:
     def rows(self, draft: Draft | None = None) -> dict[str, bytes]:
         """The rows of `ledger.state` by key, without the partition's own; what a draft changed is in them."""
         accounts, partners, holds = dict(self.base.accounts), dict(self.base.partners), dict(self.base.holds)
+        others: dict[str, Any] = dict(self.base.rows)
         for d in () if draft is None else (*reversed(draft.under), draft):
+            others.update(d.rows)
             accounts.update(d.accounts)
             partners.update(d.partners)
             holds.update(d.holds)
         rows = {f"a:{k}": CODEC.encode(a.state()) for k, a in sorted(accounts.items())}
         rows |= {f"h:{k}": CODEC.encode(h.state()) for k, h in sorted(holds.items()) if h.remaining}
+        rows |= {k: CODEC.encode(row) for k, row in sorted(others.items()) if row is not None}
         return rows | {f"p:{k}": CODEC.encode(p.record()) for k, p in sorted(partners.items())}
 
     def snapshot(self, draft: Draft | None = None) -> bytes:

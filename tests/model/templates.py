@@ -71,11 +71,11 @@ def amounts_wanted(t: Transaction, operation: Document) -> set[str]:
     return out
 
 
-def legs_of_role(t: Transaction, d: Document, role: str, side: str) -> list[Leg]:
-    """A leg of nothing for each account of a role, in order."""
+def legs_of_role(t: Transaction, d: Document, role: str, side: str, currency: str = "") -> list[Leg]:
+    """A leg of nothing for each account of a role, in order. `currency`: if another than the transaction's."""
     rule = d["roles"][role]
     if "account" in rule:
-        fixed = rule["account"].replace("{currency}", t.currency)
+        fixed = rule["account"].replace("{currency}", currency or t.currency)
         fixed = fixed.replace("{caller}", t.partner_id).replace("{root}", root(t.partner_id))
         accounts = [fixed]
     elif rule.get("many", False):
@@ -200,6 +200,16 @@ def _shares(
         return [_named(t, amount)]
     of = amount.get("of", "step")
     return [part_of(amount, total if of == "step" else _named(t, of), t.currency)]
+
+
+def named_twice(t: Transaction, d: Document, operation: Document) -> bool:
+    """Whether a many-role that is debited names one account twice: its balance is there once."""
+    for step in operation["steps"]:
+        if d["roles"][step["from"]].get("many", False):
+            taken = [t.accounts[n] for n in numbers(t, step["from"])]
+            if len(set(taken)) < len(taken):
+                return True
+    return False
 
 
 def same_account(t: Transaction, d: Document, operation: Document) -> bool:

@@ -169,6 +169,8 @@ def _wrong_fields(m: State, case: Case) -> list[str]:
     expected: set[str] = set()
     if case.operation is not None and case.by_steps():
         expected = templates.amounts_wanted(t, case.operation)
+        if templates.named_twice(t, case.document(), case.operation):
+            wrong.append("accounts")
     if names != sorted(expected):
         wrong.append("amounts")
     if not case.uses_amount() and t.amount != 0:
@@ -245,7 +247,7 @@ def legs_of(m: State, case: Case) -> tuple[list[Leg], list[Against]]:
     return [
         payer._replace(amount=t.amount),
         _role(case, "sold", "credit")._replace(amount=t.amount),
-        _role(case, "bought", "debit")._replace(amount=got, currency=currency),
+        _role(case, "bought", "debit", currency)._replace(amount=got, currency=currency),
         payee._replace(amount=got, currency=currency),
     ], problems
 
@@ -256,11 +258,11 @@ def bought(t: Transaction, currency: str) -> int:
     return math.floor(exact + Fraction(1, 2))
 
 
-def _role(case: Case, name: str, side: str) -> Leg:
+def _role(case: Case, name: str, side: str, currency: str = "") -> Leg:
     if case.operation is None:
         rule = "bank" if name in ("sold", "bought") else ""
         return Leg(case.t.accounts[name], side, 0, case.t.currency, name, rule)
-    return templates.legs_of_role(case.t, case.document(), name, side)[0]
+    return templates.legs_of_role(case.t, case.document(), name, side, currency)[0]
 
 
 def _steps(m: State, case: Case, operation: dict[str, Any]) -> tuple[list[Leg], list[Against]]:
