@@ -25,6 +25,7 @@ from schemas.identity import BANK, command_id, owner_of, partition_of, payload_d
 from schemas.records import COMMANDS, Crossing, JournalRecord, Reply, Transaction
 
 REPLY_HEADER = "reply_to"
+_REPLY_DIGITS_MAX = 6
 META_KEY = b"meta"
 PARTNER_ID_MAX = 256
 KEY_MAX = 128
@@ -254,16 +255,20 @@ class Settlement:
                 if book.outbox:  # outside of the `try`: what is raised here must end the batch
                     self._send(book, m, produce)
                 return record
+        book.outbox.clear()
         book.dead(m.offset(), m.timestamp()[1])
         self._bury(m, book.partition, command, produce)
         return None
 
     def _send(self, book: Book, m: Inbound, produce: Produce) -> None:
-        """Commands for other partitions. The headers travel with them, so that who waits is answered in the end."""
+        """Commands for other partitions. Who waits travels with them, so that it is answered in the end; no other
+        header does, because a step must fit into the log whatever came with the command that caused it."""
+        where = _who_waits(m.headers() or [])
+        headers = [(REPLY_HEADER, where)] if where else []
         for c in book.outbox:
             root = root_of(owner_of(c.legs[0].account_id) if c.legs else c.asker)
             value = self.codec.encode(c)
-            produce(self.outlets.submitted, value, root.encode(), c.to_partition, headers=m.headers() or [])
+            produce(self.outlets.submitted, value, root.encode(), c.to_partition, headers=headers)
         book.outbox.clear()
 
     def _bury(self, m: Inbound, partition: int, why: UndecodableError, produce: Produce) -> None:
@@ -315,8 +320,8 @@ class Settlement:
 
     def _reply(self, headers: list[tuple[str, bytes]], r: JournalRecord, produce: Produce) -> None:
         """Sends the outcome to the gateway instance that asked for it, if its header names one."""
-        where = dict(headers).get(REPLY_HEADER, b"")
-        if not where.isdigit() or len(where) > 6 or int(where) >= self.outlets.reply_partitions:
+        where = _who_waits(headers)
+        if not where or int(where) >= self.outlets.reply_partitions:
             return
         reply = Reply(
             r.command_id, r.partner_id, r.idempotency_key, r.outcome, r.reason, r.detail, r.source_partition,
@@ -346,6 +351,12 @@ def merge(batch: Batch) -> None:
         part.draft.merge()
         part.index.add(*part.bound)
         part.index.forget(part.draft.head.event_time)
+
+
+def _who_waits(headers: list[tuple[str, bytes]]) -> bytes:
+    """The digits of the gateway instance that a header names; empty for none. A header may have no value at all."""
+    where = dict(headers).get(REPLY_HEADER) or b""
+    return where if where.isdigit() and len(where) <= _REPLY_DIGITS_MAX else b""
 
 
 def is_final(r: JournalRecord) -> bool:

@@ -178,6 +178,16 @@ def test_a_repeat_in_flight_is_answered_at_once(world: World) -> None:
     assert [r.outcome for r in world.replies()] == ["repeated"]
 
 
+def test_no_header_but_who_waits_travels(world: World) -> None:
+    """What an outsider put beside his command must not make a step too large for the log."""
+    for waits, sent in ((b"2", [("reply_to", b"2")]), (b"9" * 1_000_000, []), (b"x", []), (None, [])):
+        heavy: Any = [("trace", b"x" * 1_000_000), ("reply_to", waits)]
+        raw = CODEC.encode(pay(f"p{world.next[0]}", 100, ACME, ZETA))
+        world.logs[0].append(Message(raw, len(world.logs[0]), 0, b"acme", heavy))
+        world.settle(0)
+        assert world.logs[1][-1].head == sent
+
+
 def test_an_aborted_batch_sends_nothing(world: World) -> None:
     world.append(0, pay("p", 100, ACME, ZETA), b"acme")
     world.settle(0, commits=False)
