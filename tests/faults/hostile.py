@@ -21,7 +21,7 @@ from schemas.records import (
     SetPartnerState,
     Transaction,
 )
-from tests.faults.hostile_whole import elsewhere, exchange, of_product, whole_command
+from tests.faults.hostile_whole import elsewhere, exchange, of_product, republished, whole_command
 
 START_MS = 1_760_000_000_000
 STEP_MS = 3
@@ -66,7 +66,7 @@ def hostile_stream(
         elif kind < 0.16:
             yield _control(rnd, i)
         elif whole and kind < 0.28:
-            yield whole_command(rnd, i)
+            yield republished(rnd, i) if shelf and rnd.random() < 0.05 else whole_command(rnd, i)
         else:
             t = _any_transaction(rnd, i, sent, start_ms + (SETTING_UP + i) * step_ms, step_ms)
             if shelf and rnd.random() < 0.75:

@@ -107,9 +107,34 @@ def publishing(document: dict[str, Any], key: str, effective_from: int = 0) -> P
 
 def whole_command(rnd: random.Random, i: int) -> Command:
     """One command of the whole ledger that is no plain transaction."""
-    return rnd.choice((_limit, _limit, _limit, _calendar, _day, _tick, _life, _life, _account, _account, _no_step))(
-        rnd, i
-    )
+    return rnd.choice(
+        (_limit, _limit, _limit, _calendar, _day, _tick, _life, _life, _account, _account, _no_step, _broken_product)
+    )(rnd, i)
+
+
+def republished(rnd: random.Random, i: int) -> PublishProduct:
+    """A further version of a product, now or from a value date on; some broken, some too low."""
+    document = json.loads(canonical(rnd.choice((SHOP, PLAIN))))
+    document["version"] = rnd.choice((1, 2 + i, 2 + i))
+    effective = rnd.choice((0, 20_001, 20_002, 30_000, -1))
+    return publishing(document, f"v-{i}", effective)
+
+
+def _broken_product(rnd: random.Random, i: int) -> Command:
+    """A product that may not be on the shelf."""
+    document = json.loads(canonical(SHOP))
+    document["version"] = 1_000_000
+    step = document["operations"]["pay"]["steps"][0]
+    match rnd.randrange(4):
+        case 0:
+            step["to"][0]["amount"] = "amount"  # nobody takes what remains
+        case 1:
+            step["from"] = "near"
+        case 2:
+            document["title"] = None
+        case _:
+            return replace(publishing(document, f"b-{i}"), product="other")
+    return publishing(document, f"b-{i}")
 
 
 def _by(rnd: random.Random, partner: str) -> str:
@@ -180,7 +205,7 @@ def _life(rnd: random.Random, i: int) -> Command:
         subject, state = rnd.choice(young), rnd.choice(states)
     else:
         subject, state = rnd.choice(PARTNERS), rnd.choice(("suspended", *["live"] * 8))
-        if rnd.random() < 0.06:
+        if i > 500 and rnd.random() < 0.6:
             state = rnd.choice(("exiting", "exited"))
             subject = rnd.choice(("initech", "acme/shop-2"))
     who = WHO if rnd.random() < 0.92 else {"requested_by": "", "note": "x"}

@@ -241,7 +241,7 @@ def test_only_the_bank_adjusts_and_says_why(desk: Desk) -> None:
         ("capture", {"expires_at": T0 + DAY_MS}), ("hold", {"expires_at": T0 - 1}), ("hold", {"expires_at": -1}),
         ("transfer", {"note": "n"}), ("void", {"note": "n"}), ("void", {"amount": 1}), ("reversal", {"amount": -1}),
         ("capture", {"accounts": {"payer": "acme:a", "payee": "acme:b"}}), ("adjustment", {"amount": 5}),
-        ("adjustment", {"accounts": {"payer": "acme:a", "payee": "acme:b"}}), ("hold", {"accounts": {}}),
+        ("adjustment", {"accounts": {"payer": "acme:a", "payee": "acme:b"}}), ("hold", {"rate": "1"}),
         ("refund", {"postings": (Posting("acme:a", "debit", 5), Posting("acme:b", "credit", 5))}),
         ("hold", {"postings": (Posting("acme:a", "debit", 5), Posting("acme:b", "credit", 5))}),
     ],
