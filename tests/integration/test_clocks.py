@@ -58,6 +58,7 @@ WAITS = Path(__file__).with_name("clock_waits.c")  # what libfaketime lacks
 SLOT = 1  # of the worker with the wrong clock
 PARTNERS = ("acme", "globex", "initech", "hooli")  # one in each partition
 LIMIT_A_DAY = 20
+UNREADABLE = b"no command"
 ZONE = "Europe/Berlin"
 
 
@@ -182,8 +183,12 @@ class Load:
         self.publish(*(self._capture(h) for h in captured))
 
     def pulse(self) -> None:
-        """A little for every partition, so that each has something to commit."""
-        self.publish(*(self._transfer(p, f"{p}:wallet:a", f"{p}:wallet:b", 1) for p in PARTNERS))
+        """A little for every partition, so that each has something to commit: one for whose outcome somebody waits, and
+        one that does not decode."""
+        for p in PARTNERS:
+            self.publisher.publish(self._transfer(p, f"{p}:wallet:a", f"{p}:wallet:b", 1), reply_to=0)
+            self.publisher.send(UNREADABLE, p.encode(), self.publisher.partition(p))
+        self.publisher.flush(30)
 
     def _key(self) -> str:
         self.count += 1
@@ -231,7 +236,7 @@ class Message:
 def settled_again(
     world: World, submitted: list[LogRecord]
 ) -> tuple[dict[int, list[bytes]], dict[tuple[int, bytes], bytes | None]]:
-    """The journal of each partition and the last row under each key of the state, from the commands alone."""
+    """The journal of each partition and the last row under each key of the state, from what was submitted alone."""
     t, partitions = world.topics, world.settings.partitions
     outlets = Outlets(t.submitted, t.journal, t.state, t.dead, t.replies, partitions, 0)
     settlement = Settlement(world.codec, outlets, lambda ids: ids)
@@ -239,7 +244,6 @@ def settled_again(
     state: dict[tuple[int, bytes], bytes | None] = {}
 
     def produce(topic: str, value: Any, key: Any, partition: int, **_: Any) -> None:
-        assert topic in (t.journal, t.state, t.submitted), "nothing of this load is a dead letter"
         if topic == t.journal:
             journals[partition].append(value)
         elif topic == t.state:
@@ -258,11 +262,11 @@ def settled_again(
 
 
 def drained(world: World) -> list[list[LogRecord]]:
-    """All commands, outcomes and rows of the state, of a moment at which each command has an outcome."""
-    topics = (world.topics.submitted, world.topics.journal, world.topics.state)
-    submitted, journal, state = (list(read_to_end(world.kafka, t)) for t in topics)
+    """All that was submitted, outcomes, rows of the state and dead letters, of a moment at which nothing waits."""
+    topics = (world.topics.submitted, world.topics.journal, world.topics.state, world.topics.dead)
+    submitted, journal, state, dead = (list(read_to_end(world.kafka, t)) for t in topics)
     came = len(list(read_to_end(world.kafka, world.topics.submitted))) - len(submitted)  # such as a tick
-    return [submitted, journal, state] if len(submitted) == len(journal) and not came else []
+    return [submitted, journal, state, dead] if len(submitted) == len(journal) + len(dead) and not came else []
 
 
 def must_lapse(world: World, submitted: list[LogRecord]) -> set[tuple[int, int, bytes]]:
@@ -277,7 +281,7 @@ def must_lapse(world: World, submitted: list[LogRecord]) -> set[tuple[int, int, 
             for hold in [h for h, at in due.items() if at <= event_time]:
                 del due[hold]
                 out.add((p, r.offset, hold))
-            c = world.codec.decode(r.value)
+            c = world.codec.decode(r.value) if r.value != UNREADABLE else None
             if isinstance(c, Transaction) and c.operation == "hold" and c.expires_at > event_time:
                 due[command_id(c.partner_id, c.idempotency_key)] = c.expires_at
     return out
@@ -313,7 +317,7 @@ def test_a_wrong_clock_changes_no_byte_of_the_ledger(world: World, load: Load) -
 
         wait_for(f"the worker to settle under its clock: {clock.name}", shown, 30)
     assert wrong.figures()["stopped"] == {}
-    submitted, journal, rows = wait_for("every command to be settled", lambda: drained(world), 30)
+    submitted, journal, rows, dead = wait_for("every command to be settled", lambda: drained(world), 30)
 
     journals, state = settled_again(world, submitted)
     for p in range(world.settings.partitions):
@@ -322,6 +326,9 @@ def test_a_wrong_clock_changes_no_byte_of_the_ledger(world: World, load: Load) -
     for r in rows:
         kept[r.partition, r.key or b""] = r.value
     assert kept == state
+    letters = Counter(r.partition for r in submitted if r.value == UNREADABLE)
+    assert Counter(r.partition for r in dead) == letters
+    assert len(list(read_to_end(world.kafka, world.topics.replies))) == letters.total(), "as many as were waited for"
     _asks_for_the_time(world, submitted, [world.codec.decode(r.value) for r in journal])
 
 
