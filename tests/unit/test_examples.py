@@ -12,6 +12,7 @@ from tests.books import Books
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "docs" / "examples"
 NOON = 1_795_348_800_000  # 2026-11-22 12:00 UTC
+NAMES = ("first", "holds", "shelf", "suspended")
 REFUSED = {
     "o-1003": "insufficient_funds", "stay-17-more": "refund_exceeds_payment", "o-2002": "limit_exceeded",
     "lunch-2": "owner_state",
@@ -23,7 +24,7 @@ def test_the_examples_come_out_as_they_say():
     for command in shelf_of(1):
         assert books.give(command).outcome == "applied"
     refused = {}
-    for name in ("first", "holds", "shelf"):
+    for name in NAMES:
         for line in (EXAMPLES / f"{name}.jsonl").read_bytes().splitlines():
             command = parse_line(line, date(2026, 11, 22))
             r = books.give(command)
@@ -39,7 +40,7 @@ def test_the_examples_cross_partitions_and_end_where_they_say():
     books = Books(6, NOON)
     for command in shelf_of(1):
         books.give(command)
-    for name in ("first", "holds", "shelf"):
+    for name in NAMES:
         for line in (EXAMPLES / f"{name}.jsonl").read_bytes().splitlines():
             books.give(parse_line(line, date(2026, 11, 22)))
     posted: dict[str, int] = {}
