@@ -220,6 +220,8 @@ class Stage:
 
     def sample(self) -> tuple[int, dict[str, int]] | None:
         """Amounts with which everything of the operation happens, or as much as can; None when nothing settles."""
+        if self.asker == BANK and any(not self.is_named(n) and self.role(n)["owner"] != BANK for n in self.roles):
+            return None  # the bank has no such accounts of its own
         best: tuple[int, tuple[int, dict[str, int]]] | None = None
         most = gross_max(self.document, self.currency)
         for amount in _AMOUNTS:
