@@ -61,19 +61,19 @@ def check_legs(draft: Draft, legs: Sequence[Leg], away: Sequence[Posting], at: M
 
     What one leg brings in is not there before the end, so it does not count against what another takes out.
     """
-    moved: list[tuple[str, int]] = []
+    leaves: dict[str, int] = {}
     for _, currency, amount in _transits(away, at.partitions):
         if amount > AMOUNT_MAX:
             raise Rejection(Reason.AMOUNT_TOO_LARGE, field="amount", limit=AMOUNT_MAX)
-        moved.append((TRANSIT + currency, amount))
-    _check_setaside(legs)
-    for account_id, amount in moved:
+        leaves[TRANSIT + currency] = leaves.get(TRANSIT + currency, 0) + amount
+    _check_set_aside(legs)
+    for account_id, amount in leaves.items():
         a = draft.accounts.find(account_id)
         if a is not None and max(a.credits_posted, a.credits_pending) + amount > COUNTER_MAX:
             raise Rejection(Reason.COUNTER_OVERFLOW, field="postings", account=account_id, limit=COUNTER_MAX)
 
 
-def _check_setaside(legs: Sequence[Leg]) -> None:
+def _check_set_aside(legs: Sequence[Leg]) -> None:
     """Funds and counters of legs that are about to be pending; one account may stand in several of them."""
     totals: dict[str, tuple[Account, list[int]]] = {}
     for a, side, amount in legs:
@@ -185,7 +185,7 @@ def _creditable(book: Host, c: Crossing) -> list[Leg]:
         legs.append((a, "credit", p.amount))
     if refused is not None:
         raise refused
-    _check_setaside(legs)
+    _check_set_aside(legs)
     return legs
 
 

@@ -232,12 +232,17 @@ def test_every_refusal_of_the_other_partition(before: list[Any], reason: str, na
 
 
 def test_a_counter_that_would_pass_its_bound_is_refused() -> None:
-    world = bank(("acme", "zeta"))
+    world = bank(("acme", "zeta", "stark"), 3)
     full = world.sides[1].base.accounts[ZETA]
     full.credits_posted = full.debits_posted = COUNTER_MAX - 50
     world.submit(pay("p", 100, ACME, ZETA))
     world.deliver(0)
     assert world.deliver(1)[0].reason == "counter_overflow"
+    world.run()
+    transit = world.sides[0].base.accounts["bank:crossing:CNY"]
+    transit.credits_posted = transit.debits_posted = COUNTER_MAX - 150
+    world.submit(split("q", (ACME, "debit", 151), (ZETA, "credit", 100), (STARK, "credit", 51)))
+    assert [(r.reason, r.detail["account"]) for r in world.deliver(0)] == [("counter_overflow", "bank:crossing:CNY")]
 
 
 REFUSED_AT_HOME = [
