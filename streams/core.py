@@ -398,16 +398,6 @@ class TransactionalCore:
         self.flow.aborts += 1
         self._call("abort", lambda: t.producer.abort_transaction(self.options.call_timeout_s))
 
-    def lag(self) -> dict[int, int]:
-        """Commands of each assigned partition that are not settled, as far as this client knows."""
-        out: dict[int, int] = {}
-        if self._consumer is None:
-            return out
-        for p, ledger in list(self.ledgers.items()):
-            _, high = self._consumer.get_watermark_offsets(TopicPartition(self.topics.submitted, p), cached=True)
-            out[p] = max(0, high - ledger.base.head.next_offset) if high >= 0 else 0
-        return out
-
     def close(self) -> None:
         """Leaves everything behind. Safe in any state; open transactions are aborted by the next in this slot."""
         self._dropped = True  # closing the consumer revokes: nothing may be committed on that occasion
