@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from datetime import date, timedelta
+from hashlib import blake2b
 from typing import Annotated, Any
 
 import typer
 
 from clearline import screen
 from clearline.commands.common import example, live
-from clearline.commands.give import ByOption, KeyOption, NoteOption, give_document
+from clearline.commands.give import ByOption, KeyOption, NoteOption, asked_by, give_document
 
 Subject = Annotated[str, typer.Argument(help="A partner's path, or bank for everybody without a calendar.")]
 
@@ -76,5 +77,7 @@ def close(
     as_json: screen.JsonFlag = False,
 ) -> None:
     """Close a business day in every partition: what comes later for it is booked to the open day, with a link."""
+    # The same command again goes on where it was broken off: partitions that have it answer with their first outcome.
+    who = blake2b(f"{asked_by(by)}\0{note}".encode(), digest_size=6).hexdigest()
     document = {"command": "CloseDay", "day": day}
-    give_document(document, by, note, key or f"close-{day}", as_json, f"{day} is closed")
+    give_document(document, by, note, key or f"close-{day}-{who}", as_json, f"{day} is closed")
