@@ -91,7 +91,7 @@ def test_the_tree_has_what_the_design_names():
         "partner list", "partner show", "partner admit", "partner suspend", "partner resume",
         "account list", "account show", "account open", "account block", "account unblock", "account limit",
         "account close", "account freeze", "account unfreeze", "partner state", "limit show", "limit set",
-        "calendar show", "calendar set", "close", "report trial-balance", "report statement", "report totals", "report top-partners", "report rollup",
+        "product list", "product show", "product test", "product publish", "calendar show", "calendar set", "close", "report trial-balance", "report statement", "report totals", "report top-partners", "report rollup",
         "dlq ls", "dlq show", "redis rebuild",
     }  # fmt: skip
 

@@ -55,7 +55,11 @@ GOOD: dict[str, Any] = {
     "limits": [{"window": "day", "currency": "CNY", "count_max": 3, "amount_max": 100}, {"window": "transaction", "currency": "USD", "amount_max": 1}, {"window": "hour", "count_max": 9}],
 }  # fmt: skip
 
-PAY, PERCENT, TIERS = "operations.pay.steps[0]", "operations.pay.steps[0].to[1].amount", "operations.pay.steps[1].amount"
+PAY, PERCENT, TIERS = (
+    "operations.pay.steps[0]",
+    "operations.pay.steps[0].to[1].amount",
+    "operations.pay.steps[1].amount",
+)
 GONE = object()
 
 # where it is changed | into what | path of the finding | a part of its rule
@@ -234,7 +238,9 @@ def _refused(document: dict[str, Any], path: str, rule: str, reason: Reason) -> 
     assert not ledger.base.shelf
 
 
-@pytest.mark.parametrize("junk", [None, 5, "text", [], {"product": []}, {"operations": None}, {"roles": 5, "operations": 5}])
+@pytest.mark.parametrize(
+    "junk", [None, 5, "text", [], {"product": []}, {"operations": None}, {"roles": 5, "operations": 5}]
+)
 def test_any_junk_is_a_finding_and_never_an_error(junk):
     assert check(junk)
 
@@ -252,7 +258,23 @@ def test_every_value_may_be_anything_and_the_answer_is_always_findings():
                 yield f"{path}[{i}]"
                 yield from places(v, f"{path}[{i}]")
 
-    junk = (None, 5, -1, 2**70, 1.5, True, "", "x", [], [None], {}, {"x": None}, [[]], {"tiers": 5}, {"percent": None})
+    junk: tuple[Any, ...] = (
+        None,
+        5,
+        -1,
+        2**70,
+        1.5,
+        True,
+        "",
+        "x",
+        [],
+        [None],
+        {},
+        {"x": None},
+        [[]],
+        {"tiers": 5},
+        {"percent": None},
+    )
     tried = 0
     for path in places(GOOD):
         for value in junk:
@@ -334,7 +356,10 @@ def test_an_adjustment_is_always_there():
 
 def test_a_version_counts_from_its_place_in_a_batch_on_and_not_before():
     ledger = small_bank()
-    asked = [pay("acme", "acme:w:alice", "acme:w:bob", 1, product="shop", operation=o) for o in ("transfer", "pay", "pay", "transfer")]
+    asked = [
+        pay("acme", "acme:w:alice", "acme:w:bob", 1, product="shop", operation=o)
+        for o in ("transfer", "pay", "pay", "transfer")
+    ]
     records = ledger.settle(asked[0], asked[1], publish(plain(1)), asked[2], asked[3])
     assert [r.reason or r.product_version for r in records] == [0, "operation_unknown", 0, 1, "operation_unknown"]
 
@@ -361,7 +386,10 @@ def test_percentages_are_whole_numbers():
 def test_a_partner_that_may_not_open_accounts_gets_none_opened():
     document = plain(1, give={"kind": "transfer", "callers": ["bank"], "steps": [
         {"from": "book", "amount": "amount", "to": [{"role": "new"}]}]})  # fmt: skip
-    document["roles"] |= {"book": {"owner": "bank"}, "new": {"owner": "caller", "open": {"type": "liability", "min_available": 0}}}
+    document["roles"] |= {
+        "book": {"owner": "bank"},
+        "new": {"owner": "caller", "open": {"type": "liability", "min_available": 0}},
+    }
     ledger = Ledger()
     ledger.settle(admit("acme"), account("bank:book", "asset", limit=None), publish(document))
     fields: dict[str, Any] = {"product": "shop", "operation": "give"}

@@ -22,7 +22,13 @@ CLEARING, FEES = "bank:clearing:CNY", "bank:fees:CNY"
 
 def ask(key: str, operation: str, amount: int = 0, by: str = "acme", **other: Any) -> dict[str, Any]:
     """A transaction; fields in capitals are named amounts, others are roles unless the record has them."""
-    out: dict[str, Any] = {"idempotency_key": key, "operation": operation, "amount": amount, "partner_id": by, "accounts": {}}
+    out: dict[str, Any] = {
+        "idempotency_key": key,
+        "operation": operation,
+        "amount": amount,
+        "partner_id": by,
+        "accounts": {},
+    }
     names: dict[str, int] = {}
     for name, value in other.items():
         role = name.replace("__", ".")
@@ -254,7 +260,9 @@ def opened(ledger: Ledger, accounts: list[str], start: list[str]) -> None:
             continue
         currency = "USD" if account.endswith("usd") else "CNY"
         least = None if int(amount) < 0 else 0
-        assert ledger.one(OpenAccount("bank", f"o{account}", account, "liability", currency, least)).outcome == "applied"
+        assert (
+            ledger.one(OpenAccount("bank", f"o{account}", account, "liability", currency, least)).outcome == "applied"
+        )
         if int(amount):
             sides = ("credit", "debit") if int(amount) > 0 else ("debit", "credit")
             postings = legs((account, sides[0], abs(int(amount))), ("bank:funds", sides[1], abs(int(amount))))
@@ -291,6 +299,7 @@ def test_every_operation_of_every_product_stands_in_a_grid():
         (name, operation)
         for name, file in FILES.items()
         for operation, o in read_product(file).document["operations"].items()
-        if operation not in {asked["operation"] for asked, _, _ in GRIDS[name][2]} and o["kind"] not in ("reversal", "refund")
+        if operation not in {asked["operation"] for asked, _, _ in GRIDS[name][2]}
+        and o["kind"] not in ("reversal", "refund")
     }
     assert missing == {("payment", "exchange")}

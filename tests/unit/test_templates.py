@@ -55,7 +55,16 @@ PRICES: list[tuple[Any, int, int]] = [
 def test_a_price(expression, base, amount):
     assert value_of(amount_of(expression, "amount"), Given(base, {}, CUR), 0) == amount
     assert value_of(amount_of(expression, "step"), Given(0, {}, CUR), base) == amount
-    assert value_of(amount_of({**expression, "of": "calls"}, "step") if "fixed" not in expression else amount_of(expression, ""), Given(0, {"calls": base}, CUR), 0) == amount
+    assert (
+        value_of(
+            amount_of({**expression, "of": "calls"}, "step")
+            if "fixed" not in expression
+            else amount_of(expression, ""),
+            Given(0, {"calls": base}, CUR),
+            0,
+        )
+        == amount
+    )
     assert price(expression, Fraction(base), CUR) == amount
 
 
@@ -65,7 +74,13 @@ def test_equal_parts_give_the_odd_units_to_the_first():
 
 @pytest.mark.parametrize(
     ("before", "amount", "taken"),
-    [(0, 10, [("a", 10)]), (0, 60, [("a", 50), ("b", 10)]), (50, 25, [("b", 20), ("c", 5)]), (69, 2, [("b", 1), ("c", 1)]), (70, 30, [("c", 30)])],
+    [
+        (0, 10, [("a", 10)]),
+        (0, 60, [("a", 50), ("b", 10)]),
+        (50, 25, [("b", 20), ("c", 5)]),
+        (69, 2, [("b", 1), ("c", 1)]),
+        (70, 30, [("c", 30)]),
+    ],
 )
 def test_what_is_returned_comes_from_the_payee_first(before, amount, taken):
     assert shares([("a", 50), ("b", 20), ("c", 30)], before, amount) == taken
@@ -81,7 +96,11 @@ ROLES: dict[str, Any] = {
 
 def product(*steps: dict[str, Any], **other: Any) -> dict[str, Any]:
     """A product of one operation `go`, with the roles that it uses."""
-    operation = {"kind": "transfer", "steps": list(steps), **{k: v for k, v in other.items() if k in ("amounts", "callers")}}
+    operation = {
+        "kind": "transfer",
+        "steps": list(steps),
+        **{k: v for k, v in other.items() if k in ("amounts", "callers")},
+    }
     used = {r for s in steps for r in (s["from"], *(t["role"] for t in s["to"]))}
     document = {
         "product": "try", "version": 1, "currencies": [CUR], "roles": {r: ROLES[r] for r in sorted(used)},
@@ -100,24 +119,44 @@ def ledger(document: dict[str, Any]) -> Ledger:
     """acme has 1,000 on w, 60 on x, 5 on y, -40 on z, and 70 on the other side of debt; zeta and acme/shop have an empty account."""
     out = Ledger()
     out.settle(*(admit(p) for p in ("acme", "acme/shop", "zeta")))
-    names = {"acme:w": 1_000, "acme:x": 60, "acme:y": 5, "acme:z": -40, "acme:n": 0, "zeta:a": 0, "acme/shop:a": 0, "acme/shop:w": 9, "acme:pool:CNY": 0}
+    names = {
+        "acme:w": 1_000,
+        "acme:x": 60,
+        "acme:y": 5,
+        "acme:z": -40,
+        "acme:n": 0,
+        "zeta:a": 0,
+        "acme/shop:a": 0,
+        "acme/shop:w": 9,
+        "acme:pool:CNY": 0,
+    }
     out.settle(account("bank:funds", "equity", limit=None), account("bank:fees:CNY", "income", limit=None))
-    out.settle(account("acme:debt", "asset", limit=None), *(account(n, limit=None if n == "acme:z" else 0) for n in names))
+    out.settle(
+        account("acme:debt", "asset", limit=None), *(account(n, limit=None if n == "acme:z" else 0) for n in names)
+    )
     for name, amount in {**names, "acme:debt": 70}.items():
         if amount:
             sides = ("credit", "debit") if amount > 0 else ("debit", "credit")
-            made = entry("bank", (name, sides[0], abs(amount)), ("bank:funds", sides[1], abs(amount)), operation="adjustment", note="x")
+            made = entry(
+                "bank",
+                (name, sides[0], abs(amount)),
+                ("bank:funds", sides[1], abs(amount)),
+                operation="adjustment",
+                note="x",
+            )
             assert out.one(made).outcome == "settled"
     published = out.one(PublishProduct("bank", key(), "try", 1, 0, json.dumps(document)))
     assert published.outcome == "applied", published
     return out
 
 
-def go(l: Ledger, amount: int = 0, by: str = "acme", names: dict[str, int] | None = None, **roles: str) -> Any:
+def go(world: Ledger, amount: int = 0, by: str = "acme", names: dict[str, int] | None = None, **roles: str) -> Any:
     accounts = {k.replace("__", "."): v for k, v in roles.items() if k != "key"}
     amounts = tuple(NamedAmount(n, v) for n, v in sorted((names or {}).items()))
     other = {"idempotency_key": roles["key"]} if "key" in roles else {}
-    record = l.one(pay(by, "", "", amount, accounts=accounts, amounts=amounts, product="try", operation="go", **other))
+    record = world.one(
+        pay(by, "", "", amount, accounts=accounts, amounts=amounts, product="try", operation="go", **other)
+    )
     return record.reason or [(p.account_id, p.amount if p.side == "debit" else -p.amount) for p in record.postings]
 
 
@@ -172,98 +211,126 @@ STEPS: list[tuple[str, list[dict[str, Any]], int, dict[str, int], dict[str, str]
 @pytest.mark.parametrize(("what", "steps", "amount", "names", "roles", "wanted"), STEPS, ids=[s[0] for s in STEPS])
 def test_a_step(what, steps, amount, names, roles, wanted):
     listed = {"amounts": ["n"]} if "n" in names else {}
-    l = ledger(product(*steps, **listed))
+    world = ledger(product(*steps, **listed))
     if "acme:owes" in roles.values():  # 30 are owed
-        l.one(account("acme:owes", "asset", limit=0))
-        l.one(entry("bank", ("acme:owes", "debit", 30), ("bank:funds", "credit", 30), operation="adjustment", note="x"))
+        world.one(account("acme:owes", "asset", limit=0))
+        world.one(
+            entry("bank", ("acme:owes", "debit", 30), ("bank:funds", "credit", 30), operation="adjustment", note="x")
+        )
     if DEBT in roles.values():  # debits only add to what is owed, so 70 are kept on its other side
-        assert l.base.accounts[DEBT].available() == -70
-    before = l.snapshot()
-    found = go(l, amount, names=names, **roles)
+        assert world.base.accounts[DEBT].available() == -70
+    before = world.snapshot()
+    found = go(world, amount, names=names, **roles)
     assert found == wanted
     if isinstance(wanted, str):
-        assert l.snapshot() == before, "a refusal changes nothing"
+        assert world.snapshot() == before, "a refusal changes nothing"
     else:
         assert sum(n for _, n in found) == 0
 
 
 def test_a_fixed_account_of_the_root_is_not_the_subpartners():
-    l = ledger(product(step("payer", "amount", "roots")))
-    assert go(l, 5, payer=W) == [(W, 5), ("acme:pool:CNY", -5)]
-    assert go(l, 5, "acme/shop", payer="acme/shop:w") == "account_not_owned"
+    world = ledger(product(step("payer", "amount", "roots")))
+    assert go(world, 5, payer=W) == [(W, 5), ("acme:pool:CNY", -5)]
+    assert go(world, 5, "acme/shop", payer="acme/shop:w") == "account_not_owned"
 
 
 def test_an_account_is_opened_when_a_leg_falls_on_it_and_not_otherwise():
-    l = ledger(product(step("payer", "amount", ("fees", {"fixed": cny(5)}), "fresh")))
-    assert go(l, 5, payer=W, fresh="acme:new") == [(W, 5), (FEES, -5)]
-    assert "acme:new" not in l.base.accounts
-    assert go(l, 6, payer=W, fresh="acme:new") == [(W, 6), (FEES, -5), ("acme:new", -1)]
-    a = l.base.accounts["acme:new"]
+    world = ledger(product(step("payer", "amount", ("fees", {"fixed": cny(5)}), "fresh")))
+    assert go(world, 5, payer=W, fresh="acme:new") == [(W, 5), (FEES, -5)]
+    assert "acme:new" not in world.base.accounts
+    assert go(world, 6, payer=W, fresh="acme:new") == [(W, 6), (FEES, -5), ("acme:new", -1)]
+    a = world.base.accounts["acme:new"]
     assert (a.type, a.currency, a.min_available, a.credit_limit, a.available()) == ("liability", CUR, 0, 50, 1)
-    assert go(l, 6, payer=W, fresh="acme:new") == [(W, 6), (FEES, -5), ("acme:new", -1)]
-    assert l.restarted().snapshot() == l.snapshot()
+    assert go(world, 6, payer=W, fresh="acme:new") == [(W, 6), (FEES, -5), ("acme:new", -1)]
+    assert world.restarted().snapshot() == world.snapshot()
 
 
 def test_a_refused_opening_leaves_nothing():
-    l = ledger(product(step("payer", "amount", "fresh")))
-    before = l.snapshot()
-    assert go(l, 1_001, payer=W, fresh="acme:new") == "insufficient_funds"
-    assert l.snapshot() == before
-    assert "acme:new" not in l.base.accounts
+    world = ledger(product(step("payer", "amount", "fresh")))
+    before = world.snapshot()
+    assert go(world, 1_001, payer=W, fresh="acme:new") == "insufficient_funds"
+    assert world.snapshot() == before
+    assert "acme:new" not in world.base.accounts
 
 
 def test_more_than_a_thousand_legs():
     """999 accounts of one role, and what is taken from them, are 1,000 legs; two more are too many."""
-    l = ledger(product(step("many", "balance", ("fees", {"fixed": cny(1)}), "own")))
-    l.settle(*(account(f"acme:m{n}") for n in range(999)))
+    world = ledger(product(step("many", "balance", ("fees", {"fixed": cny(1)}), "own")))
+    world.settle(*(account(f"acme:m{n}") for n in range(999)))
     legs = [(f"acme:m{n}", "credit", 1) for n in range(998)]
-    l.one(entry("bank", *legs, ("bank:funds", "debit", 998), operation="adjustment", note="x"))
-    roles = {f"many__{n + 1}": f"acme:m{n}" for n in range(999)}
-    assert len(go(l, 0, **roles)) == 1_000
-    l.one(entry("bank", *legs, ("bank:funds", "debit", 998), operation="adjustment", note="x"))
-    l.one(entry("bank", ("acme:m998", "credit", 1), ("bank:funds", "debit", 1), operation="adjustment", note="x"))
-    assert go(l, 0, **roles) == "postings_count"
+    world.one(entry("bank", *legs, ("bank:funds", "debit", 998), operation="adjustment", note="x"))
+    roles: dict[str, Any] = {f"many__{n + 1}": f"acme:m{n}" for n in range(999)}
+    assert len(go(world, 0, **roles)) == 1_000
+    world.one(entry("bank", *legs, ("bank:funds", "debit", 998), operation="adjustment", note="x"))
+    world.one(entry("bank", ("acme:m998", "credit", 1), ("bank:funds", "debit", 1), operation="adjustment", note="x"))
+    assert go(world, 0, **roles) == "postings_count"
 
 
 def test_a_leg_above_63_bits():
-    l = ledger(product(step("many", "balance", "own")))
+    world = ledger(product(step("many", "balance", "own")))
     for name in (X, Y):
-        l.one(entry("bank", (name, "credit", 2**62), ("bank:funds", "debit", 2**62), operation="adjustment", note="x"))
-    assert go(l, 0, many__1=X, many__2=Y) == "amount_too_large"
-    assert len(go(l, 0, many__1=X)) == 2
+        world.one(
+            entry("bank", (name, "credit", 2**62), ("bank:funds", "debit", 2**62), operation="adjustment", note="x")
+        )
+    assert go(world, 0, many__1=X, many__2=Y) == "amount_too_large"
+    assert len(go(world, 0, many__1=X)) == 2
 
 
 def test_the_rules_of_accounts_name_the_role():
-    l = ledger(product(step("payer", "amount", ("others", "equal"))))
-    l.one(BlockAccount("bank", key(), A, False, True))
-    record = l.one(pay("acme", "", "", 9, accounts={"payer": W, "others.3": A, "others.4": X}, product="try", operation="go"))
+    world = ledger(product(step("payer", "amount", ("others", "equal"))))
+    world.one(BlockAccount("bank", key(), A, False, True))
+    record = world.one(
+        pay("acme", "", "", 9, accounts={"payer": W, "others.3": A, "others.4": X}, product="try", operation="go")
+    )
     assert (record.reason, record.detail["field"]) == ("credits_blocked", "accounts.others.3")
-    l.one(SetPartnerState("bank", key(), "zeta", "suspended", "ann", "why"))
-    record = l.one(pay("acme", "", "", 9, accounts={"payer": W, "others.3": A, "others.4": X}, product="try", operation="go"))
-    assert (record.reason, record.detail["field"], record.detail["partner"]) == ("owner_state", "accounts.others.3", "zeta")
+    world.one(SetPartnerState("bank", key(), "zeta", "suspended", "ann", "why"))
+    record = world.one(
+        pay("acme", "", "", 9, accounts={"payer": W, "others.3": A, "others.4": X}, product="try", operation="go")
+    )
+    assert (record.reason, record.detail["field"], record.detail["partner"]) == (
+        "owner_state",
+        "accounts.others.3",
+        "zeta",
+    )
 
 
 @pytest.mark.parametrize("fees", ["keep", "return"])
 def test_a_refund_in_parts_gives_back_what_was_paid_and_no_more(fees):
-    l = ledger(product(step("payer", "amount", ("fees", {"percent": "10"}), "near"), fees=fees))
-    l.one(entry("bank", (X, "credit", 1_000), ("bank:funds", "debit", 1_000), operation="adjustment", note="x"))
-    assert go(l, 100, payer=W, near=X, key="paid") == [(W, 100), (FEES, -10), (X, -90)]
+    world = ledger(product(step("payer", "amount", ("fees", {"percent": "10"}), "near"), fees=fees))
+    world.one(entry("bank", (X, "credit", 1_000), ("bank:funds", "debit", 1_000), operation="adjustment", note="x"))
+    assert go(world, 100, payer=W, near=X, key="paid") == [(W, 100), (FEES, -10), (X, -90)]
     back = []
     for amount in (9, 2, 88, 2, 1, 1):
-        r = l.one(pay("acme", "", "", amount, accounts={}, product="try", operation="back", original="paid"))
+        r = world.one(pay("acme", "", "", amount, accounts={}, product="try", operation="back", original="paid"))
         back.append(r.reason or [(p.account_id, p.amount if p.side == "debit" else -p.amount) for p in r.postings])
     if fees == "keep":  # the payee is who was credited first: the fee's account
-        wanted: list[Any] = [[(FEES, 9), (W, -9)], [(FEES, 2), (W, -2)], [(FEES, 88), (W, -88)], "refund_exceeds_payment", [(FEES, 1), (W, -1)], "refund_exceeds_payment"]
+        wanted: list[Any] = [
+            [(FEES, 9), (W, -9)],
+            [(FEES, 2), (W, -2)],
+            [(FEES, 88), (W, -88)],
+            "refund_exceeds_payment",
+            [(FEES, 1), (W, -1)],
+            "refund_exceeds_payment",
+        ]
     else:
-        wanted = [[(FEES, 9), (W, -9)], [(FEES, 1), (X, 1), (W, -2)], [(X, 88), (W, -88)], "refund_exceeds_payment", [(X, 1), (W, -1)], "refund_exceeds_payment"]
+        wanted = [
+            [(FEES, 9), (W, -9)],
+            [(FEES, 1), (X, 1), (W, -2)],
+            [(X, 88), (W, -88)],
+            "refund_exceeds_payment",
+            [(X, 1), (W, -1)],
+            "refund_exceeds_payment",
+        ]
     assert back == wanted
 
 
 def test_a_payment_of_two_payers_is_not_refunded():
-    l = ledger(product(step("payer", "amount", "near"), step("own", {"fixed": cny(1)}, "near")))
-    l.one(entry("bank", ("acme:pool:CNY", "credit", 5), ("bank:funds", "debit", 5), operation="adjustment", note="x"))
-    assert len(go(l, 5, payer=W, near=X, key="paid")) == 4
-    record = l.one(pay("acme", "", "", 1, accounts={}, product="try", operation="back", original="paid"))
+    world = ledger(product(step("payer", "amount", "near"), step("own", {"fixed": cny(1)}, "near")))
+    world.one(
+        entry("bank", ("acme:pool:CNY", "credit", 5), ("bank:funds", "debit", 5), operation="adjustment", note="x")
+    )
+    assert len(go(world, 5, payer=W, near=X, key="paid")) == 4
+    record = world.one(pay("acme", "", "", 1, accounts={}, product="try", operation="back", original="paid"))
     assert record.reason == "original_mismatch"
 
 
@@ -275,11 +342,25 @@ def test_credits_of_a_role_any_cross_partitions_and_others_never():
 
     home = partition_of("acme", 2)
     other = next(n for n in (f"p{i}" for i in range(99)) if partition_of(n, 2) != home)
-    l = ledger(product(step("payer", "amount", ("fees", {"percent": "10"}), ("others", "equal"))))
-    asked = pay("acme", "", "", 101, accounts={"payer": W, "others.1": f"{other}:a", "others.2": X}, product="try", operation="go")
-    draft = Draft(l.base)
+    world = ledger(product(step("payer", "amount", ("fees", {"percent": "10"}), ("others", "equal"))))
+    asked = pay(
+        "acme",
+        "",
+        "",
+        101,
+        accounts={"payer": W, "others.1": f"{other}:a", "others.2": X},
+        product="try",
+        operation="go",
+    )
+    draft = Draft(world.base)
     book = Book(home, draft, 2)
-    record = book.settle(asked, command_id("acme", asked.idempotency_key), payload_digest(asked), l.offset, l.base.head.event_time)
+    record = book.settle(
+        asked,
+        command_id("acme", asked.idempotency_key),
+        payload_digest(asked),
+        world.offset,
+        world.base.head.event_time,
+    )
     assert (record.outcome, record.reason) == ("applied", "")
     assert [(p.account_id, p.side, p.change) for p in record.pending] == [
         (W, "debit", 101), (FEES, "credit", 10), (X, "credit", 45), ("bank:crossing:CNY", "credit", 46),
@@ -323,7 +404,11 @@ def expression(draw: Any, own: bool, most: int) -> Any:
     if kind == "percent":
         return out | percentage(draw, most)
     edges = sorted({draw(st.integers(1, 10**7)) for _ in range(draw(st.integers(0, 3)))})
-    tiers = [{"up_to": cny(e)} | (percentage(draw, most) if draw(st.booleans()) else {"fixed": cny(draw(st.integers(0, 900)))}) for e in edges]
+    tiers = [
+        {"up_to": cny(e)}
+        | (percentage(draw, most) if draw(st.booleans()) else {"fixed": cny(draw(st.integers(0, 900)))})
+        for e in edges
+    ]
     return out | {"tiers": [*tiers, percentage(draw, most)]}
 
 
@@ -371,7 +456,9 @@ def test_the_legs_of_any_good_document_balance_and_are_what_the_calculator_says(
         a = stage.accounts[account_id]
         holds = data.draw(st.integers(0 if a.least is not None else -(10**6), 10**6) | WIDE)
         stage = stage.with_account(a.holding(holds))
-    amount = data.draw(st.integers(1, 2_000) | st.integers(1, 10**7) | st.integers(1, 10**12)) if stage.uses_amount() else 0
+    amount = (
+        data.draw(st.integers(1, 2_000) | st.integers(1, 10**7) | st.integers(1, 10**12)) if stage.uses_amount() else 0
+    )
     names = {n: data.draw(st.integers(1, 2_000) | st.integers(1, 10**9)) for n in stage.names()}
     names |= {label: data.draw(st.integers(1, 500)) for label in stage.parts()}
     case = stage.case("random", amount, names)
@@ -404,7 +491,9 @@ def test_a_price_is_the_same_in_whole_numbers_and_in_fractions_at_each_of_its_bo
     bases = [base for _, base in points(made, CUR)] or [1]
     for base in [*bases, data.draw(st.integers(1, 2**63 - 1))]:
         of = {"of": "amount"} if "fixed" not in made else {}
-        assert value_of(amount_of({**made, **of}, "amount"), Given(base, {}, CUR), 0) == price(made, Fraction(base), CUR)
+        assert value_of(amount_of({**made, **of}, "amount"), Given(base, {}, CUR), 0) == price(
+            made, Fraction(base), CUR
+        )
 
 
 def test_the_day_of_the_tests_is_the_day_of_the_suite():
