@@ -27,13 +27,14 @@ from ledger.flights import under_way
 from processors.agents import add_settlement_agent
 from processors.settlement import Batch, Outlets, Settlement
 from schemas.codec import Codec
-from schemas.errors import InvariantError, PartUnavailableError
+from schemas.errors import BadInputError, InvariantError, PartUnavailableError
 from streams.clients import KafkaConfig
 from streams.core import CoreDroppedError, Flow, HostOptions, TransactionalCore
 from streams.metrics import MetricsAddress, MetricsServer
 from streams.registry import Registry, learn_schemas
 from streams.topics import Topics, partition_counts
 
+EXIT_SETTINGS = 2
 EXIT_HUNG = 70
 EXIT_INVARIANT = 78
 log = structlog.get_logger("settlement")
@@ -68,7 +69,11 @@ class SettlementService(mode.Service):
 
     async def on_start(self) -> None:
         self.app.flow_control.resume()  # nothing else does it without Faust's consumer, and it would drop our events
-        self._metrics_server = MetricsServer(self.metrics, self.figures)
+        try:
+            self._metrics_server = MetricsServer(self.metrics, self.figures)
+        except BadInputError as e:
+            log.critical("wrong settings, this worker ends", error=str(e))
+            _exit(EXIT_SETTINGS)
         loop = asyncio.get_running_loop()
         self._thread = threading.Thread(target=self._main, args=(loop,), name="core", daemon=True)
         self._thread.start()

@@ -34,6 +34,8 @@ class Name(StrEnum):
     ACCOUNTS = "clearline_accounts"
     REMEMBERED_KEYS = "clearline_remembered_keys"
     REMEMBERED_KEYS_BYTES = "clearline_remembered_keys_bytes"
+    IN_FLIGHT = "clearline_in_flight_transactions"
+    IN_FLIGHT_AMOUNT = "clearline_in_flight_minor_units"
     STAGE_SECONDS = "clearline_stage_seconds_total"
 
 
@@ -49,6 +51,8 @@ HELP: dict[Name, str] = {
     Name.ACCOUNTS: "Accounts in the partitions of this worker.",
     Name.REMEMBERED_KEYS: "Idempotency keys that this worker remembers.",
     Name.REMEMBERED_KEYS_BYTES: "Memory of the remembered keys.",
+    Name.IN_FLIGHT: "Transactions between partitions that are under way in those of this worker.",
+    Name.IN_FLIGHT_AMOUNT: "Money set aside for other partitions, and gone there less what came, in minor units.",
     Name.STAGE_SECONDS: "Seconds in each stage: gather, wait and commit are the core's, the others the agent's.",
 }
 
@@ -88,6 +92,13 @@ class WorkerCollector(Collector):
         yield _by("partition", Name.PARTITION_ASSIGNED, dict.fromkeys(assigned, 1))
         yield _by("partition", Name.PARTITION_STOPPED, {**dict.fromkeys(assigned, 0), **dict.fromkeys(stopped, 1)})
         yield _by("partition", Name.PARTITION_NEXT_OFFSET, f["next_offset"])
+        in_flight = f["in_flight"]
+        yield GaugeMetricFamily(Name.IN_FLIGHT, HELP[Name.IN_FLIGHT], value=float(in_flight["transactions"]))
+        amounts = GaugeMetricFamily(Name.IN_FLIGHT_AMOUNT, HELP[Name.IN_FLIGHT_AMOUNT], labels=["currency", "step"])
+        for currency, (set_aside, gone) in sorted(in_flight["amounts"].items()):
+            amounts.add_metric([currency, "set_aside"], set_aside)
+            amounts.add_metric([currency, "gone"], gone)
+        yield amounts
         stages = CounterMetricFamily(Name.STAGE_SECONDS, HELP[Name.STAGE_SECONDS], labels=["stage"])
         core = {stage: f[f"{stage}_s"] for stage in ("gather", "wait", "commit")}
         for stage, seconds in {**core, **f["stages"]}.items():

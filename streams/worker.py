@@ -17,7 +17,8 @@ def run_worker(
     kafka: KafkaConfig, registry_url: str, world: str, options: HostOptions, ready_file: Path | None, data_dir: Path,
     metrics: MetricsAddress,
 ) -> None:  # fmt: skip
-    """Blocks until SIGTERM or SIGINT. Ends the process with 70 when a client call hangs, 78 on a broken invariant.
+    """Blocks until SIGTERM or SIGINT. Ends the process with 70 when a client call hangs, 78 on an invariant
+    that is broken in no partition in particular, 2 when it cannot serve its metrics where the settings say.
 
     Raises PartUnavailableError and BadInputError when it cannot start.
     """

@@ -17,6 +17,7 @@ from clearline import cli
 from clearline.demo import empty_folder
 from schemas.errors import BadInputError
 from tests.sink_servers import wait_for
+from tests.unit.test_metrics import samples
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]
 TRANSACTIONS = 3_000
@@ -102,6 +103,12 @@ def test_status_has_every_pid_address_and_lag(kept, capsys):
     assert set(status["addresses"]) == {
         "kafka_bootstrap", "registry_url", "clickhouse_host", "clickhouse_port", "clickhouse_http_port", "redis_url",
     }  # fmt: skip
+    workers = [status["roles"][w] for w in ("worker-0", "worker-1")]
+    told = [samples(w["metrics"]) for w in workers]
+    assert sum(t["clearline_commands_total"] for t in told) > 0
+    assert sorted(k for t in told for k in t if k.startswith("clearline_partition_stopped")) == [
+        f"clearline_partition_stopped{{{p}}}" for p in range(4)
+    ]
     assert set(status["lag"]["roles"]) == {"settlement", "sink-clickhouse", "sink-redis", "sealer"}
     assert cli.main(["status"]) == 0
     assert "sink-clickhouse" in capsys.readouterr().out

@@ -22,6 +22,7 @@ def figures() -> dict[str, Any]:
         "next_offset": {"0": 7, "1": 0, "3": 12_000}, "accounts": 40, "keys": 900, "keys_bytes": 46_000,
         "commands": 1_000, "commits": 30, "aborts": 2, "last_commit_at": 1_795_000_000.5, "gather_s": 0.5,
         "wait_s": 1.5, "commit_s": 2.5, "stages": {"commands": 1_000, "decode": 0.25, "settle": 3.0},
+        "in_flight": {"transactions": 2, "amounts": {"CNY": [500, -20]}},
     }  # fmt: skip
 
 
@@ -55,7 +56,8 @@ def test_every_metric_is_served_with_its_value(server: MetricsServer) -> None:
         "clearline_partition_next_offset{3}": 12_000,
         "clearline_stage_seconds_total{gather}": 0.5, "clearline_stage_seconds_total{wait}": 1.5,
         "clearline_stage_seconds_total{commit}": 2.5, "clearline_stage_seconds_total{decode}": 0.25,
-        "clearline_stage_seconds_total{settle}": 3.0,
+        "clearline_stage_seconds_total{settle}": 3.0, "clearline_in_flight_transactions": 2,
+        "clearline_in_flight_minor_units{CNY}{set_aside}": 500, "clearline_in_flight_minor_units{CNY}{gone}": -20,
     }  # fmt: skip
     assert {s.split("{")[0] for s in samples(server.url)} == set(Name)
 
