@@ -6,10 +6,13 @@ from __future__ import annotations
 import signal
 import subprocess
 from collections import Counter
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
-from clearline.audit.verify import verify
+from clearline.audit.contract import Terms
+from clearline.audit.live import LiveLog
+from clearline.audit.stores import ClickHouseEntries
+from clearline.audit.verify import verify_world
 from clearline.outcomes import decides
 from schemas.failpoints import SETTLEMENT
 from schemas.identity import owner_of, partition_of, root_of
@@ -24,9 +27,12 @@ from schemas.records import (
     Reply,
     Transaction,
 )
+from sinks import migrate
+from sinks.ledger_sink import Arrival, LedgerSink
 from streams.reader import read_to_end
+from streams.topics import topic_ids
 from tests.integration.conftest import World
-from tests.sink_servers import wait_for
+from tests.sink_servers import ClickHouseServer, wait_for
 
 PARTNERS = ("acme", "zeta", "umbrella", "globex")  # in partitions 0 to 3 of four
 FUNDS = 1_000_000
@@ -120,7 +126,10 @@ def test_kill_9_at_every_step_leaves_every_payment_whole(world: World) -> None:
     wait_for("nothing under way", lambda: not [k for _, k in state(world) if k.startswith(b"x:")], 60)
     assert_balances(world, asked, {k: r.outcome for k, (r,) in ends.items()})
     assert_replies(world, asked, ends)
-    verdict = verify(world.settings, drained=True, stores=False)
+    with clickhouse_of(world) as entries:
+        log = LiveLog(world.kafka, world.topics, world.settings.partitions)
+        terms = Terms(world.settings.partitions, world.settings.settlement.message_bytes_max)
+        verdict = verify_world(world.settings.world, log, world.codec.decode, terms, entries=entries, drained=True)
     assert verdict.ok, [d for c in verdict.checks for d in c.differences]
 
 
@@ -138,6 +147,24 @@ def die_paying(world: World, slot: int, what: str, pay_more: Callable[[], None])
 
     wait_for(what, dead, 90)
     assert worker.returncode == -signal.SIGKILL, what
+
+
+@contextmanager
+def clickhouse_of(world: World) -> Iterator[ClickHouseEntries]:
+    """A ClickHouse into which the sink has written the whole journal."""
+    server = ClickHouseServer(world.folder)
+    server.start()
+    try:
+        config = server.config(f"clearline_{world.settings.world}")
+        migrate.apply(config)
+        topic = f"{world.topics.journal}@{topic_ids(world.kafka, [world.topics.journal])[world.topics.journal]}"
+        sink = LedgerSink(config, topic, world.codec)
+        sink.take_over()
+        sink.write([Arrival(r.partition, r.offset, r.value) for r in read_to_end(world.kafka, world.topics.journal)])
+        sink.close()
+        yield ClickHouseEntries(config, topic)
+    finally:
+        server.stop()
 
 
 def assert_balances(world: World, asked: list[Transaction], outcomes: dict[tuple[str, str], str]) -> None:
