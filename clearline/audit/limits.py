@@ -108,6 +108,8 @@ class Limits(Calendars):
 
         The id of a product's subject is that under which its windows are counted.
         """
+        if not (self.limits or of_document or self.unsure_limits or self.unsure_usage):
+            return []
         out = [
             (("partner", p), self.limits.get(("partner", p), ()), self.calendar_of(p), gross)
             for p in (path_of(asker) if asker != BANK else ())

@@ -23,6 +23,9 @@ NUMBER = re.compile(r"[1-9][0-9]{0,2}")
 ROLES = {
     "transfer": ("payer", "payee"), "hold": ("payer", "payee"), "exchange": ("payer", "payee", "sold", "bought")
 }  # fmt: skip
+BUILT_IN: dict[str, dict[str, Any]] = {
+    kind: {r: {"owner": "bank"} if r in ("sold", "bought") else {} for r in roles} for kind, roles in ROLES.items()
+}
 OPERATIONS = {"transfer", "hold", "exchange", "capture", "void", "refund", "reversal"}
 
 
@@ -65,7 +68,7 @@ class Plan:
         """The product's roles by name; for built-in operations those of operations.md."""
         if self.version is not None:
             return self.version.document.get("roles", {})  # type: ignore[no-any-return]
-        return {r: {"owner": "bank"} if r in ("sold", "bought") else {} for r in ROLES.get(self.kind, ())}
+        return BUILT_IN.get(self.kind, {})
 
     def role_names(self) -> set[str]:
         """The roles that take part."""

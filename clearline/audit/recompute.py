@@ -5,7 +5,7 @@ account objects, this keeps one plain dict per figure (`figures`) and asks each 
 (`rules`). Two programs that agree on every outcome of a random stream are unlikely to be wrong in the same way.
 
 For one partition at a time it costs, measured with tracemalloc over 60,000 commands: 150 bytes per remembered
-idempotency key, 180 when a settled transfer stands behind it, 450 per open hold, its key included, and about 450 per
+idempotency key, 180 when a settled transfer stands behind it, 465 per open hold, its key included, and about 450 per
 account.
 """
 

@@ -294,9 +294,10 @@ class Rules(Originals):
 
     def unmovable(self, t: Transaction, plan: Plan) -> str:
         """What an exchange or a product's steps cannot do, looked at when the accounts are right."""
-        away = [leg for leg in plan.legs if leg[1] == "credit" and self.is_away(root_of(owner_of(leg[0])))]
-        if plan.kind in CROSSES and any(n > LONG_MAX for n in self.transits(away).values()):
-            return "amount_too_large"
+        if plan.kind in CROSSES and self.terms.partitions > 1:
+            away = [leg for leg in plan.legs if leg[1] == "credit" and self.is_away(root_of(owner_of(leg[0])))]
+            if any(n > LONG_MAX for n in self.transits(away).values()):
+                return "amount_too_large"
         if plan.kind != "exchange":
             return plan.late
         if plan.legs[3][2] < 1:
