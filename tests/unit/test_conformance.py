@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from ledger import originals, parts, roles, rules, templates
 from ledger.products import WHOLE
 from ledger.reasons import Reason
 from ledger.state import Draft
-from schemas.records import PublishProduct
+from schemas.errors import BadInputError
+from schemas.records import ProductState, PublishProduct
 from tests.ledger_world import Ledger, admit
 
 SHELF = {f.stem: f for f in shelf_files()}
@@ -363,3 +365,88 @@ def test_publishing_needs_a_system_that_runs(capsys, tmp_path, monkeypatch):
 def test_a_product_file_is_read_and_never_changed():
     with pytest.raises(dataclasses.FrozenInstanceError):
         loaded("wallet").text = ""  # type: ignore[misc]
+
+
+class Books:
+    """Partitions in memory in place of a running system: what `publish` and `list` ask of one, answered by real Books."""
+
+    def __init__(self, partitions: int) -> None:
+        self.partitions = partitions
+        self.ledgers = [Ledger(p) for p in range(partitions)]
+
+    def published(self, _: Any) -> dict[tuple[str, int], dict[int, ProductState]]:
+        out: dict[tuple[str, int], dict[int, ProductState]] = {}
+        for p, ledger in enumerate(self.ledgers):
+            for row in ledger.base.rows.values():
+                assert isinstance(row, ProductState)
+                out.setdefault((row.product, row.version), {})[p] = row
+        return out
+
+    def decide(self, _: Any) -> Any:
+        def settle(made: PublishProduct) -> str:
+            records = [ledger.one(made) for ledger in self.ledgers]
+            for r in records:
+                if r.outcome == "rejected":
+                    raise BadInputError(f"rejected: {r.reason}")
+            return "published" if any(r.outcome == "applied" for r in records) else "there already"
+
+        return settle
+
+
+@pytest.fixture
+def books(monkeypatch: pytest.MonkeyPatch) -> Books:
+    made = Books(3)
+    monkeypatch.setattr(command, "live", lambda: made)
+    monkeypatch.setattr(command, "_published", made.published)
+    monkeypatch.setattr(command, "_given_to", made.decide)
+    return made
+
+
+def publish_json(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> Any:
+    assert run("publish", *arguments, "--json") == code
+    return json.loads(capsys.readouterr().out)
+
+
+def test_the_whole_shelf_is_published_to_every_partition_and_only_once(books, capsys):
+    first = publish_json(capsys, "--all", "--by", "ann", "--note", "first shelf")
+    assert [p["outcome"] for p in first["products"]] == ["published"] * 12
+    assert all(len(ledger.base.shelf) == 12 for ledger in books.ledgers)
+    again = publish_json(capsys, "--all", "--by", "bob")
+    assert [p["outcome"] for p in again["products"]] == ["there already"] * 12
+    assert run("list", "--json") == 0
+    rows = json.loads(capsys.readouterr().out)["products"]
+    assert {(r["partitions"], r["in_force"], r["effective_from"]) for r in rows} == {("3 of 3", "yes", "at once")}
+    assert run("show", "escrow") == 0
+    assert "Fund supervision" in capsys.readouterr().out
+
+
+def test_a_version_that_half_of_the_partitions_have_is_made_whole(books, capsys):
+    made = command._command(loaded("wallet"), 0, "ann", "x")
+    books.ledgers[0].one(made)
+    done = publish_json(capsys, str(SHELF["wallet"]), "--by", "ann", "--note", "x")
+    assert done["products"][0]["outcome"] == "published"
+    assert all(ledger.base.shelf["wallet"][0].version == 1 for ledger in books.ledgers)
+
+
+def test_what_the_ledger_refuses_ends_it_and_tells_what_was_done(books, capsys, tmp_path):
+    changed = tmp_path / "wallet.yaml"
+    changed.write_text(WALLET.replace("E-wallet", "Purse"))
+    publish_json(capsys, str(SHELF["wallet"]))
+    done = publish_json(capsys, str(SHELF["escrow"]), str(changed), code=2)
+    assert [p["product"] for p in done["products"]] == ["escrow"]
+    assert "product_version" in done["error"]
+
+
+def test_a_version_for_a_later_day_is_shown_as_not_in_force(books, capsys):
+    publish_json(capsys, str(SHELF["wallet"]), "--effective", "2299-01-01")
+    assert run("list", "--json") == 0
+    (row,) = json.loads(capsys.readouterr().out)["products"]
+    assert (row["effective_from"], row["in_force"]) == ("2299-01-01", "no")
+
+
+def test_the_shelf_goes_with_the_package():
+    root = Path(cli.__file__).resolve().parents[1]
+    wheel = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    assert wheel["force-include"] == {"products": "clearline/products"}
+    assert "COPY products products" in (root / "Dockerfile").read_text()
+    assert "!products" in (root / ".dockerignore").read_text().splitlines()
