@@ -7,10 +7,11 @@ from typing import Any
 
 import msgspec
 
-from ledger import calendars, crossing, exchange, limits, operations, parts, rules
+from ledger import calendars, crossing, exchange, flights, limits, operations, parts, rules
 from ledger.accounts import Account
 from ledger.book import Book
 from ledger.entries import HOLD, LAPSED
+from ledger.money import EXPONENTS
 from ledger.operations import OPERATIONS
 from ledger.partners import Standing
 from ledger.rules import Legs
@@ -136,7 +137,7 @@ def _final_releases_nothing_more(monkeypatch):
 
 
 def _a_capture_must_be_paid_for_twice(monkeypatch):
-    plain = operations.check_totals
+    plain = rules.check_totals
     monkeypatch.setattr(operations, "check_totals", lambda legs, released=None: plain(legs))
 
 
@@ -196,14 +197,14 @@ def _fees_are_given_back_first(monkeypatch):
 def _a_rate_is_rounded_down(monkeypatch):
     def bought_for(amount, rate, currency, other):
         number, decimals = exchange.parse_rate(rate)
-        up, down = exchange.EXPONENTS[other], exchange.EXPONENTS[currency] + decimals
+        up, down = EXPONENTS[other], EXPONENTS[currency] + decimals
         return amount * number * 10**up // 10**down
 
     monkeypatch.setattr(exchange, "bought_for", bought_for)
 
 
 def _a_void_is_not_sent(monkeypatch):
-    plain = crossing.send
+    plain = flights.send
 
     def send(book, row, step, *rest, **other):
         if step != "void":
@@ -216,7 +217,7 @@ def _a_commit_is_taken_twice(monkeypatch):
     plain = crossing._decided
 
     def decided(book, c, at):
-        key = crossing.row_key(c.from_partition, c.transaction_id)
+        key = flights.row_key(c.from_partition, c.transaction_id)
         kept = book.draft.row(key)
         record = plain(book, c, at)
         book.draft.put_row(key, kept)
@@ -230,7 +231,7 @@ def _the_first_to_reserve_decides(monkeypatch):
 
     def answer(book, c, at):
         record = plain(book, c, at)
-        row = crossing.open_here(book.draft, book.partition, c.transaction_id)
+        row = flights.open_here(book.draft, book.partition, c.transaction_id)
         if record.outcome == "applied" and row is not None and not row.reason:
             book.head.applied -= 1
             return crossing._decide(book, row, at)

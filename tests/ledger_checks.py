@@ -87,7 +87,7 @@ def check_rows(draft: Draft, model: Model) -> None:
             command_id(*key), payload_digest(model.answered[key][0]), key[0], h.payer, h.payee, h.currency, h.amount,
             h.left, h.expires_at, h.offset, h.changed,
         ), key  # fmt: skip
-    rows = dict(draft.base.rows)
+    rows: dict[str, Any] = dict(draft.base.rows)
     for d in (*reversed(draft.under), draft):
         rows.update(d.rows)
     kinds: dict[str, dict[str, Any]] = {k: {} for k in "lucdx"}
@@ -106,8 +106,8 @@ def check_rows(draft: Draft, model: Model) -> None:
     }
     open_here: dict[str, CrossingState] = kinds["x"]
     assert open_here.keys() == {f"{home}:{name.hex()}" for home, name in model.flights}
-    for (home, name), f in model.flights.items():
-        row = open_here[f"{home}:{name.hex()}"]
+    for (home, flight), f in model.flights.items():
+        row = open_here[f"{home}:{flight.hex()}"]
         got = (row.home, row.home_partition, row.asker, row.asker_key, row.opened_at_offset, row.reason)
         assert got == (f.home, home, *f.key, f.offset, f.reason), (row, f)
         assert f.home is False or tuple((p.partition, p.answer) for p in row.parts) == f.parts, (row, f)
@@ -119,8 +119,8 @@ def check_rollups(found: Mapping[str, Mapping[str, tuple[int, int, int, int]]], 
     for a in model.accounts.values():
         for p in path(a.owner):
             level = expected.setdefault(p, {})
-            before = level.get(a.currency, (0, 0, 0, 0))
-            level[a.currency] = tuple(n + m for n, m in zip(before, (a.d, a.c, a.dp, a.cp), strict=True))
+            d, c, dp, cp = level.get(a.currency, (0, 0, 0, 0))
+            level[a.currency] = (d + a.d, c + a.c, dp + a.dp, cp + a.cp)
     assert found == expected
 
 

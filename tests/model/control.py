@@ -197,8 +197,8 @@ def _limit(m: State, c: SetLimit) -> Iterator[Against]:
         yield against("currency_unknown")
     if limits.too_large(c.limits):
         yield against("amount_too_large")
-    there: dict[str, Any] = {"partner": m.partners, "account": m.accounts, "product": m.shelf}[c.level]
-    if c.subject_id not in there:
+    there: dict[str, set[str]] = {"partner": set(m.partners), "account": set(m.accounts), "product": set(m.shelf)}
+    if c.subject_id not in there[c.level]:
         yield against(f"{c.level}_unknown")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -38,10 +39,11 @@ def root(partner: str) -> str:
     return partner.split("/")[0]
 
 
-def path(partner: str) -> list[str]:
+@cache
+def path(partner: str) -> tuple[str, ...]:
     """`a/b/c` -> a, a/b, a/b/c."""
     parts = partner.split("/")
-    return ["/".join(parts[:n]) for n in range(1, len(parts) + 1)]
+    return tuple("/".join(parts[:n]) for n in range(1, len(parts) + 1))
 
 
 def is_below(partner: str, above: str) -> bool:

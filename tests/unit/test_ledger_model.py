@@ -168,7 +168,7 @@ def test_the_life_of_a_partner():
     assert becomes("live") == becomes("sandbox") == "state_transition"
     assert becomes("gone") == "state_unknown"
     assert becomes("suspended") == "applied"
-    by_shop = {"partner": "acme/shop", "accounts": {"payer": "acme/shop:w", "payee": "acme:w"}}
+    by_shop: dict[str, Any] = {"partner": "acme/shop", "accounts": {"payer": "acme/shop:w", "payee": "acme:w"}}
     assert bank.ask("transfer", 1, **by_shop).reason == "partner_suspended"
     assert bank.ask("capture", 5, partner="acme/shop", original="h").reason == "partner_suspended"
     assert bank.move("acme:w", "acme/shop:w", 1).reason == "owner_state"
