@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from ledger.book import Book
 
 DOCUMENT_MAX = 100_000  # characters
+DEPTH_MAX = (
+    32  # objects and lists in one another; asked by ourselves, for a parser's own bound depends on who called it
+)
 
 
 def offer(draft: Draft, t: Transaction) -> Offer:
@@ -87,12 +90,32 @@ def _checked_fields(c: PublishProduct) -> dict[str, Any]:
         invalid("effective_from", "0 for at once, or a day up to 2299-12-31")
     if len(c.document) > DOCUMENT_MAX:
         invalid("document", f"at most {DOCUMENT_MAX} characters")
+    if _depth(c.document) > DEPTH_MAX:
+        invalid("document", f"at most {DEPTH_MAX} objects and lists in one another")
     try:
         document = msgspec.json.decode(c.document)
-    except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeEncodeError):
         invalid("document", "JSON")
     if not isinstance(document, dict):
         invalid("document", "a JSON object")
     if document.get("product") != c.product or document.get("version") != c.version:
         invalid("document", "its product and version are the command's")
     return document
+
+
+def _depth(text: str) -> int:
+    """How many objects and lists stand in one another at most."""
+    deepest = depth = 0
+    in_text = escaped = False
+    for c in text:
+        if in_text:
+            in_text = escaped or c != '"'
+            escaped = c == "\\" and not escaped
+        elif c == '"':
+            in_text = True
+        elif c in "[{":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif c in "]}":
+            depth -= 1
+    return deepest

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from ledger import shelf
 from ledger.days import iso_date
 from ledger.product_sense import check
 from ledger.products import WHOLE, compiled, percent_of
@@ -294,6 +295,10 @@ FIELDS: list[tuple[dict[str, Any], str, str]] = [
     ({"effective_from": -1}, "field_invalid", "effective_from"),
     ({"effective_from": 120_530}, "field_invalid", "effective_from"),
     ({"document": "{"}, "field_invalid", "document"),
+    ({"document": "[" * 33 + "]" * 33}, "field_invalid", "document"),
+    ({"document": "[" * 50_000}, "field_invalid", "document"),
+    ({"document": '{"product":"shop","version":1,"title":NaN}'}, "field_invalid", "document"),
+    ({"document": '{"product":"shop","version":1,"title":"\\ud800"}'}, "field_invalid", "document"),
     ({"document": "[]"}, "field_invalid", "document"),
     ({"document": " " * 100_001}, "field_invalid", "document"),
     ({"product": "other"}, "field_invalid", "document"),
@@ -399,3 +404,9 @@ def test_a_partner_that_may_not_open_accounts_gets_none_opened():
         assert (record.reason or record.outcome) == outcome
     bad_name = pay("bank", "", "", 5, accounts={"book": "bank:book", "new": "acme:no good"}, **fields)
     assert ledger.one(bad_name).reason == "account_unknown"
+
+
+def test_how_deep_a_document_is():
+    """Brackets in a text do not count, whatever is escaped in it."""
+    deep = {'"[[[["': 0, "{}": 1, "[[1],[[2]]]": 3, '["\\"[["]': 1, '["\\\\",[1]]': 2, "]]]": 0}
+    assert {text: shelf._depth(text) for text in deep} == deep
