@@ -24,9 +24,7 @@ if TYPE_CHECKING:
     from ledger.book import Book
 
 DOCUMENT_MAX = 100_000  # characters
-DEPTH_MAX = (
-    32  # objects and lists in one another; asked by ourselves, for a parser's own bound depends on who called it
-)
+DEPTH_MAX = 32  # objects and lists in one another; asked here, for a parser's own bound depends on who called it
 
 
 def offer(draft: Draft, t: Transaction) -> Offer:

@@ -185,21 +185,23 @@ def try_(
     Nothing needs to run. What must come out is worked out apart from the ledger, with fractions. Exit codes: 0 all came
     out as it must, 1 something did not, 2 a file is no product.
     """
-    from clearline.conformance.suite import run
+    from clearline.conformance.suite import never_settled, run
 
     documents, parts, failed = [], [], 0
     for product in _given(files, all_):
         results = run(product.document, product.text)
-        wrong = sum(bool(r.differences) for r in results)
+        never = never_settled(product.document, results)
+        wrong = sum(bool(r.differences) for r in results) + len(never)
         failed += wrong
         shown = [r for r in results if r.differences or not failed_only]
         documents.append(
             {"product": product.product, "version": product.version, "cases": len(results), "different": wrong,
-             "results": [_result(r) for r in shown]}
+             "never_settled": never, "results": [_result(r) for r in shown]}
         )  # fmt: skip
         if shown:
             parts.append(_grid(product, shown))
         state = "all as expected" if not wrong else f"{wrong} otherwise"
+        parts += [f"{product.product} {product.version}: {n} was never seen to settle, with any amount" for n in never]
         parts.append(f"{product.product} {product.version}: {len(results)} cases, {state}")
     screen.answer({"products": documents, "different": failed}, as_json, parts)
     if failed:

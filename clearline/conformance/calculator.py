@@ -183,7 +183,8 @@ def affordable(legs: Sequence[Leg], accounts: Mapping[str, Account]) -> bool:
 def refunded(legs: Sequence[Leg], before: int, amount: int, returns_fees: bool) -> list[Leg]:
     """The legs of a refund of `amount`, of which `before` was given back already."""
     (payer,) = [account for account, side, _ in legs if side == "debit"]
-    credits = [(account, n) for account, side, n in legs if side == "credit"]
+    credits = [(account, n) for account, side, n in legs if side == "credit" and owner_of(account) != BANK]
+    credits += [(account, n) for account, side, n in legs if side == "credit" and owner_of(account) == BANK]
     if not returns_fees:
         return [(credits[0][0], "debit", amount), (payer, "credit", amount)]
     owed = [account for account, n in credits for _ in [0] * n] if sum(n for _, n in credits) <= 10_000 else None

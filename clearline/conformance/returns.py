@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,7 +12,7 @@ from clearline.conformance.built_in import MISSING, Held, built_in
 from clearline.conformance.calculator import Account, Leg, refunded, reversed_legs
 from clearline.conformance.cases import Case, Stage, askers, currencies
 from clearline.conformance.world import ASKER, DAY
-from schemas.identity import BANK
+from schemas.identity import BANK, owner_of
 from schemas.records import Posting, Transaction
 
 _put = msgspec.structs.replace
@@ -95,9 +95,14 @@ def _refunds(document: Mapping[str, Any], operation: str, p: Paid, returns: bool
     def give(name: str, before: int, amount: int, *earlier: Transaction) -> Case:
         legs = tuple(refunded(p.legs, before, amount, returns))
         command = _command(document, operation, p, amount)
+        if takes_of_the_bank(p, legs):
+            return base.refused(f"{what}: {name}", "account_not_owned", command)
         return replace(base, name=f"{what}: {name}", command=command, before=(*p.before, *earlier), legs=legs)
 
     first = _command(document, operation, p, part, "first")
+    if takes_of_the_bank(p, tuple(refunded(p.legs, 0, whole, returns))):
+        yield give("only the bank gives back", 0, whole)
+        return
     yield give("the whole", 0, whole)
     yield give("a part", 0, part)
     if rest:
@@ -114,6 +119,9 @@ def _reversals(document: Mapping[str, Any], operation: str, p: Paid) -> Iterator
     command = _command(document, operation, p, 0)
     legs = tuple(reversed_legs(p.legs))
     base = Case(operation, f"{what}: the whole", p.accounts, command, before=p.before, legs=legs)
+    if takes_of_the_bank(p, legs, reverses=True):
+        yield base.refused(f"{what}: only the bank undoes it", "account_not_owned")
+        return
     yield base
     first = _put(command, idempotency_key="first")
     yield base.refused(f"{what}: twice", "refund_exceeds_payment", before=(*p.before, first))
@@ -123,6 +131,17 @@ def _reversals(document: Mapping[str, Any], operation: str, p: Paid) -> Iterator
         given = _put(_command(document, refunds[0], p, 1), idempotency_key="first")
         yield base.refused(f"{what}: after a refund", "refund_exceeds_payment", before=(*p.before, given))
     yield from _odd(document, base, what)
+
+
+def takes_of_the_bank(p: Paid, legs: Sequence[Leg], *, reverses: bool = False) -> bool:
+    """Whether a partner would take more from the bank than fees, or anything that nobody gives back with it."""
+    if p.asker == BANK:
+        return False
+    types = {a.account_id: a.type for a in p.accounts}
+    taken = [account for account, side, _ in legs if side == "debit" and owner_of(account) == BANK]
+    paid = [account for account, side, _ in p.legs if side == "credit"]
+    alone = not reverses and all(owner_of(account) == BANK for account in paid)
+    return any(types[account] != "income" for account in taken) or (alone and paid[0] in taken)
 
 
 def _odd(document: Mapping[str, Any], base: Case, what: str) -> Iterator[Case]:

@@ -300,6 +300,16 @@ def test_test_exits_1_when_something_came_out_otherwise(capsys, monkeypatch):
     assert document["different"] == len(document["products"][0]["results"]) > 0
 
 
+def test_an_operation_that_nothing_was_seen_of_is_no_success(capsys, tmp_path):
+    """Its own limit lets no amount through, so no case says anything about it."""
+    file = tmp_path / "shut.yaml"
+    file.write_text(WALLET + "limits:\n  - {window: transaction, currency: CNY, amount_max: 0}\n")
+    assert run("test", str(file), "--failed") == 1
+    assert "transfer was never seen to settle" in capsys.readouterr().out
+    assert run("test", str(file), "--json", "--failed") == 1
+    assert "send" in json.loads(capsys.readouterr().out)["products"][0]["never_settled"]
+
+
 def test_a_file_that_is_no_product_exits_2_with_every_mistake(capsys, tmp_path):
     bad, worse = tmp_path / "bad.yaml", tmp_path / "worse.yaml"
     bad.write_text(WALLET.replace("{role: recipient}", "{role: recipent}", 1))
