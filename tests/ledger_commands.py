@@ -225,7 +225,7 @@ def _hold(random: Random, model: Model, partner: str, key: str) -> Transaction:
         roles = {"payer": "bank:w", "payee": f"{trees(model)[0]}:w"}
         amount, plain = LONG_MAX, msgspec.structs.replace(plain, accounts=roles, currency="CNY")
     elif drawn < 0.3 and payer is not None and floor is not None and not payer.debit_normal():
-        amount = min(payer.available() - floor, LONG_MAX)
+        amount = max(-1, min(payer.available() - floor, LONG_MAX))
     return msgspec.structs.replace(plain, amount=amount, expires_at=expires_at)
 
 

@@ -98,7 +98,7 @@ def _role_form(path: str, name: str, role: Any) -> Iterator[Found]:
     yield from _keys(role, path, ("owner",), ("account", "many", "open"))
     if not isinstance(role, dict):
         return
-    kind, account, opens = role.get("owner"), role.get("account", ""), role.get("open")
+    kind, account, opens = role.get("owner"), role.get("account", ""), role.get("open", {"type": "asset"})
     if kind not in OWNERS:
         yield f"{path}.owner", "one of four"
     if not isinstance(role.get("many", False), bool):
@@ -111,17 +111,20 @@ def _role_form(path: str, name: str, role: Any) -> Iterator[Found]:
         begins = ("bank:",) if kind == "bank" else ("{caller}:", "{root}:")
         if not account.startswith(begins):
             yield f"{path}.account", "begins with its owner"
-    if opens is not None:
+        if not re.fullmatch(r"[^:]+:([A-Za-z0-9._:-]|\{(currency|caller|root)\})+", account):
+            yield f"{path}.account", "an account's characters"
+    if "open" in role:
         yield from _keys(opens, f"{path}.open", ("type",), ("min_available", "credit_limit"))
         if kind == "any":
             yield f"{path}.open", "not for any"
         if isinstance(opens, dict):
             if opens.get("type") not in TYPES:
                 yield f"{path}.open.type", "a type"
-            if opens.get("min_available") is not None and not _whole(opens["min_available"]):
+            least, credit = opens.get("min_available"), opens.get("credit_limit", 0)
+            if least is not None and not (_whole(least) and abs(least) <= LONG_MAX):
                 yield f"{path}.open.min_available", "a number"
-            if not _whole(opens.get("credit_limit", 0)) or opens.get("credit_limit", 0) < 0:
-                yield f"{path}.open.credit_limit", "a number"
+            if not (_whole(credit) and 0 <= credit <= (0 if least is None else LONG_MAX)):
+                yield f"{path}.open.credit_limit", "a number, 0 without min_available"
 
 
 def _operation_form(path: str, name: str, operation: Any) -> Iterator[Found]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from schemas.records import Posting, Transaction
-from tests.model.values import Against, Entry, Hold, Leg, Other, against
+from tests.model.values import Against, Entry, Hold, Leg, Other, against, owner
 
 SWAPPED = {"debit": "credit", "credit": "debit"}
 
@@ -47,8 +47,10 @@ def stands_against(
         yield against("refund_exceeds_payment")
 
 
-def legs(t: Transaction, kind: str, found: Hold | Entry | Other | None, fees: str) -> list[Leg]:
-    """What will be posted. `fees`: of a refund, whether they are kept or returned."""
+def legs(
+    t: Transaction, kind: str, found: Hold | Entry | Other | None, fees: str, *, product: bool, types: Mapping[str, str]
+) -> list[Leg]:
+    """What will be posted. `fees`: of a refund, whether they are kept or returned; `types`: of the bank's accounts."""
     if isinstance(found, Hold):
         if kind == "void":
             return []
@@ -57,13 +59,28 @@ def legs(t: Transaction, kind: str, found: Hold | Entry | Other | None, fees: st
             Leg(found.payee, "credit", t.amount, found.currency),
         ]
     assert isinstance(found, Entry)
+    untouchable = set() if t.partner_id == "bank" or not product else {a for a, of in types.items() if of != "income"}
     if kind == "reversal":
-        return [Leg(p.account_id, SWAPPED[p.side], p.amount, p.currency) for p in found.legs]
+        swapped = [Leg(p.account_id, SWAPPED[p.side], p.amount, p.currency) for p in found.legs]
+        return [_guarded(leg, untouchable) for leg in swapped]
     payer = found.debits()[0]
     back = Leg(payer.account_id, "credit", t.amount, t.currency)
-    if fees == "keep":
+    if not product:
         return [Leg(found.credits()[0].account_id, "debit", t.amount, t.currency), back]
-    return [*_out_of(found.credits(), found.given_back, t.amount), back]
+    partners = [p for p in found.credits() if owner(p.account_id) != "bank"]
+    credits = partners + [p for p in found.credits() if owner(p.account_id) == "bank"]
+    payee = credits[0].account_id
+    if t.partner_id != "bank" and not partners:
+        untouchable.add(payee)
+    given = [Leg(payee, "debit", t.amount, t.currency)]
+    if fees == "return":
+        given = _out_of(credits, found.given_back, t.amount)
+    return [*(_guarded(leg, untouchable) for leg in given), back]
+
+
+def _guarded(leg: Leg, untouchable: set[str]) -> Leg:
+    """An account of the bank that no partner may take from is like one of a stranger."""
+    return leg._replace(rule="caller") if leg.side == "debit" and leg.account in untouchable else leg
 
 
 def _out_of(credits: list[Posting], before: int, amount: int) -> list[Leg]:

@@ -226,7 +226,9 @@ def legs_of(m: State, case: Case) -> tuple[list[Leg], list[Against]]:
     t = case.t
     if case.kind in WITH_ORIGINAL:
         fees = (case.operation or {}).get("fees", "keep")
-        return originals.legs(t, case.kind, m.find((t.partner_id, t.original)), fees), []
+        types = {a: known.type for a, known in m.accounts.items() if owner(a) == "bank"}
+        found = m.find((t.partner_id, t.original))
+        return originals.legs(t, case.kind, found, fees, product=case.operation is not None, types=types), []
     if case.free_postings():
         return [Leg(p.account_id, p.side, p.amount, p.currency or t.currency) for p in t.postings], []
     if case.operation is not None and case.by_steps():

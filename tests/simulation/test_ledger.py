@@ -21,7 +21,7 @@ from tests.ledger_bugs import BUGS
 from tests.ledger_commands import command, later, refunds, setup
 from tests.ledger_machine import Machine
 from tests.ledger_model import OPERATIONS, Model
-from tests.ledger_products import SHELF
+from tests.ledger_products import BROKEN, SHELF, broken, publish
 from tests.ledger_world import BOOKED_AT, CODEC, DAY, LONG_MS, Ledger
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -238,6 +238,15 @@ def test_the_ledger_imports_nothing_that_could_tell_it_more_than_the_log(path):
             )
     strange = {m for m in imported if m not in ALLOWED and m.split(".")[0] not in ("ledger", "schemas")}
     assert strange == set()
+
+
+def test_each_broken_document_is_refused_for_the_reason_that_it_breaks():
+    machine = Machine(shelf=True)
+    for number, (reason, _, document) in enumerate(broken(99)):
+        before = machine.seen[reason]
+        machine.settle([publish(f"broken-{number}", document)])  # and as the model says
+        assert machine.seen[reason] == before + 1, document
+    assert machine.newest().counts["rejected"] >= len(BROKEN)
 
 
 @pytest.mark.parametrize("bug", BUGS, ids=lambda f: f.__name__[1:])
