@@ -55,7 +55,7 @@ def command(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) 
 
 def busiest(kept: dict[str, Any]) -> str:
     """The partner with the most settled transactions; the bank's own staff is none."""
-    return next(p["partner_id"] for p in kept["top_partners"] if p["partner_id"] != "bank")
+    return str(next(p["partner_id"] for p in kept["top_partners"] if p["partner_id"] != "bank"))
 
 
 @pytest.fixture(scope="module")

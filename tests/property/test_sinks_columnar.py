@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from schemas.codec import UndecodableError, UnknownSchemaError, schema_of
 from schemas.errors import InvariantError
-from schemas.records import JournalRecord, OpenedAccount, PostedLeg
+from schemas.records import JournalRecord, PostedLeg
 from sinks.columnar import COUNTERS, Span, decode_journal
 from sinks.rows import map_items
 from tests.journals import Maker, local_codec

@@ -22,7 +22,9 @@ LINES_MAX, FUNCTION_LINES_MAX = 500, 70
 
 def reasons_page() -> str:
     """docs/REASONS.md, from the list that the ledger uses."""
-    rows = [f"| {rank} | `{reason.value}` | {MEANING[reason]} | {CURE[reason]} |" for rank, reason in enumerate(Reason, 1)]
+    rows = [
+        f"| {rank} | `{reason.value}` | {MEANING[reason]} | {CURE[reason]} |" for rank, reason in enumerate(Reason, 1)
+    ]
     return "\n".join([
         "# Reasons",
         "",

@@ -21,8 +21,8 @@ REFUSED = {
 
 def test_the_examples_come_out_as_they_say():
     books = Books(6, NOON)
-    for command in shelf_of(1):
-        assert books.give(command).outcome == "applied"
+    for published in shelf_of(1):
+        assert books.give(published).outcome == "applied"
     refused = {}
     for name in NAMES:
         for line in (EXAMPLES / f"{name}.jsonl").read_bytes().splitlines():
@@ -38,8 +38,8 @@ def test_the_examples_come_out_as_they_say():
 
 def test_the_examples_cross_partitions_and_end_where_they_say():
     books = Books(6, NOON)
-    for command in shelf_of(1):
-        books.give(command)
+    for published in shelf_of(1):
+        books.give(published)
     for name in NAMES:
         for line in (EXAMPLES / f"{name}.jsonl").read_bytes().splitlines():
             books.give(parse_line(line, date(2026, 11, 22)))
