@@ -117,7 +117,7 @@ class ShelfDay(Day):
         bought.balance += take
         roles = {"payer": sold.account_id, "payee": bought.account_id}
         text = f"{rate // unit}.{rate % unit:0{_RATE_DIGITS}d}"
-        return self._asked(p.partner_id, "treasury", "exchange", give, sold.currency, roles, rate=text)
+        return self._asked(BANK, "treasury", "exchange", give, sold.currency, roles, rate=text)
 
     def _sweep(self, p: GenPartner) -> Transaction:
         """All that two tills of the tree have goes to the root's treasury, in one entry."""

@@ -8,9 +8,9 @@ from ledger.entries import ENTRY, HOLD, LAPSED, Moved
 from ledger.holds import Hold
 from ledger.plans import Leg, Moment
 from ledger.reasons import Reason, Rejection
-from ledger.rules import ANY_OR_BANK, CALLER_OR_BANK, Legs
+from ledger.rules import ANY_OR_BANK, CALLER, CALLER_OR_BANK, Legs
 from ledger.state import Draft
-from schemas.identity import command_id
+from schemas.identity import BANK, command_id, owner_of
 from schemas.records import Transaction
 
 
@@ -67,15 +67,26 @@ def _check_currency_of(draft: Draft, t: Transaction, account_id: str) -> None:
         mismatch(t, f"the original is in {currency}", "currency")
 
 
-def of_original(draft: Draft, t: Transaction, at: Moment, signed: list[tuple[str, int]], pays: str) -> list[Leg]:
+def of_original(
+    draft: Draft, t: Transaction, at: Moment, signed: list[tuple[str, int]], pays: str, payee: str = ""
+) -> list[Leg]:
     """Legs on the accounts of an original, debits positive, by the account rules; the bank's accounts among them are
-    where the original put them."""
+    where the original put them. `payee`: of a refund; when it is the bank, only the bank gives back what it was paid."""
     legs = Legs(draft, t.partner_id, at, pays)
+    careful = bool(pays) and at.shelf and t.partner_id != BANK
     for account_id, amount in signed:
+        a = draft.accounts[account_id]
         side, owners = ("debit", CALLER_OR_BANK) if amount > 0 else ("credit", ANY_OR_BANK)
-        currency = draft.accounts[account_id].currency
-        legs.add("original", account_id, side, abs(amount), currency, owners)
+        if careful and amount > 0 and (account_id == payee or a.type != "income"):
+            owners = CALLER  # money that left through the bank, was lent or exchanged does not come back by itself
+        legs.add("original", account_id, side, abs(amount), a.currency, owners)
     return legs.done()
+
+
+def credits_of(moved: Moved) -> list[tuple[str, int]]:
+    """The credit legs of a payment, in the order in which a refund takes from them: the bank's come last."""
+    credits = [(a, -n) for a, n in zip(moved.accounts, moved.amounts, strict=True) if n < 0]
+    return sorted(credits, key=lambda leg: owner_of(leg[0]) == BANK)
 
 
 def check_refund(draft: Draft, t: Transaction, offset: int, paid: int) -> int:

@@ -22,8 +22,8 @@ from ledger.parts import Given, equal_parts, shares, value_of
 from ledger.plans import Moment, Plan
 from ledger.products import Offer, Operation, Step
 from ledger.reasons import Reason, Rejection, first
-from ledger.roles import Place, check_roles, numbers_of, openings_of, places_of
-from ledger.rules import ANY_OR_BANK, CALLER, CALLER_OR_BANK, Legs, check_totals, not_owned, owned, unknown
+from ledger.roles import Place, Places, check_roles, numbers_of, openings_of, places_of
+from ledger.rules import ANY_OR_BANK, CALLER, CALLER_OR_BANK, TRANSIT, Legs, check_totals, not_owned, owned, unknown
 from ledger.state import Draft
 from schemas.identity import BANK, owner_of, root_of
 from schemas.records import Transaction
@@ -95,15 +95,16 @@ def _built_in(draft: Draft, t: Transaction, op: Operation, at: Moment) -> Plan:
                 raise
         raise wrong
     currencies = {} if op.kind == "hold" else _bought_in(draft, t, op)
-    openings = openings_of(draft, t, op, at, currencies)
-    named = {p.label: p.account_id for role in op.roles for p in places_of(t, role, currencies.get(role.name, ""))}
+    places = {role.name: places_of(t, role, currencies.get(role.name, "")) for role in op.roles}
+    openings = openings_of(draft, t, op, at, places, currencies)
+    named = {p.label: p.account_id for found in places.values() for p in found}
     owners = {role.name: role.owner for role in op.roles}
     resolved = msgspec.structs.replace(t, accounts=named)
     function = operations.hold if op.kind == "hold" else exchange
-    found = function(draft, resolved, at._replace(openings=openings), owners)
-    named_by = [found.opens.payer, found.opens.payee] if found.opens else [a.account_id for a, _, _ in found.legs]
-    found.opened = [openings[name] for name in dict.fromkeys(named_by) if name in openings]
-    return found
+    plan = function(draft, resolved, at._replace(openings=openings), owners)
+    named_by = [plan.opens.payer, plan.opens.payee] if plan.opens else [a.account_id for a, _, _ in plan.legs]
+    plan.opened = [openings[name] for name in dict.fromkeys(named_by) if name in openings]
+    return plan
 
 
 def _bought_in(draft: Draft, t: Transaction, op: Operation) -> dict[str, str]:
@@ -126,9 +127,10 @@ class Worked(NamedTuple):
 class _Worker:
     """Works the steps of one transaction out."""
 
-    def __init__(self, draft: Draft, t: Transaction, given: Given) -> None:
+    def __init__(self, draft: Draft, t: Transaction, given: Given, places: Places) -> None:
         self.draft = draft
         self.t = t
+        self.places = places
         self.given = given
         self.legs: list[Worked] = []
         self.exceeds: Rejection | None = None
@@ -136,10 +138,10 @@ class _Worker:
 
     def step(self, step: Step) -> None:
         """One step: what is taken, and who gets it."""
-        sources = places_of(self.t, step.source)
+        sources, places = self.places[step.source.name], self.places
         ids = {p.account_id for p in sources}
         self.same = self.same or next(
-            (p.account_id for target in step.targets for p in places_of(self.t, target.role) if p.account_id in ids), ""
+            (p.account_id for target in step.targets for p in places[target.role.name] if p.account_id in ids), ""
         )
         if step.amount.kind == "to_zero":
             self._to_zero(sources, step)
@@ -158,7 +160,7 @@ class _Worker:
         left = total
         amounts: list[list[int]] = []
         for target in step.targets:
-            places, a = places_of(self.t, target.role), target.amount
+            places, a = self.places[target.role.name], target.amount
             if a.kind in ("remaining", "equal"):
                 amounts.append([])
                 continue
@@ -176,13 +178,13 @@ class _Worker:
             )
         rest = max(0, left)
         for target, found in zip(step.targets, amounts, strict=True):
-            places = places_of(self.t, target.role)
+            places = self.places[target.role.name]
             parts = found or equal_parts(rest, len(places))
             for place, amount in zip(places, parts, strict=True):
                 self.legs.append(Worked(place, "credit", amount, target.role.owner, target.amount.kind == "balance"))
 
     def _to_zero(self, sources: list[Place], step: Step) -> None:
-        (target,) = places_of(self.t, step.targets[0].role)
+        (target,) = self.places[step.targets[0].role.name]
         owner = step.targets[0].role.owner
         for place in sources:
             amount = self._available(place, step.source.owner)
@@ -213,8 +215,9 @@ def _steps(draft: Draft, t: Transaction, offer: Offer, at: Moment) -> Plan:
     not_listed = _not_listed(t, offer)
     if not_listed is not None:
         raise not_listed  # its prices are not known in any other currency
-    openings = openings_of(draft, t, op, at)
-    worker = _Worker(draft, t, given)
+    places = {role.name: places_of(t, role) for role in op.roles}
+    openings = openings_of(draft, t, op, at, places)
+    worker = _Worker(draft, t, given, places)
     for step in op.steps:
         worker.step(step)
     legs = Legs(draft, t.partner_id, at._replace(openings=openings) if openings else at)
@@ -263,7 +266,7 @@ def _not_there(draft: Draft, t: Transaction, leg: Worked, openings: Mapping[str,
     field, _, account_id = leg.place
     owner = owner_of(account_id)
     may = owned(leg.owner, t.partner_id, owner)
-    if not may and root_of(owner) not in (root_of(t.partner_id), BANK):
+    if account_id.startswith(TRANSIT) or (not may and root_of(owner) not in (root_of(t.partner_id), BANK)):
         return not_owned(field, account_id, t.partner_id)
     if draft.accounts.find(account_id) is None and account_id not in openings:
         return unknown(field, account_id)
@@ -295,8 +298,9 @@ def _refund(draft: Draft, t: Transaction, op: Operation, at: Moment) -> Plan:
     originals.check_original(draft, t, moved)
     payer, paid = moved.accounts[debits[0]], moved.amounts[debits[0]]
     gives_back = originals.check_refund(draft, t, offset, paid)
-    credits = [(a, -n) for a, n in zip(moved.accounts, moved.amounts, strict=True) if n < 0]
-    signed = shares(credits, gives_back - t.amount, t.amount) if op.returns_fees else [(credits[0][0], t.amount)]
-    legs = originals.of_original(draft, t, at, [*signed, (payer, -t.amount)], IS_REPAID)
+    credits = originals.credits_of(moved)
+    payee = credits[0][0]
+    signed = shares(credits, gives_back - t.amount, t.amount) if op.returns_fees else [(payee, t.amount)]
+    legs = originals.of_original(draft, t, at, [*signed, (payer, -t.amount)], IS_REPAID, payee)
     check_totals(legs)
     return Plan(OTHER, legs, original=offset, gives_back=gives_back)

@@ -8,7 +8,7 @@ from clearline.audit.contract import Terms
 from clearline.audit.figures import Leg
 from clearline.audit.memory import ENTRY, HOLD, LAPSED, OTHER, Entries, Hold, OpenHolds, payment_of
 from clearline.audit.products import Plan, Shelf
-from schemas.identity import command_id
+from schemas.identity import BANK, command_id, owner_of
 from schemas.records import Transaction
 
 LAPSES_MAX = 500  # holds that one command releases
@@ -130,13 +130,24 @@ class Originals(Shelf):
         given = self.entries.given_back.get(offset, 0)
         if plan.kind == "reversal":
             plan.legs = [(a, "credit" if side == "debit" else "debit", n, c) for a, side, n, c in legs]
+            plan.owners = self._givers(t, plan, "")
             return "refund_exceeds_payment" if given else ""
         return self._refund(t, plan, legs, given)
 
-    @staticmethod
-    def _refund(t: Transaction, plan: Plan, legs: list[Leg], given: int) -> str:
+    def _givers(self, t: Transaction, plan: Plan, payee: str) -> list[str]:
+        """Whose account each leg may take: with a shelf a partner gets back from the bank only fees, and only beside
+        what somebody else gives back."""
+        if t.partner_id == BANK or plan.version is None:
+            return [""] * len(plan.legs)
+        return [
+            "caller" if side == "debit" and (a == payee or self.type[a] != "income") and owner_of(a) == BANK else ""
+            for a, side, _, _ in plan.legs
+        ]
+
+    def _refund(self, t: Transaction, plan: Plan, legs: list[Leg], given: int) -> str:
         debits = [leg for leg in legs if leg[1] == "debit"]
-        credits = [leg for leg in legs if leg[1] == "credit"]
+        credits = [leg for leg in legs if leg[1] == "credit" and owner_of(leg[0]) != BANK]
+        credits += [leg for leg in legs if leg[1] == "credit" and owner_of(leg[0]) == BANK]
         if len(debits) != 1 or (plan.version is None and len(legs) != 2):
             return "original_mismatch"
         if t.amount > debits[0][2] - given:
@@ -152,6 +163,7 @@ class Originals(Shelf):
                     plan.legs.append((account, "debit", part, currency))
                 at += amount
         plan.legs.append((payer[0], "credit", t.amount, payer[3]))
+        plan.owners = self._givers(t, plan, payee[0])
         return ""
 
     @staticmethod

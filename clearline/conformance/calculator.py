@@ -11,6 +11,8 @@ from fractions import Fraction
 from math import ceil, floor
 from typing import Any
 
+from schemas.identity import BANK, owner_of
+
 DEBIT_NORMAL = ("asset", "expense")
 Leg = tuple[str, str, int]  # account, side, minor units
 

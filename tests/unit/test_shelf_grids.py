@@ -66,6 +66,8 @@ GRIDS: dict[str, Grid] = {
         (ask("r2", "refund", 1_501, original="c1"),                               "refund_exceeds_payment", ". . . ."),
         (ask("r3", "reversal", original="t4"),                                    "account_not_owned",      ". . . ."),
         (ask("r4", "reversal", original="t3"),                                    "settled",                "12500 1000 . ."),
+        (ask("r5", "refund", 500, original="t7"),                                 "account_not_owned",      ". . . ."),  # it has left the bank
+        (ask("r6", "reversal", original="t7"),                                    "account_not_owned",      ". . . ."),
         (ask("e1", "entry", postings=legs((ALICE, "debit", 300), (BOB, "credit", 300))), "settled",         "12200 1300 . ."),
         (ask("e2", "entry", postings=legs((CLEARING, "debit", 9), (BOB, "credit", 9))),  "account_not_owned", ". . . ."),
         (ask("x1", "pay", 1, payer=ALICE, payee=BOB),                             "operation_unknown",      ". . . ."),
@@ -205,9 +207,10 @@ GRIDS: dict[str, Grid] = {
                                                                                   "settled",                "300 250 450 550 . . . ."),
         (ask("l1", "level", 100, header="acme:header", members__1="acme:a1", members__2="acme:a2", members__3="acme/shop:a3"),
                                                                                   "settled",                "334 283 483 450 . . . ."),
-        (ask("x1", "exchange", 100, payer="acme:header", payee="acme:usd", rate="0.1449"), "settled",       ". . . 350 . 14 -100 14"),
-        (ask("x2", "exchange", 100, payer="acme:header", payee="acme:usd", rate="0.145"),  "settled",       ". . . 250 . 29 -200 29"),
-        (ask("x3", "exchange", 100, payer="acme:header", payee="acme:usd", rate="0"),      "rate_invalid",  ". . . . . . . ."),
+        (ask("x0", "exchange", 1, payer="acme:header", payee="acme:usd", rate="999999999999"), "not_permitted", ". . . . . . . ."),
+        (ask("x1", "exchange", 100, "bank", payer="acme:header", payee="acme:usd", rate="0.1449"), "settled",       ". . . 350 . 14 -100 14"),
+        (ask("x2", "exchange", 100, "bank", payer="acme:header", payee="acme:usd", rate="0.145"),  "settled",       ". . . 250 . 29 -200 29"),
+        (ask("x3", "exchange", 100, "bank", payer="acme:header", payee="acme:usd", rate="0"),      "rate_invalid",  ". . . . . . . ."),
         (ask("t1", "transfer", 50, payer="acme:header", payee="acme:a1"),         "settled",                "384 . . 200 . . . ."),
     ]),
     "payment": (
@@ -220,23 +223,24 @@ GRIDS: dict[str, Grid] = {
                                                                                   "settled",                "996501 3700 100 200 . ."),
         (ask("p2", "pay", 700, "zeta", payer=ZOE, beneficiary=ALICE),             "settled",                "997201 3000 . . . ."),
         (ask("r1", "refund", 1_000, original="p1"),                               "account_not_owned",      ". . . . . ."),
-        (ask("r2", "refund", 999, original="o1"),                                 "settled",                "998200 . . . 1501 ."),
-        (ask("r3", "refund", 1, original="o1"),                                   "settled",                "998201 . . . . 0"),
+        (ask("r2", "refund", 999, original="o1"),                                 "account_not_owned",      ". . . . . ."),  # it has left the bank
+        (ask("r3", "reversal", original="o1"),                                    "account_not_owned",      ". . . . . ."),
         (ask("p3", "pay", 5, payer=ALICE, beneficiary=CLEARING),                  "account_not_owned",      ". . . . . ."),
     ]),
     "data-service": (
         "acme:subscriber zeta:provider bank:data-revenue:CNY", "1000000 0 0", [
         (ask("s1", "subscribe", subscriber="acme:subscriber"),                    "settled",                "990100 . 9900"),
         (ask("s2", "subscribe", 9_900, subscriber="acme:subscriber"),             "field_invalid",          ". . ."),
-        (ask("m1", "meter", subscriber="acme:subscriber", calls=1_000),           "nothing_to_move",        ". . ."),
-        (ask("m2", "meter", subscriber="acme:subscriber", calls=1_001),           "settled",                "989600 . 10400"),   # 500.5 to the even one
-        (ask("m3", "meter", subscriber="acme:subscriber", calls=1_003),           "settled",                "989098 . 10902"),   # 501.5 to the even one
-        (ask("m4", "meter", subscriber="acme:subscriber", calls=100_000),         "settled",                "939098 . 60902"),
-        (ask("m5", "meter", subscriber="acme:subscriber", calls=100_001),         "settled",                "889098 . 110902"),  # 30000.3, at least 500.00
-        (ask("m6", "meter", subscriber="acme:subscriber", calls=200_000),         "settled",                "829098 . 170902"),
+        (ask("s3", "refund", 9_900, original="s1"),                               "not_permitted",          ". . ."),
+        (ask("m1", "meter", by="bank", subscriber="acme:subscriber", calls=1_000),           "nothing_to_move",        ". . ."),
+        (ask("m2", "meter", by="bank", subscriber="acme:subscriber", calls=1_001),           "settled",                "989600 . 10400"),   # 500.5 to the even one
+        (ask("m3", "meter", by="bank", subscriber="acme:subscriber", calls=1_003),           "settled",                "989098 . 10902"),   # 501.5 to the even one
+        (ask("m4", "meter", by="bank", subscriber="acme:subscriber", calls=100_000),         "settled",                "939098 . 60902"),
+        (ask("m5", "meter", by="bank", subscriber="acme:subscriber", calls=100_001),         "settled",                "889098 . 110902"),  # 30000.3, at least 500.00
+        (ask("m6", "meter", by="bank", subscriber="acme:subscriber", calls=200_000),         "settled",                "829098 . 170902"),
         (ask("b1", "buy", 101, subscriber="acme:subscriber", provider="zeta:provider"), "settled",          "828997 71 170932"),
-        (ask("r1", "refund", 500, original="m2"),                                 "settled",                "829497 . 170432"),
-        (ask("r2", "refund", 1, original="m2"),                                   "refund_exceeds_payment", ". . ."),
+        (ask("r1", "refund", 500, "bank", original="m2"),                               "settled",                "829497 . 170432"),
+        (ask("r2", "refund", 1, "bank", original="m2"),                                 "refund_exceeds_payment", ". . ."),
     ]),
 }  # fmt: skip
 
