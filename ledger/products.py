@@ -83,6 +83,7 @@ class Operation(msgspec.Struct, frozen=True):
     roles: tuple[Role, ...]
     asked: frozenset[str]
     steps: tuple[Step, ...]
+    has_many: bool
     names: tuple[str, ...]
     parts: tuple[str, ...]
     uses_amount: bool
@@ -169,7 +170,8 @@ def _operation(name: str, o: dict[str, Any], roles: dict[str, Role]) -> Operatio
             uses_amount = uses_amount or a.kind == "amount" or a.of == "amount"
     return Operation(
         name, kind, frozenset(o.get("callers", ("partner",))), tuple(used.values()),
-        frozenset(n for n, r in used.items() if not r.account), steps, tuple(sorted(names)), tuple(parts), uses_amount,
+        frozenset(n for n, r in used.items() if not r.account), steps,
+        any(r.many for r in used.values()), tuple(sorted(names)), tuple(parts), uses_amount,
         o.get("fees", "keep") == "return", _is_plain(steps),
     )  # fmt: skip
 

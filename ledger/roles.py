@@ -32,6 +32,9 @@ class Place(NamedTuple):
     account_id: str
 
 
+Places = Mapping[str, list[Place]]  # of each role
+
+
 def numbers_of(role: str, given: Mapping[str, object]) -> list[int]:
     """The numbers under which a many-role is named, in numerical order."""
     at = len(role) + 1
@@ -40,6 +43,8 @@ def numbers_of(role: str, given: Mapping[str, object]) -> list[int]:
 
 def check_roles(t: Transaction, op: Operation) -> Rejection | None:
     """Each role that has no fixed account is named, and no other."""
+    if t.accounts.keys() == op.asked and not op.has_many:
+        return None
     known: set[str] = set()
     missing: list[str] = []
     for r in op.roles:
@@ -68,7 +73,7 @@ def places_of(t: Transaction, role: Role, currency: str = "") -> list[Place]:
 
 
 def openings_of(
-    draft: Draft, t: Transaction, op: Operation, at: Moment, currencies: Mapping[str, str] = _NONE
+    draft: Draft, t: Transaction, op: Operation, at: Moment, places: Places, currencies: Mapping[str, str] = _NONE
 ) -> dict[str, Account]:
     """Accounts that do not exist yet and are opened if a leg falls on them. `currencies`: of roles with another one."""
     out: dict[str, Account] = {}
@@ -77,9 +82,11 @@ def openings_of(
         if o is None:
             continue
         currency = currencies.get(role.name, t.currency)
-        for _, _, account_id in places_of(t, role, currency):
+        for _, _, account_id in places[role.name]:
+            if draft.accounts.find(account_id) is not None:
+                continue
             owner = owner_of(account_id)
-            if draft.accounts.find(account_id) is None and owned(role.owner, t.partner_id, owner):
+            if owned(role.owner, t.partner_id, owner):
                 may = owner == BANK or (at.standing.path(owner) and at.standing.against(owner, OPENS) is None)
                 if may and is_account(account_id):
                     new = Account.new(account_id, o.type, currency, o.min_available, at.offset, o.credit_limit)
