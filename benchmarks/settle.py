@@ -204,7 +204,8 @@ def _settle_all(
 
 def terms_figures(count: int, accounts: int, batch: int) -> dict[str, Any]:
     """Microseconds per plain transfer of a product on the shelf; per one that counts against limits of its partner, its
-    account and the product (per transaction, day and month, amount and number); and per exchange. The best of three."""
+    account and the product (per transaction, day and month, amount and number); per split in three, a fee of 0.6 % with
+    bounds among the parts, with the same limits; and per exchange. The best of three."""
     paid = transfers(count, accounts)
     position = {"sold": "bank:fx:CNY", "bought": "bank:fx:EUR"}
     exchanged = [
@@ -216,15 +217,16 @@ def terms_figures(count: int, accounts: int, batch: int) -> dict[str, Any]:
         )
         for t in paid
     ]
+    split = [replace(t, operation="split") for t in paid]
     best: dict[str, float] = {}
     for _ in range(3):
-        for name, commands in (("shelf", paid), ("limits", paid), ("exchange", exchanged)):
+        for name, commands in (("shelf", paid), ("limits", paid), ("split", split), ("exchange", exchanged)):
             base = base_state(accounts)
             if name == "exchange":
                 _open_position(base)
             else:
                 _put_on_shelf(base)
-            if name == "limits":
+            if name in ("limits", "split"):
                 _limit_everything(base)
             took = _settle_all(commands, base, {}, 0, batch)
             best[f"{name}_us"] = round(min(took, best.get(f"{name}_us", took)), 2)
@@ -241,12 +243,20 @@ def _open_position(base: PartitionBase) -> None:
 
 
 def _put_on_shelf(base: PartitionBase) -> None:
-    """A wallet product whose transfer moves the amount from payer to payee."""
-    step = {"from": "payer", "amount": "amount", "to": [{"role": "payee"}]}
+    """A wallet product: a transfer moves the amount from payer to payee, a split keeps a fee and a share of it back."""
+    fee = {"percent": "0.6", "min": {"CNY": 1}, "max": {"CNY": 2500}}
+    shares = [{"role": "payee"}, {"role": "fees", "amount": fee}, {"role": "share", "amount": {"percent": "3"}}]
+    bank = {name: {"owner": "bank", "account": f"bank:{name}:{{currency}}"} for name in ("fees", "share")}
+    operations = {
+        name: {"kind": "transfer", "steps": [{"from": "payer", "amount": "amount", "to": to}]}
+        for name, to in (("transfer", shares[:1]), ("split", shares))
+    }
     document = {
-        "product": "wallet", "version": 1, "roles": {"payer": {"owner": "caller"}, "payee": {"owner": "any"}},
-        "operations": {"transfer": {"kind": "transfer", "steps": [step]}},
+        "product": "wallet", "version": 1, "currencies": ["CNY"],
+        "roles": {"payer": {"owner": "caller"}, "payee": {"owner": "any"}, **bank}, "operations": operations,
     }  # fmt: skip
+    for name in ("bank:fees:CNY", "bank:share:CNY"):
+        base.accounts[name] = Account.new(name, "income", "CNY", None, 0)
     text = json.dumps(document, sort_keys=True, separators=(",", ":"))
     base.put_row("d:wallet:1", ProductState("wallet", 1, 0, text, 0))
 
@@ -383,6 +393,7 @@ def main() -> int:
             f" refund {operations['refund_us']}{was('operations', 'refund_us')} us\n"
             f"terms   plain transfer of a product {terms['shelf_us']}{was('terms', 'shelf_us')},"
             f" with limits at three levels {terms['limits_us']}{was('terms', 'limits_us')},"
+            f" split in three with fee and limits {terms['split_us']}{was('terms', 'split_us')},"
             f" exchange {terms['exchange_us']}{was('terms', 'exchange_us')} us\n"
             f"beside  decode {beside['decode_us']:.2f}, id {beside['command_id_us']:.2f},"
             f" digest {beside['payload_digest_us']:.2f}, encode {beside['encode_journal_us']:.2f},"
