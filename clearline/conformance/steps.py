@@ -37,10 +37,10 @@ def _dates(document: Mapping[str, Any], operation: str) -> Iterator[Case]:
     sample = stage.sample()
     if sample is None:
         return
-    first = replace(stage.case("on its first value date", *sample), effective_from=DAY)
+    tomorrow = stage.command(*sample, value_date=DAY + 1)
+    first = replace(stage.case("on its first value date", *sample), command=tomorrow, effective_from=DAY + 1)
     yield first
-    early = stage.command(*sample, value_date=DAY - 1)
-    yield first.refused("before its first value date", "product_unknown", early)
+    yield first.refused("before its first value date", "product_unknown", stage.command(*sample))
 
 
 def _prices(stage: Stage, amount: int, names: Names) -> Iterator[Case]:
