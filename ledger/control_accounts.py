@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ledger.accounts import ACCOUNT_TYPES, Account
+from ledger.accounts import ACCOUNT_TYPES, DEBIT_NORMAL, Account
 from ledger.changes import Changes, audit, within
 from ledger.fields import invalid
 from ledger.money import AMOUNT_MAX, EXPONENTS
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 def open_account(book: Book, c: OpenAccount, offset: int) -> Changes:
     """Opens an account."""
     _permit(book, c, OPENS)
+    if c.partner_id != BANK and c.type in DEBIT_NORMAL:
+        _not_permitted(c, field="type", rule="liability, equity or income; a debit of others takes from nobody")
     if c.partner_id != BANK and (c.min_available is None or c.min_available < 0):
         _not_permitted(c, field="min_available", rule="0 or more; only the bank lends")
     if c.partner_id != BANK and c.credit_limit:

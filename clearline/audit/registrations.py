@@ -39,7 +39,8 @@ class Registrations(Partners):
     def open(self, offset: int, c: OpenAccount) -> str:
         """The reason why an account is not opened, or empty."""
         a = c.account_id
-        if c.partner_id != BANK and (c.min_available is None or c.min_available < 0 or c.credit_limit):
+        lends = c.min_available is None or c.min_available < 0 or c.credit_limit or c.type in ("asset", "expense")
+        if c.partner_id != BANK and lends:
             return "not_permitted"
         if not is_account_name(a) or c.type not in ACCOUNT_TYPES:
             return "field_invalid"

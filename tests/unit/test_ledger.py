@@ -517,3 +517,16 @@ def test_a_check_says_what_would_become_of_a_command_and_changes_nothing():
         assert msgspec.structs.replace(foreseen, source_offset=record.source_offset) == record
         seen.add((record.operation, record.outcome))
     assert {("hold", "settled"), ("capture", "settled"), ("refund", "settled"), ("transfer", "rejected")} <= seen
+
+
+@pytest.mark.parametrize("kind", ["asset", "expense", "liability", "equity", "income"])
+def test_a_partner_opens_only_accounts_whose_debits_take_from_somebody(kind):
+    """A debit of an asset account meets no floor: whoever opened one for himself could pay out of nothing."""
+    ledger = small_bank()
+    opened = ledger.one(OpenAccount("acme", key(), "acme:magic", kind, "CNY", 0))
+    if kind in ("asset", "expense"):
+        assert (opened.reason, opened.detail["field"]) == ("not_permitted", "type")
+        assert ledger.one(OpenAccount("bank", key(), "acme:magic", kind, "CNY", 0)).outcome == "applied"
+    else:
+        assert opened.outcome == "applied"
+        assert ledger.one(pay("acme", "acme:magic", "acme:w:alice", 1)).reason == "insufficient_funds"
