@@ -126,6 +126,13 @@ class Calendars(Registrations):
         self.closed_through = c.day
         return ""
 
+    def todays(self) -> list[int]:
+        """Today's local date by the settlement calendar; where nothing that is kept says that, each that it may be."""
+        if BANK in self.unsure_calendars and self.witness is not None:
+            first, last = ((self.event_time + m * 60_000) // DAY_MS for m in (-MINUTES_MAX, MINUTES_MAX))
+            return list(range(first, last + 1))
+        return [self.calendar_of(BANK).date(self.event_time)]
+
     def next_day(self) -> int:
         """The business day after the last closed one, by the settlement calendar as it is now."""
         if BANK in self.unsure_calendars and self.witness is not None:

@@ -151,17 +151,16 @@ class Crossings(Rules):
         for there in away.values():
             legs += [(TRANSIT + c, "credit", n, c) for c, n in by_currency(there).items()]
         value_date, late = self.booked_on(t.value_date)
-        version = plan.version.version if plan.version else 0
         opened = self.open_on_use(offset, legs, plan.opens)
         flight = self.flights[self.partition, cid] = Flight(
-            cid, digest, True, self.partition, t.partner_id, t.idempotency_key, t.product, version, t.operation,
+            cid, digest, True, self.partition, t.partner_id, t.idempotency_key, t.product, plan.number, t.operation,
             value_date, t.reference, t.metadata, legs, offset, offset, dict.fromkeys(away, WAITING),
         )  # fmt: skip
         pending = tuple(self.set_aside(offset, cid, leg) for leg in legs)
         changes = {"crossing": ",".join(map(str, away)), **late}
         emits = tuple(flight.step("reserve", self.partition, p, there) for p, there in away.items())
-        return Done("applied", "", pending, changes=changes, value_date=value_date, version=version, opened=opened,
-                    emits=emits)  # fmt: skip
+        return Done("applied", "", pending, changes=changes, value_date=value_date, version=plan.number,
+                    opened=opened, emits=emits)  # fmt: skip
 
     def answered(self, offset: int, c: Crossing) -> Done:
         """One of the others has reserved or refused."""

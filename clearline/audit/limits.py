@@ -11,7 +11,7 @@ from clearline.audit.calendars import Calendar, Calendars
 from clearline.audit.contract import Terms
 from clearline.audit.currencies import CURRENCIES
 from clearline.audit.figures import LONG_MAX, Leg
-from clearline.audit.partners import is_below, path_of
+from clearline.audit.partners import between, is_below, path_of
 from schemas.identity import BANK, owner_of, root_of
 from schemas.records import Limit, SetLimit
 
@@ -114,11 +114,14 @@ class Limits(Calendars):
             (("partner", p), self.limits.get(("partner", p), ()), self.calendar_of(p), gross)
             for p in (path_of(asker) if asker != BANK else ())
         ]
+        below: dict[str, Gross] = {}  # what each partner below the asker gives
         own: dict[str, Gross] = {}
         for account, side, amount, currency in legs:
             if side == "debit":
-                of_account = own.setdefault(account, {})
-                of_account[currency] = of_account.get(currency, 0) + amount
+                givers = between(asker, owner_of(account)) if asker != BANK else []
+                for sums in (own.setdefault(account, {}), *(below.setdefault(p, {}) for p in givers)):
+                    sums[currency] = sums.get(currency, 0) + amount
+        out += [(("partner", p), self.limits.get(("partner", p), ()), self.calendar_of(p), g) for p, g in below.items()]
         for a, sums in own.items():
             limits = self.limits.get(("account", a), ())
             out.append((("account", a), limits, self.calendar_of(owner_of(a)), sums))

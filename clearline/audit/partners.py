@@ -49,6 +49,11 @@ def is_below(partner: str, other: str) -> bool:
     return partner == other or partner.startswith(other + "/")
 
 
+def between(asker: str, owner: str) -> list[str]:
+    """The partners below the asker on the owner's path, from above down; none when the owner is not below the asker."""
+    return [p for p in path_of(owner) if p.startswith(asker + "/")]
+
+
 class Partners(Figures):
     """Who there is and what he may do."""
 
@@ -69,6 +74,11 @@ class Partners(Figures):
         if not against:
             return ""
         return "partner_suspended" if against[0] == "suspended" else "partner_state"
+
+    def withheld(self, asker: str, owner: str, kind: str) -> bool:
+        """Whether a partner below the asker, the owner or one above it, does not permit that its money is moved so."""
+        what = OF_KIND[kind]
+        return asker != BANK and any(what not in PERMITS[self.partner_state[p]] for p in between(asker, owner))
 
     def unknown(self, partner: str) -> bool:
         """Whether the partner, or one above it, was never admitted."""

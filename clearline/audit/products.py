@@ -6,6 +6,7 @@ import json
 import re
 from dataclasses import dataclass, field
 from hashlib import sha256
+from math import isfinite
 from typing import Any, NamedTuple
 
 from clearline.audit.calendars import iso
@@ -20,6 +21,8 @@ from schemas.records import Limit, PublishProduct, Transaction
 PRODUCT_NAME = re.compile(r"[a-z][a-z0-9-]{0,63}")
 VERSION_MAX, DOCUMENT_CHARS_MAX = 2**31 - 1, 100_000
 NUMBER = re.compile(r"[1-9][0-9]{0,2}")
+DEPTH_MAX = 32  # objects and lists in one another
+STRING, BRACKET = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL), re.compile(r"[][{}]")
 ROLES = {
     "transfer": ("payer", "payee"), "hold": ("payer", "payee"), "exchange": ("payer", "payee", "sold", "bought")
 }  # fmt: skip
@@ -62,6 +65,11 @@ class Plan:
     hold: Hold | None = None
     release: int = 0
     original_offset: int = -1
+
+    @property
+    def number(self) -> int:
+        """The version that it settles under, 0 for built-in operations."""
+        return self.version.version if self.version else 0
 
     @property
     def roles(self) -> dict[str, Any]:
@@ -133,13 +141,14 @@ class Shelf(Limits):
             "digest": sha256(c.document.encode()).hexdigest(), "requested_by": c.requested_by, "note": c.note,
         }  # fmt: skip
 
-    def plan(self, t: Transaction) -> tuple[str, Plan]:
-        """What is asked for: why it is not to be had, or empty; and the operation."""
+    def plan(self, t: Transaction, today: int) -> tuple[str, Plan]:
+        """What is asked for: why it is not to be had, or empty; and the operation. `today`: that of the settlement."""
         if t.operation == "adjustment":
             return "", Plan("adjustment")
         if not self.shelf:
             return "" if t.operation in OPERATIONS else "operation_unknown", Plan(t.operation)
-        fitting = [v for v in self.shelf.get(t.product, []) if v.effective_from <= max(0, t.value_date)]
+        day = max(0, today, t.value_date)  # a date of yesterday does not bring yesterday's prices
+        fitting = [v for v in self.shelf.get(t.product, []) if v.effective_from <= day]
         if not fitting:
             return "product_unknown", Plan(t.operation)
         version = fitting[-1]
@@ -178,9 +187,22 @@ class Shelf(Limits):
 
 
 def _object(text: str) -> dict[str, Any] | None:
-    """The JSON object, or None when the text is none."""
+    """The JSON object, or None when the text is none by RFC 8259, or goes too deep."""
+    deep = 0
+    for bracket in BRACKET.findall(STRING.sub("", text)):
+        deep += 1 if bracket in "[{" else -1
+        if deep > DEPTH_MAX:
+            return None
     try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
+        found = json.loads(text, parse_constant=_in_range, parse_float=_in_range, parse_int=_in_range)
+        json.dumps(found, ensure_ascii=False).encode()  # half of a surrogate pair has no bytes
+    except (ValueError, OverflowError):
         return None
     return found if isinstance(found, dict) else None
+
+
+def _in_range(text: str) -> float | int:
+    """The number; ValueError or OverflowError when no double is near it, or when it is none at all."""
+    if not isfinite(float(text)):
+        raise ValueError(text)
+    return int(text) if text.lstrip("-").isdigit() else float(text)

@@ -141,7 +141,7 @@ class Recomputation(Following):
             self.give_back(plan.original_offset, plan.legs)
         self.remember(cid, plan.kind, t.product, t.currency, plan.legs)
         return Done("settled", "", pending, posted, "", plan.original_offset, changes, value_date,
-                    plan.version.version if plan.version else 0, opened)  # fmt: skip
+                    plan.number, opened)  # fmt: skip
 
     # ---- control commands --------------------------------------------------------------------------------------------
 

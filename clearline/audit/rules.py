@@ -57,9 +57,19 @@ class Rules(Originals):
 
     def judge(self, t: Transaction) -> tuple[str, Plan]:
         """The first rule that the transaction breaks, in the order of the reasons, or empty; and what it would do."""
+        for today in self.todays():
+            why, plan = self.judge_on(today, t)
+            if self.witness is None or (why, 0 if why else plan.number) == (
+                self.witness.reason, self.witness.product_version
+            ):  # fmt: skip
+                break
+        return why, plan
+
+    def judge_on(self, today: int, t: Transaction) -> tuple[str, Plan]:
+        """The same, `today` being the local date of the settlement calendar."""
         if t.partner_id != BANK and self.unknown(t.partner_id):
             return "partner_unknown", Plan("")
-        why, plan = self.plan(t)
+        why, plan = self.plan(t, today)
         why = why or self.denied(t.partner_id, OF_KIND.get(plan.kind, "business")) or self.misfilled(t, plan)
         if not why and not is_free(t, plan) and plan.kind not in OF_AN_ORIGINAL:
             why = self.misnamed(t, plan)
@@ -267,6 +277,8 @@ class Rules(Originals):
             return "account_unknown"
         if any(w in (ALIEN, HIDDEN) for _, w in looked_up):
             return "account_not_owned"
+        if any(self.withheld(t.partner_id, owner_of(a), plan.kind) for a, side, _, _ in local if side == "debit"):
+            return "owner_state"
         word = "repaid" if plan.kind in ("refund", "reversal") else "paid" if plan.kind in COUNTS else ""
         if word and any(self.unpaid(t.partner_id, a, word) for a, side, _, _ in local if side == "credit"):
             return "owner_state"

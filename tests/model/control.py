@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -75,6 +76,8 @@ def _open(m: State, c: OpenAccount) -> Iterator[Against]:
     if c.partner_id != "bank":
         if not is_below(who, c.partner_id):
             yield against("not_permitted")
+        if c.type in ("asset", "expense"):
+            yield against("not_permitted", field="type")
         if c.min_available is None or c.min_available < 0:
             yield against("not_permitted", field="min_available")
         if c.credit_limit != 0:
@@ -225,12 +228,37 @@ _BANKS: dict[Any, Any] = {
 
 
 def _read(text: str) -> dict[str, Any] | None:
+    """The object; None when it is none, is no JSON by RFC 8259, or has more than 32 objects and lists in one another."""
     try:
-        out: Any = json.loads(text)
+        if _deepest(text) > 32:
+            return None
+        out: Any = json.loads(text, parse_constant=_number, parse_float=_number, parse_int=_number)
+        json.dumps(out, ensure_ascii=False).encode()  # fails for half of a surrogate pair
     except ValueError:
         return None
     found: dict[str, Any] | None = out if isinstance(out, dict) else None
     return found
+
+
+def _number(text: str) -> int | float:
+    if not math.isfinite(float(text)):
+        raise ValueError("no number, or none that a double comes near")
+    return float(text) if set(text) & set(".eE") else int(text)
+
+
+def _deepest(text: str) -> int:
+    """How many objects and lists are open at most, brackets in strings not counted."""
+    most, now, in_string, escaped = 0, 0, False, False
+    for c in text:
+        if in_string:
+            in_string = escaped or c != '"'
+            escaped = c == "\\" and not escaped
+        elif c == '"':
+            in_string = True
+        else:
+            now += (c in "[{") - (c in "]}")
+            most = max(most, now)
+    return most
 
 
 def apply(m: State, c: Any) -> Change:

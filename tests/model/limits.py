@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from schemas.records import Limit, Transaction, Used
 from tests.model import calendars
-from tests.model.values import EXPONENTS, LONG_MAX, Against, Leg, against, owner, path, root
+from tests.model.values import EXPONENTS, LONG_MAX, Against, Leg, against, is_below, owner, path, root
 
 WINDOWS = ("transaction", "minute", "hour", "day", "month")
 Subject = tuple[str, str]  # level, subject
@@ -67,11 +67,15 @@ def gross_of(legs: Sequence[Leg]) -> dict[str, int]:
 
 
 def asked(limits: Limits, t: Transaction, legs: Sequence[Leg], document: dict[str, Any] | None) -> list[Asked]:
-    """Everybody that is asked, in order: partners from the root down, accounts that are debited, the product."""
+    """Everybody that is asked, in order: partners from the root down, those below whose money it is, accounts that are
+    debited, the product."""
     gross = {t.currency: t.amount} if t.amount > 0 else gross_of(legs)
     out = []
     if t.partner_id != "bank":
         out = [Asked(("partner", p), limits.get(("partner", p), ()), p, gross) for p in path(t.partner_id)]
+        for p in _below(t.partner_id, legs):
+            theirs = gross_of([leg for leg in legs if is_below(owner(leg.account), p)])
+            out.append(Asked(("partner", p), limits.get(("partner", p), ()), p, theirs))
     for name in dict.fromkeys(leg.account for leg in legs if leg.side == "debit"):
         own = gross_of([leg for leg in legs if leg.account == name])
         out.append(Asked(("account", name), limits.get(("account", name), ()), owner(name), own))
@@ -80,6 +84,12 @@ def asked(limits: Limits, t: Transaction, legs: Sequence[Leg], document: dict[st
         all_limits = (*limits.get(("product", t.product), ()), *of_document(document))
         out.append(Asked(("product", f"{who} {t.product}"), all_limits, who, gross))
     return [a for a in out if a.limits]
+
+
+def _below(asker: str, legs: Sequence[Leg]) -> list[str]:
+    """The partners below the asker on the paths of those who are debited, in the order of the legs, from above down."""
+    owners = [owner(leg.account) for leg in legs if leg.side == "debit"]
+    return list(dict.fromkeys(p for who in owners for p in path(who) if p != asker and is_below(p, asker)))
 
 
 def used_in(usage: Usage, a: Asked, one: Limit, number: int) -> tuple[int, int]:

@@ -49,6 +49,16 @@ def not_permitting(partners: Mapping[str, str], partner: str, what: str) -> str:
     return next((p for p in path(partner) if not permits(partners[p], what)), "")
 
 
+def withholding(partners: Mapping[str, str], asker: str, owner: str, kind: str) -> str:
+    """The first partner on the owner's path below the asker that does not permit to take from there; empty: all do.
+
+    `kind`: of the transaction. The bank asks nobody, nor does a correction or what gives up a hold.
+    """
+    if asker == "bank" or kind in ("adjustment", "void"):
+        return ""
+    return next((p for p in path(owner) if asker in path(p)[:-1] and not permits(partners[p], kind)), "")
+
+
 def stands_against(partners: Mapping[str, str], partner: str, what: str) -> Iterator[Against]:
     """Why a partner may not do this: it is unknown, suspended, or in another state that does not permit it."""
     if partner == "bank":

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from schemas.identity import partition_of
 from schemas.records import Transaction
-from tests.model import limits, originals, partners, templates
+from tests.model import calendars, limits, originals, partners, templates
 from tests.model.values import (
     COUNTER_MAX,
     DAY_MAX,
@@ -74,8 +74,9 @@ class Case(NamedTuple):
 
 
 def version_for(m: State, t: Transaction) -> Product | None:
-    """The highest version whose first value date is not after the one that is asked for."""
-    fit = [p for p in m.shelf.get(t.product, ()) if p.effective_from == 0 or p.effective_from <= t.value_date]
+    """The highest version whose first value date is not after the one that is asked for, or not after today."""
+    day = max(t.value_date, calendars.local_day(m.settlement_calendar(), m.now))
+    fit = [p for p in m.shelf.get(t.product, ()) if p.effective_from == 0 or p.effective_from <= day]
     return max(fit, key=lambda p: p.version, default=None)
 
 
@@ -364,8 +365,12 @@ def _accounts(m: State, case: Case, legs: list[Leg]) -> Iterator[Against]:
         what = "paid" if kind in NEW_BUSINESS else "repaid" if kind in ("refund", "reversal") else ""
         if what and leg.side == "credit" and a.owner not in (t.partner_id, "bank"):
             name = partners.not_permitting(m.partners, a.owner, what)
-            if name:
-                yield against("owner_state", account=leg.account, partner=name, state=m.partners[name])
+        elif leg.side == "debit" and a.owner != "bank":
+            name = partners.withholding(m.partners, t.partner_id, a.owner, kind)
+        else:
+            name = ""
+        if name:
+            yield against("owner_state", account=leg.account, partner=name, state=m.partners[name])
     yield from _standing(known, free=kind == "adjustment")
 
 

@@ -185,6 +185,88 @@ def test_the_life_of_a_partner():
     assert bank.do(AdmitPartner("bank", "", "acme/shop/new", "new")).reason == "parent_unknown"
 
 
+def below() -> Bank:
+    """acme/shop and acme/shop/till have 100 each; payments, holds and one payment out of the till stand."""
+    bank = Bank()
+    bank.do(OpenAccount("bank", "", "acme/shop/till:w", "liability", "CNY", 0))
+    bank.fund("acme/shop:w", 100)
+    bank.fund("acme/shop/till:w", 100)
+    for key in ("h1", "h2"):
+        bank.ask("hold", 20, accounts={"payer": "acme/shop/till:w", "payee": "acme:w"}, idempotency_key=key)
+    bank.move("acme/shop:w", "acme/shop/till:w", 10, idempotency_key="in")
+    bank.move("acme/shop/till:w", "acme:w", 10, idempotency_key="out")
+    return bank
+
+
+def test_whoever_is_above_may_not_do_what_a_partner_may_not():
+    bank = below()
+    bank.do(SetPartnerState("bank", "", "acme/shop", "exiting", "ops", "why"))
+    held = {"payer": "acme/shop/till:w", "payee": "acme:w"}
+    assert bank.move("acme/shop/till:w", "acme:w", 1).outcome == "settled"  # a transfer
+    answer = bank.ask("hold", 1, accounts=held)
+    assert answer.reason == "owner_state"
+    assert answer.detail == {"account": "acme/shop/till:w", "partner": "acme/shop", "state": "exiting"}
+    bank.do(SetPartnerState("bank", "", "acme/shop/till", "suspended", "ops", "why"))
+    answer = bank.move("acme/shop/till:w", "acme:w", 1)
+    assert answer.detail == {"account": "acme/shop/till:w", "partner": "acme/shop/till", "state": "suspended"}
+    assert bank.move("acme/shop/till:w", "acme:w", 1, partner="bank").outcome == "settled"
+    assert bank.ask("capture", 1, original="h1").reason == "owner_state"
+    assert bank.ask("void", original="h2").outcome == "settled"
+    assert bank.ask("refund", 1, original="in").outcome == "settled"  # it may give back
+    assert bank.ask("reversal", original="in").reason == "refund_exceeds_payment"
+    assert bank.ask("reversal", original="out").outcome == "settled"  # nothing is taken from it
+    postings = (Posting("acme/shop/till:w", "debit", 1), Posting("acme:w", "credit", 1))
+    assert bank.ask("transfer", postings=postings).reason == "owner_state"
+    assert bank.ask("adjustment", partner="bank", postings=postings, note="why").outcome == "settled"
+
+
+def test_a_reversal_may_not_take_from_who_is_suspended():
+    bank = below()
+    bank.do(SetPartnerState("bank", "", "acme/shop/till", "suspended", "ops", "why"))
+    answer = bank.ask("reversal", original="in")
+    assert (answer.reason, answer.detail["partner"]) == ("owner_state", "acme/shop/till")
+
+
+def test_limits_of_those_below_bind_whoever_is_above():
+    bank = below()
+    for subject, most in (("acme/shop", 9), ("acme/shop/till", 5)):
+        bank.do(SetLimit("bank", "", "partner", subject, (Limit("day", "CNY", None, most),)))
+    assert bank.move("acme/shop/till:w", "acme:w", 6, partner="bank").outcome == "settled"
+    assert bank.model.usage == {}
+    postings = (
+        Posting("acme/shop:w", "debit", 4), Posting("acme/shop/till:w", "debit", 3),
+        Posting("acme/shop/till:w", "debit", 1), Posting("acme:w", "credit", 8),
+    )  # fmt: skip
+    assert bank.ask("transfer", postings=postings).outcome == "settled"
+    assert {s: rows[0].amount for s, rows in bank.model.usage.items()} == {
+        ("partner", "acme/shop"): 8, ("partner", "acme/shop/till"): 4
+    }  # fmt: skip
+    answer = bank.move("acme/shop/till:w", "acme:w", 2)  # from above down: of both that say no the shop does
+    assert (answer.reason, answer.detail["subject"], answer.detail["used"]) == ("limit_exceeded", "acme/shop", "8")
+    assert bank.move("acme:w", "acme/shop:w", 10).outcome == "settled"  # what comes in is not asked
+    assert bank.move("acme/shop:w", "acme:w", 1, partner="acme/shop").outcome == "settled"
+
+
+def test_a_date_of_yesterday_does_not_bring_yesterdays_prices():
+    bank = Bank()
+    bank.fund("acme:w", 5_000)
+    bank.shelve()
+
+    def version(at: int, value_date: int = DAY) -> int:
+        to = {"payer": "acme:w", "payee": "acme/shop:w"}
+        t = Transaction("acme", "", "shop", "pay", 100, "CNY", to, (), value_date)
+        answer = bank.do(t, at)
+        assert answer.outcome == "settled", answer
+        return answer.version
+
+    third = (DAY + 3) * 24 * HOUR  # midnight before the day from which version 2 counts
+    assert [version(third - 2), version(third - 1, DAY + 3), version(third), version(third + 1, 0)] == [1, 2, 2, 2]
+    bank.do(SetCalendar("bank", "", "bank", "x", (ZoneOffset(0, -60),)), third + 2)
+    assert [version(third + 3), version(third + HOUR - 1), version(third + HOUR)] == [1, 1, 2]
+    bank.do(SetCalendar("bank", "", "acme", "x", (ZoneOffset(0, -720),)), third + HOUR + 1)
+    assert version(third + HOUR + 2) == 2  # not the partner's calendar
+
+
 CHINA = SetCalendar("bank", "", "bank", "Asia/Shanghai", (ZoneOffset(0, 480),), 96, (ClosedDay(DAY + 1),))
 
 
@@ -348,6 +430,21 @@ def test_every_broken_document_is_refused_and_the_shelf_is_good():
     assert [documents.verdict(d) for d, _ in SHELF] == [None] * len(SHELF)
     found = [(reason, documents.verdict(d)) for reason, _, d in broken(9)]
     assert all(verdict is not None and verdict[0] == reason for reason, verdict in found), found
+
+
+def test_documents_that_are_no_json_or_too_deep():
+    bank = Bank()
+    good = publish("", SHELF[1][0])
+
+    def titled(value: str) -> str:
+        answer = bank.do(msgspec.structs.replace(good, document=good.document.replace('"Scan to pay"', value)))
+        return answer.reason or answer.outcome
+
+    assert good.document.count('"Scan to pay"') == 1
+    wrong = ("NaN", "-Infinity", "1e400", "1" + "0" * 400, r'"\udc00"', "[" * 32 + "]" * 32, "[" * 99_000, '"x')
+    assert {titled(value) for value in wrong} == {"field_invalid"}
+    assert titled("[" * 31 + "]" * 31) == titled("1e300") == "product_invalid"
+    assert titled('"' + "{" * 40 + r'\"[\\"') == "applied"
 
 
 def test_a_transaction_between_partitions():
