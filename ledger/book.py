@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from hashlib import sha256
 
 from ledger import control, crossing, flights, limits, shelf, templates
-from ledger.calendars import calendar_of, next_business_day
+from ledger.calendars import calendar_of, date_until, next_business_day
 from ledger.days import iso_date
 from ledger.entries import ADJUSTMENT, ENTRY, OTHER
 from ledger.operations import OPERATIONS, quick_transfer
@@ -42,8 +42,8 @@ class Book:
     """
 
     __slots__ = (
-        "_held", "_in_flight", "_offered", "_old_holds", "_pending", "_plain", "_versions", "draft", "head", "outbox",
-        "partition", "partitions", "standing",
+        "_held", "_in_flight", "_offered", "_old_holds", "_pending", "_plain", "_today", "_today_ends", "_versions",
+        "draft", "head", "outbox", "partition", "partitions", "standing",
     )  # fmt: skip
 
     def __init__(self, partition: int, draft: Draft, partitions: int = 1) -> None:
@@ -64,7 +64,8 @@ class Book:
         limited, offered = self.draft.limited, self.draft.has_shelf()
         self._offered = offered
         self._plain = not limited and not offered
-        # By product, operation, currency and value date: the version under which it is a plain transfer, or -1.
+        self._today = self._today_ends = 0  # worked out when it is asked for
+        # By product, operation, currency and day: the version under which it is a plain transfer, or -1.
         self._versions: dict[tuple[str, str, str, int], int] | None = {} if offered and not limited else None
 
     def settle(self, command: Command, command_id: bytes, digest: bytes, offset: int, booked_at: int) -> JournalRecord:
@@ -119,11 +120,11 @@ class Book:
         if self._plain:
             version = 0 if command.operation == "transfer" else -1
         elif self._versions is not None:
-            asked = (command.product, command.operation, command.currency, command.value_date)
+            asked = (command.product, command.operation, command.currency, self._priced_on(command.value_date))
             try:
                 version = self._versions[asked]
             except KeyError:
-                version = self._versions[asked] = shelf.plain_version(self.draft, command)
+                version = self._versions[asked] = shelf.plain_version(self.draft, command, asked[3])
         if (
             version >= 0 and command.value_date > head.closed_through
             and (command.partner_id in self.standing.live or self.standing.is_live(command.partner_id))
@@ -151,13 +152,14 @@ class Book:
             standing.known(t.partner_id)
         kind, version, offer = t.operation, 0, None
         if self._offered and kind != ADJUSTMENT:
-            offer = shelf.offer(draft, t)
+            offer = shelf.offer(draft, t, self._priced_on(t.value_date))
             kind, version = offer.kind, offer.version
         elif kind not in OPERATIONS:
             raise Rejection(Reason.OPERATION_UNKNOWN, field="operation", operation=kind[:64])
         if not may_all:
             standing.require(t.partner_id, kind)
-        at = Moment(offset, self.head.event_time, digest, standing, self.partition, self.partitions, self._offered)
+        now = self.head.event_time
+        at = Moment(offset, now, digest, standing, kind, self.partition, self.partitions, self._offered)
         plan = OPERATIONS[kind](draft, t, at) if offer is None else templates.plan(draft, t, offer, at)
         of_document = offer.limits if offer is not None else ()
         counts = plan.counts and (draft.limited or of_document)
@@ -217,6 +219,13 @@ class Book:
 
     def _place(self, command_id: bytes, digest: bytes, offset: int, booked_at: int) -> flights.Place:
         return flights.Place(command_id, digest, offset, booked_at, self._pending)
+
+    def _priced_on(self, value_date: int) -> int:
+        """The day whose version of a product settles: the value date, or today when that is later."""
+        now = self.head.event_time
+        if now >= self._today_ends:
+            self._today, self._today_ends = date_until(calendar_of(self.draft, BANK), now)
+        return value_date if value_date > self._today else self._today
 
     def booked_on(self, value_date: int) -> tuple[int, str]:
         """The value date to book under, and when a closed day moved it the ISO date that it was before."""

@@ -45,6 +45,17 @@ def local_date(calendar: CalendarState | None, now: int) -> int:
     return local_ms(calendar, now) // DAY_MS
 
 
+def date_until(calendar: CalendarState | None, now: int) -> tuple[int, int]:
+    """The local date at `now`, and a moment after it, in milliseconds UTC, until which it surely stays the same."""
+    local = local_ms(calendar, now)
+    until = now + DAY_MS - local % DAY_MS
+    offsets = calendar.offsets if calendar is not None else ()
+    following = bisect_right(offsets, now, key=_from_ms)
+    if following < len(offsets):  # the clocks are changed before the day is over
+        until = min(until, offsets[following].from_ms)
+    return local // DAY_MS, until
+
+
 def is_open(calendar: CalendarState | None, day: int) -> bool:
     """Whether business is done on this day."""
     if calendar is None:

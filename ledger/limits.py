@@ -59,7 +59,7 @@ def limits_of(draft: Draft, level: str, subject: str) -> tuple[Limit, ...]:
 
 
 def _everybody(draft: Draft, t: Transaction, plan: Plan, of_document: Sequence[Limit]) -> Iterable[Asked]:
-    """Who has limits, in the order in which they are asked: partners from the root down, accounts, the product."""
+    """Who has limits, in the order in which they are asked: partners, accounts, the product."""
     debits = [(a.account_id, a.currency, amount) for a, side, amount in plan.legs if side == "debit"]
     if plan.opens is not None:
         debits = [(plan.opens.payer, plan.opens.currency, plan.opens.amount)]
@@ -76,6 +76,10 @@ def _everybody(draft: Draft, t: Transaction, plan: Plan, of_document: Sequence[L
             limits = limits_of(draft, PARTNER, partner)
             if limits:
                 yield Asked(PARTNER, partner, limits, partner, gross)
+        for partner, sums in _below(t.partner_id, debits).items():
+            limits = limits_of(draft, PARTNER, partner)
+            if limits:
+                yield Asked(PARTNER, partner, limits, partner, sums)
     own: dict[str, dict[str, int]] = {}
     for account_id, currency, amount in debits:
         sums = own.setdefault(account_id, {})
@@ -88,6 +92,21 @@ def _everybody(draft: Draft, t: Transaction, plan: Plan, of_document: Sequence[L
     if limits:
         root = root_of(t.partner_id)
         yield Asked(PRODUCT, f"{root} {t.product}", limits, root, gross)
+
+
+def _below(asker: str, debits: Iterable[tuple[str, str, int]]) -> dict[str, dict[str, int]]:
+    """Minor units by currency that are debited in the subtree of each partner below the asker, in the order in which
+    these are asked: by the legs, from above down."""
+    out: dict[str, dict[str, int]] = {}
+    for account_id, currency, amount in debits:
+        owner = owner_of(account_id)
+        if not owner.startswith(asker + "/"):
+            continue
+        parts = owner.split("/")
+        for i in range(asker.count("/") + 2, len(parts) + 1):
+            sums = out.setdefault("/".join(parts[:i]), {})
+            sums[currency] = sums.get(currency, 0) + amount
+    return out
 
 
 class _Windows:

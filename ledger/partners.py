@@ -112,10 +112,13 @@ class Standing:
             raise Rejection(Reason.PARTNER_UNKNOWN, field=field, partner=partner_id[:256])
         return path
 
-    def against(self, partner_id: str, what: str) -> tuple[str, str] | None:
-        """Who on its path, from the root down, does not permit `what`, and the state it is in; None when all do."""
+    def against(self, partner_id: str, what: str, below: str = "") -> tuple[str, str] | None:
+        """Who on its path, from the root down, does not permit `what`, and the state it is in; None when all do.
+
+        `below`: only those below this partner are asked.
+        """
         for name, state in self.path(partner_id) or ():
-            if what not in STATES[state].permits:
+            if what not in STATES[state].permits and name.startswith(below and below + "/"):
                 return name, state
         return None
 

@@ -18,14 +18,16 @@ _NONE: dict[str, Account] = {}
 class Moment(NamedTuple):
     """The command's place: its source offset, the event time in milliseconds, its payload's digest, and where it is.
 
-    `standing`: what partners may do; `partitions`: how many there are; `shelf`: whether products are on the shelf;
-    `openings`: accounts by id that are not there yet, and are opened if a leg falls on them.
+    `standing`: what partners may do; `kind`: what is asked for, as their table names it; `partitions`: how many there
+    are; `shelf`: whether products are on the shelf; `openings`: accounts by id that are not there yet, and are opened
+    if a leg falls on them.
     """
 
     offset: int
     now: int
     digest: bytes
     standing: Standing
+    kind: str
     partition: int = 0
     partitions: int = 1
     shelf: bool = False

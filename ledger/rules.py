@@ -98,8 +98,11 @@ class Legs:
 
     def take(self, field: str, a: Account, side: str, amount: int, currency: str) -> None:
         """One more leg on an account that may be posted to by the asker."""
-        if side == "credit" and self.pays and a.owner not in (self.partner_id, BANK):
-            self.refuse(self._owner_state(field, a))
+        if a.owner not in (self.partner_id, BANK):
+            if side == "debit":
+                self.refuse(self._owner_state(field, a, self.at.kind, self.partner_id))
+            elif self.pays:
+                self.refuse(self._owner_state(field, a, self.pays))
         self.refuse(check_account(field, a, currency, side == "debit"))
         self.legs.append((a, side, amount))
 
@@ -115,8 +118,11 @@ class Legs:
             return False
         return _place_of(root, at.partitions) != at.partition
 
-    def _owner_state(self, field: str, a: Account) -> Rejection | None:
-        found = self.at.standing.against(a.owner, self.pays)
+    def _owner_state(self, field: str, a: Account, what: str, below: str = "") -> Rejection | None:
+        """What the states on the owner's path say to it: whoever is above cannot do with a partner's money what that
+        partner may not. The bank may, and nobody stands below it."""
+        standing = self.at.standing
+        found = None if standing.is_live(a.owner) else standing.against(a.owner, what, below)
         if found is None:
             return None
         return Rejection(Reason.OWNER_STATE, field=field, account=a.account_id, partner=found[0], state=found[1])

@@ -27,14 +27,15 @@ DOCUMENT_MAX = 100_000  # characters
 DEPTH_MAX = 32  # objects and lists in one another; asked here, for a parser's own bound depends on who called it
 
 
-def offer(draft: Draft, t: Transaction) -> Offer:
-    """The operation that a transaction asks for, of the highest version that is in force on its value date.
+def offer(draft: Draft, t: Transaction, day: int) -> Offer:
+    """The operation that a transaction asks for, of the highest version that is in force on `day`.
 
+    `day`: the later of its value date and today, so that nobody gets yesterday's prices by a date of yesterday.
     Raises Rejection: product_unknown, operation_unknown.
     """
     versions = draft.versions(t.product)
     for row in reversed(versions):
-        if row.effective_from <= t.value_date or not row.effective_from:
+        if row.effective_from <= day or not row.effective_from:
             found = compiled(row.document).offers.get(t.operation)
             if found is None:
                 raise Rejection(Reason.OPERATION_UNKNOWN, field="operation", operation=t.operation[:64])
@@ -45,10 +46,10 @@ def offer(draft: Draft, t: Transaction) -> Offer:
     raise Rejection(Reason.PRODUCT_UNKNOWN, **detail)
 
 
-def plain_version(draft: Draft, t: Transaction) -> int:
+def plain_version(draft: Draft, t: Transaction, day: int) -> int:
     """The version under which this is a plain transfer of a partner, without limits of the product; -1 if it is not."""
     try:
-        found = offer(draft, t)
+        found = offer(draft, t, day)
     except Rejection:
         return -1
     currencies = found.product.currencies

@@ -11,7 +11,7 @@ import msgspec
 from clearline.conformance.built_in import built_in
 from clearline.conformance.calculator import Account
 from clearline.conformance.cases import Case, Stage, askers, currencies, other_currency
-from clearline.conformance.world import ASKER, DAY, OTHER
+from clearline.conformance.world import ASKER, BELOW, DAY, OTHER
 from ledger.money import EXPONENTS
 from schemas.identity import BANK, owner_of
 from schemas.records import BlockAccount, CloseAccount, NamedAmount, Posting, SetPartnerState, Transaction
@@ -220,6 +220,19 @@ def _owners(stage: Stage, good: Case) -> Iterator[Case]:
             refused = "owner_state" if stage.asker != paid_by else "partner_suspended"
             if paid_by != ASKER or stage.asker == BANK:
                 yield good.refused(f"{paid_by}, whom {label} belongs to, is suspended", refused, before=(suspend,))
+        if "debit" in moved.get(mine, ()) and owner == "caller" and stage.asker == ASKER:
+            yield _from_below(stage, good, label, mine)
+
+
+def _from_below(stage: Stage, good: Case, label: str, mine: str) -> Case:
+    """The asker takes from a partner below it, which may not do itself what is asked."""
+    below = replace(stage.accounts[mine], account_id=f"{BELOW}:x")
+    suspend = SetPartnerState(BANK, CONTROL, BELOW, "suspended", "conformance", "a case")
+    return good.refused(
+        f"{label} belongs to {BELOW} below, which is suspended", "owner_state",
+        _put(good.command, accounts=good.command.accounts | {label: below.account_id}),
+        accounts=(*good.accounts, below), before=(suspend,),
+    )  # fmt: skip
 
 
 def _askers(document: Mapping[str, Any], operation: str, good: Case) -> Iterator[Case]:

@@ -41,6 +41,8 @@ def _dates(document: Mapping[str, Any], operation: str) -> Iterator[Case]:
     first = replace(stage.case("on its first value date", *sample), command=tomorrow, effective_from=DAY + 1)
     yield first
     yield first.refused("before its first value date", "product_unknown", stage.command(*sample))
+    back = stage.command(*sample, value_date=DAY - 30)
+    yield replace(first, name="back-dated, at the price of today", command=back, effective_from=DAY)
 
 
 def _prices(stage: Stage, amount: int, names: Names) -> Iterator[Case]:

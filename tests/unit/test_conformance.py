@@ -18,6 +18,8 @@ from clearline.commands import product as command
 from clearline.conformance import suite
 from clearline.product_file import ProductFile, ProductFileError, parse_product, read_product, shelf_files
 from ledger import originals, parts, roles, rules, templates
+from ledger.book import Book
+from ledger.partners import Standing
 from ledger.products import WHOLE
 from ledger.reasons import Reason
 from ledger.state import Draft
@@ -179,12 +181,24 @@ def _every_version_is_in_force(monkeypatch):
     monkeypatch.setattr(Draft, "versions", versions)
 
 
+def _the_value_date_alone_names_the_price(monkeypatch):
+    monkeypatch.setattr(Book, "_priced_on", lambda self, value_date: value_date)
+
+
+def _what_is_below_may_be_taken_in_any_state(monkeypatch):
+    plain = Standing.against
+    monkeypatch.setattr(
+        Standing, "against", lambda self, who, what, below="": None if below else plain(self, who, what)
+    )
+
+
 BUGS: list[tuple[Any, str]] = [
     (_fee_one_too_high, "scan-to-pay"), (_half_is_rounded_down, "scan-to-pay"), (_tier_ends_one_early, "e-account"),
     (_the_odd_units_are_lost, "asset-pool"), (_the_last_gets_the_odd_units, "escrow"), (_fees_are_returned_first, "payment"),
     (_anybody_may_ask, "smart-loan"), (_nothing_is_opened, "e-account"), (_any_owner_will_do, "wallet"),
     (_frozen_accounts_are_posted_to, "wallet"), (_a_refund_may_be_one_more, "escrow"),
     (_limits_of_documents_are_ignored, "deposit"), (_every_version_is_in_force, "treasury"),
+    (_the_value_date_alone_names_the_price, "scan-to-pay"), (_what_is_below_may_be_taken_in_any_state, "escrow"),
 ]  # fmt: skip
 
 

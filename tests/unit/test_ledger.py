@@ -367,7 +367,7 @@ def test_a_suspended_partner_goes_on_after_it_is_live_again():
                              pay("acme/shop/till", SHOP, BOB, 1), pay("acme", SHOP, BOB, 1), up,
                              pay("acme/shop", SHOP, BOB, 1))  # fmt: skip
     assert [r.reason or r.outcome for r in outcomes] == [
-        "settled", "applied", "partner_suspended", "partner_suspended", "settled", "applied", "settled"
+        "settled", "applied", "partner_suspended", "partner_suspended", "owner_state", "applied", "settled"
     ]  # fmt: skip
 
 

@@ -14,12 +14,15 @@ from tests.grids import (
     ALICE,
     BOB,
     CLEARING,
+    YEN_CLEARING,
     ZOE,
+    adjust,
     answer,
     ask,
     bank,
     capture,
     hold,
+    legs,
     refund,
     reversal,
     state,
@@ -133,7 +136,8 @@ def test_a_partner_is_repaid_until_it_has_left(in_state: str) -> None:
     """Acme paid the shop; acme cannot take that back, but the shop's own refund reaches acme, and the other way round."""
     ledger = shop("live")
     paid = transfer("out", 3, TILL, ALICE, partner_id=SHOP)
-    ledger.settle(paid, hold("held", 2), *([] if in_state == "live" else [state(SHOP, in_state)]))
+    earlier = transfer("earlier", 1, TILL, ZOE, partner_id="zeta")
+    ledger.settle(paid, hold("held", 2), earlier, *([] if in_state == "live" else [state(SHOP, in_state)]))
     assert asked_in(ledger, "is repaid").reason == "account_not_owned", "the money is the shop's now"
     bank_gives = refund("back", 2, of="out", partner_id=SHOP)
     assert ledger.one(bank_gives).reason == "account_not_owned", "and this is acme's"
@@ -142,12 +146,84 @@ def test_a_partner_is_repaid_until_it_has_left(in_state: str) -> None:
         transfer("down", 4, ZOE, TILL, partner_id="zeta"),
     ]
     ledger.settle(account("zeta:w:two"), *given)
-    assert answer(ledger.one(transfer("up", 1, TILL, ZOE, partner_id="zeta"))) == "settled", (
-        "a partner above may take it"
-    )
-    assert answer(ledger.one(refund("again", 1, of="up", partner_id="zeta"))) == "settled", (
-        "and pay it back in any state"
-    )
+    took = answer(ledger.one(transfer("up", 1, TILL, ZOE, partner_id="zeta")))
+    assert took == ("owner_state" if in_state == "suspended" else "settled"), "a partner above takes what the shop may give"
+    again = ledger.one(refund("again", 1, of="earlier", partner_id="zeta"))
+    assert answer(again) == "settled", "and pays it back in any state"
+
+
+# What zeta and the bank ask of an account of zeta/shop, and the states of the shop in which it goes through.
+FROM_ABOVE: dict[str, tuple[Any, str]] = {
+    "transfer": (transfer("x", 1, TILL, ZOE, partner_id="zeta"), "live exiting"),
+    "entry": (ask("transfer", "x", postings=legs((ZOE, "credit", 2), (TILL, "debit", 1), (ZOE, "debit", 1)), partner_id="zeta"),
+              "live exiting"),
+    "hold": (hold("x", 1, TILL, ZOE, partner_id="zeta"), "live"),
+    "exchange": (ask("exchange", "x", 10, accounts={"payer": TILL, "payee": "zeta:w:yen", "sold": CLEARING, "bought": YEN_CLEARING},
+                     rate="20", partner_id="zeta"), "live"),
+    "capture": (capture("x", 1, of="zeta's hold", partner_id="zeta"), "live exiting"),
+    "void": (void("x", of="zeta's hold", partner_id="zeta"), "live suspended exiting"),
+    "refund": (refund("x", 1, of="zeta's gift", partner_id="zeta"), "live suspended exiting"),
+    "reversal": (reversal("x", of="zeta's gift", partner_id="zeta"), "live exiting"),
+    "adjustment": (adjust("x", (TILL, "debit", 1), (ZOE, "credit", 1)), "live suspended exiting"),
+    "the bank's transfer": (transfer("x", 1, TILL, ZOE, partner_id="bank"), "live suspended exiting"),
+    "the bank's hold": (hold("x", 1, TILL, ZOE, partner_id="bank"), "live suspended exiting"),
+    "the bank's reversal": (reversal("x", of="the bank's gift", partner_id="bank"), "live suspended exiting"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("in_state", ["live", "suspended", "exiting"])
+@pytest.mark.parametrize("what", FROM_ABOVE)
+def test_whoever_is_above_cannot_do_with_a_partners_money_what_it_may_not(what: str, in_state: str) -> None:
+    asked, permitted = FROM_ABOVE[what]
+    ledger = shop("live")
+    ground = ledger.settle(
+        account("zeta:w:yen", currency="JPY"), hold("zeta's hold", 3, TILL, ZOE, partner_id="zeta"),
+        transfer("zeta's gift", 2, ZOE, TILL, partner_id="zeta"), transfer("the bank's gift", 2, ZOE, TILL, partner_id="bank"),
+    )  # fmt: skip
+    assert {r.outcome for r in ground} == {"applied", "settled"}
+    if in_state != "live":
+        ledger.one(state(SHOP, in_state))
+    record = ledger.one(asked)
+    if in_state in permitted.split():
+        assert record.outcome == "settled", record
+        return
+    named = [record.detail[name] for name in ("account", "partner", "state")]
+    assert [record.reason, *named] == ["owner_state", TILL, SHOP, in_state]
+
+
+def test_of_the_owners_path_the_partners_below_the_asker_are_asked_from_above_down() -> None:
+    low = "zeta/shop/low"
+    ledger = shop("live")
+    ledger.settle(admit(low), account(f"{low}:w"), transfer("in", 5, ZOE, f"{low}:w", partner_id="zeta"), state(low, "exiting"))
+
+    def taken(by: str, account_id: str = f"{low}:w", operation: Any = hold) -> list[str]:
+        record = ledger.one(operation(key(), 1, account_id, f"{by}:w", partner_id=by))
+        return [record.reason or record.outcome, record.detail.get("partner", "")]
+
+    ledger.settle(account("zeta:w"), account("zeta/shop:w"))
+    assert taken("zeta") == taken("zeta/shop") == ["owner_state", low]
+    assert taken("zeta", operation=transfer) == ["settled", ""], "exiting is left its transfers"
+    assert taken("zeta", TILL) == ["settled", ""], "what is below the owner is not asked"
+    ledger.one(state(SHOP, "suspended"))
+    assert taken("zeta", operation=transfer) == ["owner_state", SHOP], "the one above comes first"
+    assert taken("zeta/shop") == ["partner_suspended", SHOP], "the asker's own path has its own reason"
+    ledger.one(state("zeta", "suspended"))
+    assert taken("zeta") == ["partner_suspended", "zeta"]
+
+
+def test_the_owners_state_has_its_place_among_the_reasons() -> None:
+    """After account_not_owned, before account_closed and what comes after it; whichever leg it is."""
+    ledger = shop("live")
+    ledger.settle(state(SHOP, "suspended"), BlockAccount("bank", key(), TILL, True, True, freeze=True))
+    by: dict[str, Any] = {"partner_id": "zeta"}
+    assert ledger.one(transfer("a", 10**6, TILL, TILL, **by)).reason == "owner_state"
+    assert ledger.one(transfer("b", 1, TILL, "zeta:w:none", **by)).reason == "account_unknown"
+    two = legs((ALICE, "debit", 1), (TILL, "debit", 1), (ZOE, "credit", 2))
+    assert ledger.one(ask("transfer", "c", postings=two, **by)).reason == "account_not_owned"
+    three = legs((ZOE, "debit", 1), (TILL, "debit", 1), (SHOP + ":w:cash", "debit", 1), (ZOE, "credit", 3))
+    record = ledger.one(ask("transfer", "d", postings=three, **by))
+    assert (record.reason, record.detail["field"]) == ("owner_state", "postings[1].account_id")
+    assert ledger.one(transfer("e", 1, ZOE, ALICE, **by)).outcome == "settled", "its own money is not touched by that"
 
 
 def test_a_partner_above_that_does_not_permit_is_named_first() -> None:

@@ -17,7 +17,7 @@ from ledger.days import iso_date
 from ledger.product_sense import check
 from ledger.products import WHOLE, compiled, percent_of
 from ledger.reasons import Reason
-from schemas.records import ProductState, PublishProduct
+from schemas.records import CloseDay, Limit, ProductState, PublishProduct, SetCalendar, SetLimit, ZoneOffset
 from tests.ledger_world import CODEC, DAY, Ledger, account, admit, key, pay, small_bank
 
 GOOD: dict[str, Any] = {
@@ -350,6 +350,65 @@ def test_the_highest_version_that_is_in_force_on_the_value_date_settles():
     assert ledger.one(other).reason == "product_unknown"  # wallet is not on the shelf
     unknown = pay("nobody", "acme:w:alice", "acme:w:bob", 1)
     assert ledger.one(unknown).reason == "partner_unknown"
+
+
+NIGHT = (DAY + 1) * 86_400_000  # when today ends, UTC
+EAST = SetCalendar("bank", "east", "bank", "Asia/Shanghai", (ZoneOffset(0, 480),))
+UTC = SetCalendar("bank", "utc", "bank", "UTC", ())
+CHANGED = SetCalendar("bank", "changed", "bank", "Some/Where", (ZoneOffset(0, 60), ZoneOffset(NIGHT - 7_200_000 + 5, 240)))
+
+# The version of tomorrow (2) beside that of yesterday (1): the settlement calendar, and then at which moment (ms before
+# midnight UTC) what is dated so many days from today settles under which version.
+MIDNIGHTS: dict[str, list[tuple[Any, int, int, int]]] = {
+    "midnight": [(None, -60_000, 0, 1), (None, -1, -30, 1), (None, -1, 1, 2), (None, 0, 0, 2), (None, 0, -30, 2), (None, 1, 0, 2)],
+    "event time does not go back": [(None, 0, 0, 2), (None, -3_600_000, 0, 2), (None, -3_600_000, -30, 2)],
+    "by the bank's clocks": [
+        (EAST, -8 * 3_600_000 - 1, 0, 1), (None, -8 * 3_600_000, 0, 2), (None, -8 * 3_600_000, -9, 2), (UTC, -7 * 3_600_000, 0, 1),
+        (None, -7 * 3_600_000, 1, 2), (None, -1, 0, 1), (None, 0, 0, 2),
+    ],
+    "clocks that change within the day": [(CHANGED, -7_200_000 + 4, 0, 1), (None, -7_200_000 + 5, 0, 2)],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("way", ["quick", "limited", "by the bank"])
+@pytest.mark.parametrize("batches", ["one", "each"])
+@pytest.mark.parametrize("name", MIDNIGHTS)
+def test_nobody_gets_yesterdays_price_by_a_date_of_yesterday(name: str, batches: str, way: str) -> None:
+    """Within one batch, in which what was found is kept, and with a new batch for each; on the way that asks little too."""
+    document = plain(1)
+    document["operations"]["pay"]["callers"] = ["partner", "bank"]
+    ledger = small_bank()
+    ledger.one(publish(document, effective_from=DAY - 40))
+    ledger.one(publish(document | {"version": 2}, version=2, effective_from=DAY + 1))
+    if way == "limited":
+        ledger.one(SetLimit("bank", key(), "partner", "zeta", (Limit("day", "CNY", None, 1),)))
+    by = "bank" if way == "by the bank" else "acme"
+    commands: list[Any] = []
+    times: list[int] = []
+    wanted: list[int | str] = []
+    for calendar, moment, ahead, version in MIDNIGHTS[name]:
+        if calendar is not None:
+            commands.append(calendar)
+            times.append(NIGHT + moment)
+            wanted.append("applied")
+        commands.append(pay(by, "acme:w:alice", "acme:w:bob", 1, product="shop", operation="pay", value_date=DAY + ahead))
+        times.append(NIGHT + moment)
+        wanted.append(version)
+    if batches == "one":
+        records = ledger.settle(*commands, times=times)
+    else:
+        records = [ledger.settle(c, times=[t])[0] for c, t in zip(commands, times, strict=True)]
+    assert [r.product_version if r.outcome == "settled" else r.reason or r.outcome for r in records] == wanted
+
+
+def test_a_date_of_a_closed_day_pays_todays_price_and_is_booked_late():
+    ledger = small_bank()
+    ledger.one(publish(plain(1), effective_from=DAY - 40))
+    ledger.one(publish(plain(2), version=2, effective_from=DAY))
+    ledger.one(CloseDay("bank", key(), DAY, "zhou", "day end"))
+    asked = pay("acme", "acme:w:alice", "acme:w:bob", 1, product="shop", operation="pay", value_date=DAY - 30)
+    record = ledger.one(asked)
+    assert (record.product_version, record.value_date, record.changes["late_for"]) == (2, DAY + 1, iso_date(DAY - 30))
 
 
 def test_an_adjustment_is_always_there():

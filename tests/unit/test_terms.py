@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from ledger.calendars import business_day, local_date, local_ms, next_business_day, window_number
+from ledger.calendars import business_day, date_until, local_date, local_ms, next_business_day, window_number
 from ledger.days import civil, iso_date
 from ledger.limits import WINDOWS
 from ledger.money import AMOUNT_MAX
@@ -49,7 +49,7 @@ from tests.grids import (
     transfer,
     void,
 )
-from tests.ledger_world import BOOKED_AT, CODEC, key
+from tests.ledger_world import BOOKED_AT, CODEC, account, admit, key
 
 DAY_MS, HOUR_MS, MINUTE_MS = 86_400_000, 3_600_000, 60_000
 TODAY = BOOKED_AT // DAY_MS + 1
@@ -90,6 +90,7 @@ def told(record: JournalRecord) -> str:
     return f"{d['limit']} of {d['level']} {d['subject']}: {money}{d['used']} + {d['asked']} > {d['allowed']}"
 
 
+LOW = "acme/shop/low:w"
 TWO = [per("day", 100), per("day", count=2, currency="")]
 IN_YEN = {"accounts": {"payer": YEN, "payee": YEN_CLEARING}, "currency": "JPY"}
 
@@ -160,8 +161,83 @@ LIMITS: dict[str, list[tuple[int, Any, str]]] = {
         (at(0), transfer("i", 4, TILL, BOB, partner_id="acme/shop"), "amount per day of partner acme/shop: CNY 5 + 4 > 8"),
         (at(0), transfer("j", 3, TILL, BOB, partner_id="acme/shop"),     "settled"),
         (at(0), transfer("k", 13, TILL, BOB),  "amount per day of partner acme: CNY 88 + 13 > 100"),
-        (at(0), transfer("l", 6, TILL, BOB), "amount per transaction of account acme/shop:w:till: CNY 0 + 6 > 5"),
-        (at(0), transfer("m", 5, TILL, BOB),                             "settled"),
+        (at(0), transfer("l", 5, TILL, BOB),   "amount per day of partner acme/shop: CNY 8 + 5 > 8"),
+        (at(0), limit("partner", "acme/shop", per("day", 13)),           "applied"),
+        (at(0), transfer("m", 6, TILL, BOB),   "amount per day of partner acme/shop: CNY 8 + 6 > 13"),
+        (at(0), limit("partner", "acme/shop", per("day", 14)),           "applied"),
+        (at(0), transfer("n", 6, TILL, BOB), "amount per transaction of account acme/shop:w:till: CNY 0 + 6 > 5"),
+        (at(0), transfer("o", 5, TILL, BOB),                             "settled"),
+    ],
+    "a partner's limits bind whoever is above it": [
+        (at(0), admit("acme/shop/low"),                                  "applied"),
+        (at(0), account(LOW),                                            "applied"),
+        (at(0), transfer("f1", 500, ALICE, TILL),                        "settled"),
+        (at(0), transfer("f2", 500, ALICE, LOW),                         "settled"),
+        (at(0), limit("partner", "acme", per("day", 100)),               "applied"),
+        (at(0), limit("partner", "acme/shop", per("day", 50)),           "applied"),
+        (at(0), limit("partner", "acme/shop/low", per("transaction", 10), per("day", count=3, currency="")), "applied"),
+        (at(0), transfer("a", 11, LOW, BOB), "amount per transaction of partner acme/shop/low: CNY 0 + 11 > 10"),
+        (at(0), transfer("b", 10, LOW, BOB),                             "settled"),
+        (at(0), ask("transfer", "c", postings=legs((ALICE, "debit", 20), (TILL, "debit", 25), (BOB, "credit", 60),
+                    (LOW, "debit", 5), (TILL, "debit", 10))),            "settled"),
+        (at(0), transfer("d", 1, TILL, BOB),   "amount per day of partner acme/shop: CNY 50 + 1 > 50"),
+        (at(0), hold("e", 1, LOW, BOB),        "amount per day of partner acme/shop: CNY 50 + 1 > 50"),
+        (at(0), transfer("f", 1, LOW, BOB, partner_id="acme/shop"), "amount per day of partner acme/shop: CNY 50 + 1 > 50"),
+        (at(0), transfer("g", 30, ALICE, TILL),                          "settled"),
+        (at(0), transfer("h", 51, TILL, BOB),  "amount per day of partner acme: CNY 100 + 51 > 100"),
+        (at(0), limit("partner", "acme"),                                "applied"),
+        (at(0), limit("partner", "acme/shop"),                           "applied"),
+        (at(0), hold("i", 10, LOW, ALICE),                               "settled"),
+        (at(0), transfer("j", 1, LOW, BOB),    "count per day of partner acme/shop/low: 3 + 1 > 3"),
+        (at(0), hold("k", 1, LOW, TILL, partner_id="acme/shop"), "count per day of partner acme/shop/low: 3 + 1 > 3"),
+        (at(0), capture("l", 10, of="i"),                                "settled"),
+        (at(0), reversal("m", of="l"),                                   "settled"),
+        (at(0), transfer("n", 99, LOW, BOB, partner_id="bank"),          "settled"),
+        (at(0), adjust("o", (LOW, "debit", 99), (BOB, "credit", 99)),    "settled"),
+        (at(0), transfer("p", 99, TILL, LOW),                            "settled"),
+        (at(1), transfer("q", 10, LOW, BOB),                             "settled"),
+    ],
+    "partners below are asked in the order of the legs, each for what its subtree pays": [
+        (at(0), admit("acme/shop/low"),                                  "applied"),
+        (at(0), admit("acme/b"),                                         "applied"),
+        (at(0), account(LOW),                                            "applied"),
+        (at(0), account("acme/b:w"),                                     "applied"),
+        (at(0), account("acme/b:yen", currency="JPY"),                   "applied"),
+        (at(0), ask("transfer", "f", postings=legs((ALICE, "debit", 90), (TILL, "credit", 30), (LOW, "credit", 30),
+                    ("acme/b:w", "credit", 30), (YEN, "debit", 9, "JPY"), ("acme/b:yen", "credit", 9, "JPY"))), "settled"),
+        (at(0), limit("account", TILL, per("day", 1)),                   "applied"),
+        (at(0), limit("partner", "acme/shop", per("day", 5)),            "applied"),
+        (at(0), limit("partner", "acme/shop/low", per("day", 2)),        "applied"),
+        (at(0), limit("partner", "acme/b", per("day", 5)),               "applied"),
+        (at(0), ask("transfer", "a", postings=legs(("acme/b:w", "debit", 6), (TILL, "debit", 3), (LOW, "debit", 3), (BOB, "credit", 12))),
+                                         "amount per day of partner acme/b: CNY 0 + 6 > 5"),
+        (at(0), ask("transfer", "b", postings=legs((TILL, "debit", 3), (LOW, "debit", 3), ("acme/b:w", "debit", 6), (BOB, "credit", 12))),
+                                         "amount per day of partner acme/shop: CNY 0 + 6 > 5"),
+        (at(0), ask("transfer", "c", postings=legs((LOW, "debit", 3), (TILL, "debit", 2), ("acme/b:w", "debit", 6), (BOB, "credit", 11))),
+                                         "amount per day of partner acme/shop/low: CNY 0 + 3 > 2"),
+        (at(0), ask("transfer", "d", postings=legs((TILL, "debit", 2), ("acme/b:w", "debit", 6), (LOW, "debit", 3), (BOB, "credit", 11))),
+                                         "amount per day of partner acme/b: CNY 0 + 6 > 5"),
+        (at(0), ask("transfer", "e", postings=legs((TILL, "debit", 2), ("acme/b:w", "debit", 6), (LOW, "debit", 2), (BOB, "credit", 10))),
+                                         "amount per day of partner acme/b: CNY 0 + 6 > 5"),
+        (at(0), ask("transfer", "g", postings=legs((TILL, "debit", 2), ("acme/b:w", "debit", 5), (LOW, "debit", 2), (BOB, "credit", 9))),
+                                         "amount per day of account acme/shop:w:till: CNY 0 + 2 > 1"),
+        (at(0), ask("transfer", "h", postings=legs((TILL, "debit", 1), (YEN, "debit", 9, "JPY"), (YEN_CLEARING, "credit", 9, "JPY"),
+                    (BOB, "credit", 1))),                                "settled"),
+        (at(0), ask("transfer", "i", postings=legs(("acme/b:yen", "debit", 9, "JPY"), ("acme/b:w", "debit", 9), (BOB, "credit", 9),
+                    (YEN, "credit", 9, "JPY"))),                         "currency of partner acme/b: 0 + 9 > 0"),
+        (at(0), limit("partner", "acme/b", per("day", 5, currency="JPY"), per("day", 5)), "applied"),
+        (at(0), ask("transfer", "j", postings=legs(("acme/b:w", "debit", 9), ("acme/b:yen", "debit", 9, "JPY"), (BOB, "credit", 9),
+                    (YEN, "credit", 9, "JPY"))),                         "amount per day of partner acme/b: JPY 0 + 9 > 5"),
+    ],
+    "windows of a partner below are those of its own calendar": [
+        (at(0), calendar("acme/shop", (0, 8 * 60)),                      "applied"),
+        (at(0), transfer("f", 90, ALICE, TILL),                          "settled"),
+        (at(0), limit("partner", "acme/shop", per("day", 10)),           "applied"),
+        (at(0), limit("partner", "acme", per("day", 15)),                "applied"),
+        (at(0, 15, 59, 59), transfer("a", 10, TILL, BOB),                "settled"),
+        (at(0, 15, 59, 59), transfer("b", 1, TILL, BOB), "amount per day of partner acme/shop: CNY 10 + 1 > 10"),
+        (at(0, 16), transfer("c", 5, TILL, BOB),                         "settled"),
+        (at(0, 16), transfer("d", 1, TILL, BOB), "amount per day of partner acme: CNY 15 + 1 > 15"),
     ],
     "an account that is debited twice is asked once, in its own currency": [
         (at(0), limit("account", ALICE, per("day", 10), per("day", count=2, currency="")), "applied"),
@@ -336,6 +412,24 @@ def test_the_clocks_of_a_zone_go_forward_and_back() -> None:
     assert window_number(berlin, "hour", autumn - HOUR_MS) == window_number(berlin, "hour", autumn), "02:00 comes twice"
     assert local_date(shown((0, -300)), MIDNIGHT) == TODAY - 1
     assert (local_date(shown(), MIDNIGHT), local_date(None, MIDNIGHT)) == (TODAY, TODAY)
+
+
+@pytest.mark.parametrize("offsets", [
+    (), ((0, 480),), ((0, -300),), ((MIDNIGHT, 60),), ((0, 60), (MIDNIGHT + 90 * MINUTE_MS, 120)),
+    ((0, 120), (MIDNIGHT + HOUR_MS, 60), (MIDNIGHT + 9 * HOUR_MS + 7, -900), (MIDNIGHT + 9 * HOUR_MS + 8, 900)),
+])  # fmt: skip
+def test_a_date_is_known_until_it_ends_or_the_clocks_change(offsets: tuple[tuple[int, int], ...]) -> None:
+    """Walked through for three days: each step is ahead, and until its last millisecond the date is the same."""
+    calendar = shown(*offsets)
+    now, changes = MIDNIGHT - DAY_MS, 0
+    while now < MIDNIGHT + 2 * DAY_MS:
+        date, until = date_until(calendar, now)
+        assert now < until <= now + DAY_MS
+        moments = {now, until - 1, *range(now, until, 7 * MINUTE_MS)}
+        assert {local_date(calendar, ms) for ms in moments} == {date}
+        changes += local_date(calendar, until) != date
+        now = until
+    assert changes >= 2
 
 
 def test_windows_have_numbers() -> None:
