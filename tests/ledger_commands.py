@@ -48,6 +48,18 @@ def accounts_of(model: Model) -> list[str]:
     return [f"{p}:{n}" for p in (*partners_of(model), "bank") for n in CURRENCY]
 
 
+def below(random: Random, model: Model, partner: str) -> str:
+    """The partner, or now and then one below it: whoever is above may ask in its own name."""
+    young = [p for p in partners_of(model) if p.startswith(partner + "/")]
+    return random.choice(young) if young and random.random() < 0.2 else partner
+
+
+def day_of(random: Random, model: Model) -> int:
+    """A value date: before the shelf, of its days or of today, where versions come into force and days are closed."""
+    today = max(BOOKED_AT, model.now) // (24 * HOUR)
+    return random.choice((DAY - 400, DAY - 3, DAY - 1, DAY + 1, DAY + 2, DAY + 4, DAY + 40, today - 1, today, today + 1, today + 3))
+
+
 def far_account(random: Random, model: Model, local: str) -> str:
     """An account of another partition, or of nobody."""
     others = [t for p, both in TREES.items() if p != model.partition for t in both]
@@ -99,7 +111,7 @@ def command(random: Random, model: Model, kind: str = "") -> Any:
         return control(random, model, partner, key, partners_of(model), accounts_of(model))
     t = _transaction(random, model, kind, partner, key)
     if random.random() < 0.05:
-        t = msgspec.structs.replace(t, value_date=DAY + random.choice((-400, -3, -1, 1, 2, 4, 40)))
+        t = msgspec.structs.replace(t, value_date=day_of(random, model))
     if random.random() < 0.02:
         t = msgspec.structs.replace(t, exponent=random.choice((0, 2, 2, 2, 3, -2)))
     return t
@@ -190,12 +202,12 @@ def _transfer(random: Random, model: Model, partner: str, key: str) -> Transacti
     elif near < 0.8:
         to = "cash" if local == "w" and random.random() < 0.3 else local
         others = [p for p in (*partners_of(model), "bank") if p != partner or to != local]
-        payee = f"{random.choice(others)}:{to}"
+        payee, giver = f"{random.choice(others)}:{to}", below(random, model, partner)
         if model.partitions > 1 and random.random() < 0.25:
             payee = far_account(random, model, to)
-        roles = {"payer": f"{partner}:{local}", "payee": payee}
+        roles = {"payer": f"{giver}:{local}", "payee": payee}
         if model.shelf and root(payee.split(":")[0]) != root(partner) and random.random() < 0.9:
-            operation, roles = "send", {"payer": f"{partner}:{local}", "peer": payee}
+            operation, roles = "send", {"payer": f"{giver}:{local}", "peer": payee}
     else:
         currency = _currency(random)
     if random.random() < 0.02:
@@ -209,7 +221,7 @@ def _hold(random: Random, model: Model, partner: str, key: str) -> Transaction:
     """A hold; several lapse at the same moment, some take all that there is, a few are of the largest amount."""
     local = random.choices(("w", "v", "k"), (6, 2, 2))[0]
     others = partners_of(model)[:4]
-    roles = {"payer": f"{partner}:{local}", "payee": f"{random.choice(others)}:{local}"}
+    roles = {"payer": f"{below(random, model, partner)}:{local}", "payee": f"{random.choice(others)}:{local}"}
     if not model.shelf and random.random() < 0.4:
         roles["payer"] = f"bank:{local}"
     plain = Transaction(partner, key, "wallet", "hold", _amount(random), CURRENCY[local], roles, (), DAY)
@@ -234,7 +246,7 @@ def _exchange(random: Random, model: Model, partner: str, key: str) -> Transacti
     one, other = random.sample(("w", "v", "k"), 2)
     asker = "bank" if model.shelf and random.random() < 0.9 else partner
     roles = {
-        "payer": f"{partner}:{one}", "payee": f"{random.choice(partners_of(model)[:2])}:{other}",
+        "payer": f"{below(random, model, partner)}:{one}", "payee": f"{random.choice(partners_of(model)[:2])}:{other}",
         "sold": f"bank:{one}", "bought": f"bank:{other}",
     }  # fmt: skip
     if random.random() < 0.3:

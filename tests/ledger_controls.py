@@ -22,7 +22,6 @@ from schemas.records import (
 )
 from tests.ledger_model import Model
 from tests.ledger_products import odd_publish
-from tests.ledger_world import DAY
 from tests.model.partners import STATES
 
 TYPES = ("liability", "liability", "liability", "asset", "income", "expense", "equity")
@@ -68,7 +67,7 @@ def control(random: Random, model: Model, by: str, key: str, partners: list[str]
             today = model.now // (24 * HOUR)
             return CloseDay(by, key, random.choices((today - 1, today, today - 4, today + 2, -1), (5, 3, 3, 1, 1))[0])
         case "product":
-            return odd_publish(random, key, model, DAY)
+            return odd_publish(random, key, model, model.now // (24 * HOUR))
         case _:
             return Tick(by if random.random() < 0.1 else "bank", key)
 

@@ -348,8 +348,11 @@ def broken(version: int) -> Iterator[tuple[str, str, Document]]:
         yield reason, path, _changed(document, {"version": version, **changes})
 
 
-def odd_publish(random: Random, key: str, model: Model, day: int) -> PublishProduct:
-    """A document that is good, a version of one that is known with other figures, or a broken one."""
+def odd_publish(random: Random, key: str, model: Model, today: int) -> PublishProduct:
+    """A document that is good, a version of one that is known with other figures, or a broken one.
+
+    `today`: about which versions come into force, days since 1970-01-01.
+    """
     highest = max((p.version for versions in model.shelf.values() for p in versions), default=0)
     version = highest + random.choice((1, 1, 1, 2, 0))
     drawn = random.random()
@@ -361,7 +364,8 @@ def odd_publish(random: Random, key: str, model: Model, day: int) -> PublishProd
     else:
         document, _ = random.choice(SHELF)
         document = deepcopy(document) | {"version": max(version, 1)}
-    plain = publish(key, document, random.choice((0, 0, day + 1, day + 20, -1)) if drawn > 0.9 else 0)
+    since = random.choice((0, today - 1, today, today + 1, today + 1, today + 2, today + 20, -1))
+    plain = publish(key, document, since if drawn > 0.75 else 0)
     if drawn > 0.95:
         field, value = random.choice(
             (("product", "Bad"), ("version", 0), ("document", "[1]"), ("document", "{"), ("version", 2**31))
