@@ -71,7 +71,7 @@ def of_original(
     draft: Draft, t: Transaction, at: Moment, signed: list[tuple[str, int]], pays: str, payee: str = ""
 ) -> list[Leg]:
     """Legs on the accounts of an original, debits positive, by the account rules; the bank's accounts among them are
-    where the original put them. `payee`: of a refund; when it is the bank, only the bank gives back what it was paid."""
+    where the original put them. `payee`: of a refund; when that is the bank, only the bank gives it back."""
     legs = Legs(draft, t.partner_id, at, pays)
     careful = bool(pays) and at.shelf and t.partner_id != BANK
     for account_id, amount in signed:

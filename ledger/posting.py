@@ -46,11 +46,12 @@ def set_aside(hold_id: bytes, a: Account, side: str, change: int, offset: int, *
 class Pending:
     """The holds of one draft as they are opened, released and lapse. `due_at`: when the next one lapses, in ms."""
 
-    __slots__ = ("_draft", "_lapsed", "due_at")
+    __slots__ = ("_draft", "_lapsed", "_lapsed_to", "due_at")
 
     def __init__(self, draft: Draft) -> None:
         self._draft = draft
         self._lapsed: list[tuple[Hold, int, int, int, int]] = []  # by the last command, and as they were before
+        self._lapsed_to = draft.lapsed_to  # before it
         self.due_at = draft.next_due()
 
     def apply(self, plan: Plan, offset: int) -> tuple[PendingLeg, ...]:
@@ -77,6 +78,7 @@ class Pending:
         """Releases the holds that are due, at most LAPSED_MAX of them, in the order in which they lapse."""
         legs: list[PendingLeg] = []
         before = self._lapsed = []
+        self._lapsed_to = self._draft.lapsed_to
         for hold in self._draft.due_holds():
             if hold.expires_at > now or len(legs) == 2 * LAPSED_MAX:
                 break
@@ -85,6 +87,7 @@ class Pending:
             change, hold.remaining = -hold.remaining, 0
             legs += self._change(hold, change, offset, expired=True)
             self._draft.lapsed.add(hold.opened_at)
+            self._draft.lapsed_to = hold.due
         self.due_at = self._draft.next_due()
         return tuple(legs)
 
@@ -101,5 +104,6 @@ class Pending:
             payee.credits_pending += remaining
             hold.remaining, hold.offset, payer.offset, payee.offset = remaining, offset, payer_offset, payee_offset
             self._draft.lapsed.remove(hold.opened_at)
+            self._draft.lapsed_to = self._lapsed_to
         self._lapsed = []
         self.due_at = self._draft.next_due()

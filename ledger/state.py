@@ -7,7 +7,7 @@ is still under way; the drafts are merged in the order in which they were made.
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Iterator, Mapping
 from heapq import merge as merge_sorted
 from typing import Protocol, TypeVar
@@ -20,6 +20,7 @@ from schemas.records import CrossingState, PartitionState, PartnerState, Product
 ZERO_CHAIN = bytes(32)
 NEVER = 1 << 62  # later than every event time
 Due = tuple[int, int, str]  # when a hold lapses, the offset at which it was opened, its name
+_FIRST: Due = (0, -1, "")
 
 
 class Partner:
@@ -145,17 +146,29 @@ class PartitionBase:
             others = (r for r in self.shelf.get(row.product, ()) if r.version != row.version)
             self.shelf[row.product] = tuple(sorted((*others, row), key=lambda r: r.version))
 
+    def forget_due(self, last: Due) -> None:
+        """All that was due is closed, up to this one: gone at once, because one after the other would take long."""
+        del self.due[: bisect_right(self.due, last)]
+
     def put_hold(self, hold: Hold) -> None:
         """Takes a hold as it is now; a closed one is forgotten."""
         known = self.holds.pop(hold.name, None)
         # A closed hold's key may be free again and used anew in the batch that closed it: then it is another hold.
         goes_on = known is not None and bool(hold.remaining) and known.opened_at == hold.opened_at
         if known is not None and known.expires_at and not goes_on:
-            del self.due[bisect_left(self.due, known.due)]
+            i = bisect_left(self.due, known.due)
+            if i < len(self.due) and self.due[i] == known.due:
+                del self.due[i]
         if hold.remaining:
             self.holds[hold.name] = hold
             if hold.expires_at and not goes_on:
                 insort(self.due, hold.due)
+
+
+def _from(holds: list[Due], after: Due) -> Iterator[Due]:
+    """What comes after one of them, in their order."""
+    for i in range(bisect_right(holds, after), len(holds)):
+        yield holds[i]
 
 
 def _is_home(row: Record | None) -> bool:
@@ -167,14 +180,15 @@ class Draft:
 
     `keys` holds the idempotency keys that this batch may meet: those found in the index, and those it binds itself.
     `bound`: the keys that it bound in the runs that are done, with their append times. `settled`, `given_back` and
-    `lapsed` are what this batch adds to the base's `entries`, by source offset. `floors_set`: accounts whose floor a
+    `lapsed` are what this batch adds to the base's `entries`, by source offset. `lapsed_to`: the last hold that lapsed;
+    none before it is open, and there may be many until they are merged. `floors_set`: accounts whose floor a
     command of this batch set. `rows`: the rows that it changed, None for those that are gone; ask `row`, which looks
     below too. `limited`: whether anything may have limits.
     """
 
     __slots__ = (
-        "accounts", "base", "bound", "due", "floors_set", "given_back", "head", "holds", "keys", "lapsed", "limited",
-        "partners", "rows", "settled", "shelf", "start", "under",
+        "accounts", "base", "bound", "due", "floors_set", "given_back", "head", "holds", "keys", "lapsed", "lapsed_to",
+        "limited", "partners", "rows", "settled", "shelf", "start", "under",
     )  # fmt: skip
 
     def __init__(self, base: PartitionBase, under: tuple[Draft, ...] = ()) -> None:
@@ -190,6 +204,7 @@ class Draft:
         self.settled: dict[int, Settled] = {}
         self.given_back: dict[int, int] = {}
         self.lapsed: set[int] = set()
+        self.lapsed_to: Due = under[0].lapsed_to if under else _FIRST
         self.floors_set: set[str] = set()
         self.due: list[Due] = []
         self.rows: dict[str, Record | None] = {}
@@ -205,7 +220,8 @@ class Draft:
 
     def due_holds(self) -> Iterator[Hold]:
         """The open holds that will lapse, the next one first."""
-        for due in merge_sorted(self.base.due, *(d.due for d in self.under), self.due):
+        lists = (self.base.due, *(d.due for d in self.under), self.due)
+        for due in merge_sorted(*(_from(one, self.lapsed_to) for one in lists)):
             hold = self.open_hold(due[2])
             if hold is not None and hold.opened_at == due[1]:
                 yield hold
@@ -293,6 +309,7 @@ class Draft:
             base.accounts[a.account_id] = a
         for p in self.changed_partners():
             base.partners[p.partner_id] = p
+        base.forget_due(self.lapsed_to)
         for h in self.changed_holds():
             base.put_hold(h)
         for key, row in self.rows.items():

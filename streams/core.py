@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 
+from ledger.posting import LAPSED_MAX
 from ledger.state import Draft
 from processors.settlement import Batch, Inbound, Part, merge
 from schemas.codec import Codec
@@ -27,11 +28,12 @@ from schemas.errors import InvariantError
 from schemas.failpoints import failpoint
 from streams.clients import KafkaConfig
 from streams.recovery import PartitionLedger, recover
-from streams.ticks import Ticker
+from streams.ticks import Ticker, due_holds
 from streams.topics import DEAD_BYTES_MAX, Topics
 
 T = TypeVar("T")
 
+_LAPSES_MAX = 20_000  # holds that lapse in one batch: well under a second
 # From this size on, the next batch is settled while this one commits. Settling fewer takes a fraction of a commit, and
 # what came after them would wait for two commits instead of one.
 _OVERLAP_RECORDS_MIN = 400
@@ -298,7 +300,7 @@ class TransactionalCore:
         there.
         """
         started = time.perf_counter()
-        limit = self.options.batch_records_max
+        limit = self._records_max()
         if self._pending:  # again after an abort
             self._hold(1, 0.001)
         elif wait:
@@ -313,6 +315,14 @@ class TransactionalCore:
         self._gathered = len(messages) or self._gathered
         self.flow.gather_s += time.perf_counter() - started
         return messages
+
+    def _records_max(self) -> int:
+        """How many commands a batch may have: few where so many holds are due that their lapsing would fill it, because
+        a Kafka transaction that takes too long is aborted, and so would be the next try."""
+        now_ms = int(time.time() * 1000)
+        due = sum(due_holds(ledger, now_ms) for ledger in self.ledgers.values())
+        most = self.options.batch_records_max
+        return min(most, _LAPSES_MAX // LAPSED_MAX) if due > _LAPSES_MAX else most
 
     def _hold(self, records_max: int, timeout_s: float) -> None:
         """Adds what comes to `_pending`, from which a rebalance inside consume() takes what is not ours any more: so

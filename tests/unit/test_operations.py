@@ -421,6 +421,26 @@ def test_a_hold_whose_turn_to_lapse_has_not_come_is_still_open() -> None:
     assert (balance(ledger, ALICE), balance(ledger, BOB)) == ("999", "1")
 
 
+def test_many_holds_that_lapse_in_one_batch_are_each_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are gone only when the batch is merged: whoever began at the first one each time would never end."""
+    looks: Counter[str] = Counter()
+    asked = Draft.open_hold
+
+    def open_hold(draft: Draft, name: str) -> Any:
+        looks[name] += 1
+        return asked(draft, name)
+
+    ledger = bank()
+    holds = [hold(f"h{i}", 1, payer=CLEARING, until=10) for i in range(6_000)]
+    left = hold("left", 1, until=120)
+    ledger.settle(*holds, left, times=[MIDNIGHT + 1000] * 6_001)
+    monkeypatch.setattr(Draft, "open_hold", open_hold)
+    got = ledger.settle(*(transfer(f"t{i}", 1) for i in range(13)), times=[MIDNIGHT + 60_000] * 13)
+    assert [len(r.pending) for r in got] == [1_000] * 12 + [0]
+    assert max(n for name, n in looks.items() if name != command_id("acme", "left").hex()) <= 3
+    assert [d[2] for d in ledger.base.due] == [command_id("acme", "left").hex()] == list(ledger.base.holds)
+
+
 # What the journal and the state say.
 
 

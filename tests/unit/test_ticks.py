@@ -19,14 +19,14 @@ class Noted(Ticker):
         super().__init__(KafkaConfig("localhost:1"), Topics("t"), CODEC, tick_ms)
         self.wrote: list[tuple[int, int]] = []
 
-    def _write(self, partition: int, next_offset: int) -> None:
+    def _write(self, partition: int, next_offset: int, number: int) -> None:
         self.wrote.append((partition, next_offset))
 
 
 def ledger(partition: int, *expires_at: int) -> PartitionLedger:
     out = PartitionLedger(partition, 1)
     for n, at in enumerate(expires_at):
-        out.base.put_hold(Hold(bytes([n]) * 16, b"", "acme", "a:1", "a:2", "CNY", 1, 1, at, n, n))
+        out.base.put_hold(Hold(n.to_bytes(16, "big"), b"", "acme", "a:1", "a:2", "CNY", 1, 1, at, n, n))
     out.base.head.next_offset = 70 + partition
     return out
 
@@ -56,6 +56,19 @@ def test_a_tick_is_written_where_something_is_due_and_nothing_came_for_a_tick() 
         ticker.wrote.clear()
         ticker.look(ledgers, heard, clock)
         assert ticker.wrote == [(p, 70 + p) for p in expected], f"row {row}"
+
+
+def test_where_more_is_due_than_lapses_before_one_command_more_ticks_are_written() -> None:
+    ledgers, ticker = {0: ledger(0, *[5_000] * 1_001), 1: ledger(1, *[5_000] * 20_000)}, Noted(1_000)
+    ticker.look(ledgers, {0, 1}, 4_000)
+    ticker.look(ledgers, (), 4_999)
+    assert ticker.wrote == [], "nothing is due yet"
+    ticker.look(ledgers, (), 5_999)
+    assert ticker.wrote == [(0, 70)] * 3 + [(1, 71)] * 20
+    ticker.look(ledgers, {0, 1}, 6_998)
+    assert len(ticker.wrote) == 23
+    ticker.look(ledgers, {0, 1}, 6_999)
+    assert len(ticker.wrote) == 46, "other commands do not put it off: each of them lapses no more than a tick"
 
 
 @pytest.mark.parametrize("tick_ms", [50, 1_000, 60_000])
