@@ -21,7 +21,7 @@ from schemas.records import (
     SetPartnerState,
     Transaction,
 )
-from tests.faults.hostile_whole import elsewhere, exchange, of_product, republished, whole_command
+from tests.faults.hostile_whole import elsewhere, exchange, from_below, of_product, republished, whole_command
 
 START_MS = 1_760_000_000_000
 STEP_MS = 3
@@ -75,6 +75,8 @@ def hostile_stream(
                 t = exchange(rnd, i, rnd.choice(PARTNERS))
             elif whole and t.operation == "transfer" and rnd.random() < 0.5:
                 t = elsewhere(rnd, t)
+            elif whole and rnd.random() < 0.2:
+                t = from_below(rnd, t)
             sent.append(t)
             yield t
 

@@ -116,7 +116,7 @@ def republished(rnd: random.Random, i: int) -> PublishProduct:
     """A further version of a product, now or from a value date on; some broken, some too low."""
     document = json.loads(canonical(rnd.choice((SHOP, PLAIN))))
     document["version"] = rnd.choice((1, 2 + i, 2 + i))
-    effective = rnd.choice((0, 20_001, 20_002, 30_000, -1))
+    effective = rnd.choice((0, 20_001, TODAY - 1, TODAY, TODAY + 1, TODAY + 1, TODAY + 2, TODAY + 20, 30_000, -1))
     return publishing(document, f"v-{i}", effective)
 
 
@@ -205,8 +205,8 @@ def _life(rnd: random.Random, i: int) -> Command:
         subject, state = rnd.choice(young), rnd.choice(states)
     else:
         subject, state = rnd.choice(PARTNERS), rnd.choice(("suspended", *["live"] * 8))
-        if i > 500 and rnd.random() < 0.6:
-            state = rnd.choice(("exiting", "exited"))
+        if i > 300 and rnd.random() < 0.8:
+            state = rnd.choice(("exiting", "exited", "exited"))
             subject = rnd.choice(("initech", "acme/shop-2"))
     who = WHO if rnd.random() < 0.92 else {"requested_by": "", "note": "x"}
     return SetPartnerState("bank", f"q-{i}", subject, state, **who)
@@ -249,6 +249,26 @@ def forged_step(rnd: random.Random, i: int) -> Crossing:
     return Crossing("bank", f"forged-{i}", step, cid, a, b, "acme", "t-1", "wallet", 0, "transfer", 20_001, legs=legs)
 
 
+def or_below(rnd: random.Random, partner: str) -> str:
+    """The partner, or now and then one below it: whoever is above may ask in its own name."""
+    young = [p for p in PARTNERS if p.startswith(partner + "/")]
+    return rnd.choice(young) if young and rnd.random() < 0.25 else partner
+
+
+def from_below(rnd: random.Random, t: Transaction) -> Transaction:
+    """The transaction with what it takes from a partner below the asker."""
+    giver = or_below(rnd, t.partner_id)
+    if t.accounts.get("payer", "").startswith(t.partner_id + ":"):
+        payer = f"{giver}:{t.accounts['payer'].partition(':')[2]}"
+        return replace(t, accounts={**t.accounts, "payer": payer})
+    legs = [
+        replace(p, account_id=f"{giver}:{p.account_id.partition(':')[2]}")
+        if p.side == "debit" and p.account_id.startswith(t.partner_id + ":") else p
+        for p in t.postings
+    ]  # fmt: skip
+    return replace(t, postings=tuple(legs))
+
+
 def elsewhere(rnd: random.Random, t: Transaction) -> Transaction:
     """The transfer with one of its credits to anybody's account."""
     account = f"{rnd.choice(PARTNERS)}:{rnd.choice(('a', 'b', 'open', 'open', 'nowhere'))}:{t.currency}"
@@ -269,7 +289,7 @@ def exchange(rnd: random.Random, i: int, partner: str) -> Transaction:
     rate = rnd.choice(("7.1234", "0.0051", "149.5", "1", "0.14"))
     if rnd.random() < 0.1:
         rate = rnd.choice(("0", "", "-1", "1e3", "0.0000001", "1.", "999999999999.999999999999", "1234567890123"))
-    accounts = {"payer": f"{partner}:{rnd.choice(('a', 'open'))}:{a}", "payee": f"{partner}:{rnd.choice(('a', 'open'))}:{b}",
+    accounts = {"payer": f"{or_below(rnd, partner)}:{rnd.choice(('a', 'open'))}:{a}", "payee": f"{partner}:{rnd.choice(('a', 'open'))}:{b}",
                 "sold": f"bank:clearing:{a}", "bought": f"bank:clearing:{b}"}  # fmt: skip
     if rnd.random() < 0.1:
         accounts[rnd.choice(("sold", "bought", "fees"))] = f"{rnd.choice(PARTNERS)}:open:{a}"
@@ -286,7 +306,7 @@ def of_product(rnd: random.Random, i: int, sent: list[Transaction]) -> Transacti
                  "refund": ("pay", "take", "share", "split"), "refund_all": ("pay", "share", "split", "take")}  # fmt: skip
     operation = rnd.choice(("pay", "pay", "tiered", "share", "split", "sweep", "zero", "borrow", "repay", "free", "keep",
                             "change", "only_bank", "nothing", *originals, *originals))  # fmt: skip
-    key, day = f"t-{i}", 20_000 + rnd.randrange(3)
+    key, day = f"t-{i}", rnd.choice((20_000, 20_001, 20_002, TODAY, TODAY + 1, TODAY + 2))
     product = "shop" if rnd.random() < 0.97 else rnd.choice(("wallet", "none"))
     if operation in originals:
         fitting = [t for t in sent[-150:] if t.operation in originals[operation]]
@@ -305,7 +325,7 @@ def _filled(rnd: random.Random, t: Transaction) -> Transaction:
     partner, currency = t.partner_id, t.currency
 
     def own() -> str:
-        return f"{partner}:{rnd.choice(('a', 'b', 'open', 'open'))}:{currency}"
+        return f"{or_below(rnd, partner)}:{rnd.choice(('a', 'b', 'open', 'open'))}:{currency}"
 
     def anyone() -> str:
         return f"{rnd.choice(PARTNERS)}:{rnd.choice(('a', 'b', 'open', 'nowhere'))}:{currency}"
