@@ -41,6 +41,9 @@ def set_limit(book: Book, c: SetLimit, offset: int) -> Changes:
         raise Rejection(Reason.ACCOUNT_UNKNOWN, field="subject_id", account=c.subject_id[:256])
     if c.level == limits.PRODUCT and not draft.versions(c.subject_id):
         raise Rejection(Reason.PRODUCT_UNKNOWN, field="subject_id", product=c.subject_id[:64])
+    if c.partner_id != BANK and limits.loosens(limits.limits_of(draft, c.level, c.subject_id), c.limits):
+        rule = "only the bank loosens or lifts limits"
+        raise Rejection(Reason.NOT_PERMITTED, field="limits", rule=rule, subject=c.subject_id)
     limits.put(draft, c.level, c.subject_id, c.limits, offset)
     return c.subject_id, audit(c, level=c.level, limits=len(c.limits))
 

@@ -207,6 +207,22 @@ def _broken(limit: Limit) -> str:
     return ""
 
 
+def loosens(before: Sequence[Limit], after: Sequence[Limit]) -> bool:
+    """Whether the limits after would let something pass that those before did not."""
+    by_window = {(limit.window, limit.currency): limit for limit in after}
+    for limit in before:
+        new = by_window.get((limit.window, limit.currency))
+        if new is None or _rises(limit.count_max, new.count_max) or _rises(limit.amount_max, new.amount_max):
+            return True
+    # Where some name a currency, no other currency passes at all.
+    named = {limit.currency for limit in before if limit.currency}
+    return bool(named) and any(limit.currency and limit.currency not in named for limit in after)
+
+
+def _rises(before: int | None, after: int | None) -> bool:
+    return before is not None and (after is None or after > before)
+
+
 def put(draft: Draft, level: str, subject: str, limits: tuple[Limit, ...], offset: int) -> None:
     """Puts limits in place of those that the subject had. What was used of a window that is still limited stays."""
     key = f"{level}:{subject}"

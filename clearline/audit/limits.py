@@ -45,6 +45,19 @@ def misshapen(limits: Sequence[Limit]) -> str:
     return "amount_too_large" if any(max(x.count_max or 0, x.amount_max or 0) > LONG_MAX for x in limits) else ""
 
 
+def looser(old: Sequence[Limit], new: Sequence[Limit]) -> bool:
+    """Whether a partner may not put the new limits in place of the old: one is gone or higher, or a currency came."""
+    endless = 1 << 64
+    now = {(x.window, x.currency): (x.count_max, x.amount_max) for x in new}
+    for x in old:
+        most = now.get((x.window, x.currency), (None, None))
+        for was, is_ in zip((x.count_max, x.amount_max), most, strict=True):
+            if (endless if is_ is None else is_) > (endless if was is None else was):
+                return True
+    listed = {x.currency for x in old if x.currency}
+    return bool(listed) and any(x.currency and x.currency not in listed for x in new)
+
+
 class Limits(Calendars):
     """The limits by subject and what was used of them, each with the offset that changed it last."""
 
@@ -77,6 +90,8 @@ class Limits(Calendars):
         }  # fmt: skip
         if not exists[c.level]:
             return c.level + "_unknown"
+        if c.partner_id != BANK and looser(self.limits.get((c.level, c.subject_id), ()), c.limits):
+            return "not_permitted"
         self.put_limits(offset, (c.level, c.subject_id), c.limits)
         self.unsure_limits.discard((c.level, c.subject_id))
         return ""

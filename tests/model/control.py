@@ -203,6 +203,12 @@ def _limit(m: State, c: SetLimit) -> Iterator[Against]:
     there: dict[str, set[str]] = {"partner": set(m.partners), "account": set(m.accounts), "product": set(m.shelf)}
     if c.subject_id not in there[c.level]:
         yield against(f"{c.level}_unknown")
+    before = m.limits.get((c.level, c.subject_id), ())
+    if c.partner_id != "bank" and not all(limits.still_there(one, c.limits) for one in before):
+        yield against("not_permitted", field="limits")
+    currencies = {one.currency for one in before} - {""}
+    if c.partner_id != "bank" and currencies and not {one.currency for one in c.limits} <= currencies | {""}:
+        yield against("not_permitted", field="limits")
 
 
 def _publish(m: State, c: PublishProduct) -> Iterator[Against]:

@@ -42,6 +42,16 @@ def wrong(limits: Sequence[Limit]) -> bool:
     return len(limits) > 50
 
 
+def still_there(one: Limit, among: Sequence[Limit]) -> bool:
+    """Whether a limit is among others, as low as it is or lower."""
+    return any(
+        (new.window, new.currency) == (one.window, one.currency)
+        and (one.count_max is None or (new.count_max is not None and new.count_max <= one.count_max))
+        and (one.amount_max is None or (new.amount_max is not None and new.amount_max <= one.amount_max))
+        for new in among
+    )
+
+
 def unknown_currency(limits: Sequence[Limit]) -> bool:
     return any(one.currency != "" and one.currency not in EXPONENTS for one in limits)
 

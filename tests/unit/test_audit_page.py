@@ -268,6 +268,18 @@ def test_limits_of_each_level_in_windows_that_pass(desk: Desk) -> None:
     assert [desk.move("acme:a", "acme:b", n) for n in (8, 7)] == ["limit_exceeded", "settled"]
 
 
+def test_only_the_bank_loosens_limits(desk: Desk) -> None:
+    day, all_of = Limit("day", "CNY", None, 40), Limit("day", "", 9, None)
+    assert limit(desk, "account", "acme:a", day, all_of) == "applied"
+    looser = [(), (day,), (all_of,), (Limit("day", "CNY", None, 41), all_of), (Limit("day", "CNY", 1, None), all_of),
+              (Limit("hour", "CNY", None, 40), all_of), (day, all_of, Limit("day", "USD", None, 1))]  # fmt: skip
+    assert {limit(desk, "account", "acme:a", *new, by="acme") for new in looser} == {"not_permitted"}
+    assert desk.move("acme:a", "acme:b", 41) == "limit_exceeded"
+    assert limit(desk, "account", "acme:a", all_of, Limit("day", "CNY", 3, 39), by="acme") == "applied"
+    assert limit(desk, "account", "acme:a", all_of, Limit("day", "CNY", None, 39), by="acme") == "not_permitted"
+    assert limit(desk, "account", "acme:a") == "applied"
+
+
 def test_who_may_set_which_limits(desk: Desk) -> None:
     one = Limit("day", "", 1, None)
     assert limit(desk, "partner", "acme", one, by="acme") == "not_permitted"
