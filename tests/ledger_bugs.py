@@ -63,7 +63,14 @@ def _path_taken_for_a_prefix(monkeypatch):
 
 
 def _owners_are_always_paid(monkeypatch):
-    monkeypatch.setattr(Legs, "_owner_state", lambda self, field, a: None)
+    monkeypatch.setattr(Legs, "_owner_state", lambda self, *rest: None)
+
+
+def _who_is_above_moves_what_a_partner_may_not(monkeypatch):
+    plain = Legs._owner_state
+    monkeypatch.setattr(
+        Legs, "_owner_state", lambda self, field, a, what, below="": None if below else plain(self, field, a, what)
+    )
 
 
 def _freezing_stops_nothing(monkeypatch):
@@ -164,6 +171,10 @@ def _a_partner_above_is_not_asked_for_its_limits(monkeypatch):
     monkeypatch.setattr(limits, "_everybody", everybody)
 
 
+def _a_partner_below_is_not_asked_for_its_limits(monkeypatch):
+    monkeypatch.setattr(limits, "_below", lambda asker, debits: {})
+
+
 def _windows_are_those_of_utc(monkeypatch):
     monkeypatch.setattr(calendars, "local_ms", lambda calendar, now: now)
 
@@ -179,6 +190,10 @@ def _what_is_late_stays_where_it_was(monkeypatch):
 def _the_first_version_counts_for_ever(monkeypatch):
     plain = Draft.versions
     monkeypatch.setattr(Draft, "versions", lambda self, product: plain(self, product)[:1])
+
+
+def _yesterdays_price_is_to_be_had(monkeypatch):
+    monkeypatch.setattr(Book, "_priced_on", lambda self, value_date: value_date)
 
 
 def _fees_are_rounded_down(monkeypatch):

@@ -94,7 +94,7 @@ def setup(model: Model | None = None, *, shelf: bool = False) -> list[Any]:
 def later(random: Random, model: Model) -> int:
     """The append time of the next command: mostly a little later, sometimes much, sometimes before the last."""
     steps = (1, 3, 40, 1_000, 60_000, HOUR, 25 * HOUR, 31 * 24 * HOUR, -20)
-    ahead = random.choices(steps, (5_000, 2_000, 1_400, 800, 400, 100, 12, 3, 300))[0]
+    ahead = random.choices(steps, (5_000, 2_000, 1_400, 800, 400, 100, 50, 4, 300))[0]
     if model.now + ahead - BOOKED_AT > LONG_MS // 2:  # the model forgets nothing, so the ledger must not yet either
         return model.now
     return max(BOOKED_AT, model.now) + ahead
@@ -373,8 +373,8 @@ def _mangled(random: Random, model: Model, t: Transaction, how_often: float) -> 
 
 def _entry(random: Random, model: Model, partner: str, key: str) -> Transaction:
     legs: list[Posting] = []
-    main, far = trees(model)[0], random.random() < 0.15 and model.partitions > 1
-    for _ in range(random.randint(1, 3)):
+    main, far = trees(model)[0], random.random() < 0.25 and model.partitions > 1
+    for _ in range(random.randint(2 if far else 1, 3)):  # to two other partitions, often
         amount, currency = _amount(random), random.choices(("", "CNY", "JPY", "KWD"), (70, 15, 10, 5))[0]
         local = next(n for n, c in CURRENCY.items() if c == (currency or "CNY"))
         near = (f"bank:{local}", f"{main}:{local}", f"{main}/a:{local}", random.choice(accounts_of(model)))

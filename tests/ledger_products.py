@@ -356,7 +356,7 @@ def odd_publish(random: Random, key: str, model: Model, today: int) -> PublishPr
     highest = max((p.version for versions in model.shelf.values() for p in versions), default=0)
     version = highest + random.choice((1, 1, 1, 2, 0))
     drawn = random.random()
-    if drawn < 0.6 or not model.shelf:
+    if drawn < 0.5 or not model.shelf:
         reason = "template_unbalanced" if random.random() < 0.25 else "product_invalid"
         some = [one for one in BROKEN if one[0] == reason]
         _, _, good, changes = random.choice(some)
@@ -365,7 +365,7 @@ def odd_publish(random: Random, key: str, model: Model, today: int) -> PublishPr
         document, _ = random.choice(SHELF)
         document = deepcopy(document) | {"version": max(version, 1)}
     since = random.choice((0, today - 1, today, today + 1, today + 1, today + 2, today + 20, -1))
-    plain = publish(key, document, since if drawn > 0.75 else 0)
+    plain = publish(key, document, since if drawn > 0.6 else 0)
     if drawn > 0.95:
         field, value = random.choice(
             (("product", "Bad"), ("version", 0), ("document", "[1]"), ("document", "{"), ("version", 2**31))
