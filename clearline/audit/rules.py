@@ -211,16 +211,18 @@ class Rules(Originals):
         plan.owners = [rules[r] for r in roles]
 
     def _work_out(self, t: Transaction, plan: Plan, accounts: dict[str, list[tuple[str, str]]]) -> None:
-        """The legs of a product's steps."""
+        """The legs of a product's steps. In an account that is not the role's nobody looks what there is."""
 
-        def given(account: str) -> int:
-            if account not in self.type:
-                return 0
-            there = self.available(account)
-            return -there if self.type[account] in DEBIT_NORMAL else there
+        def there(role: str, account: str, side: str) -> int:
+            whose = self.whose(t, plan, (account, side, 0, ""), plan.roles[role]["owner"])
+            return self.available(account) if whose == HERE and account in self.type else 0
 
-        def owed(account: str) -> int:
-            return self.available(account) if self.type.get(account) in DEBIT_NORMAL else 0
+        def given(role: str, account: str) -> int:
+            available = there(role, account, "debit")
+            return -available if self.type.get(account) in DEBIT_NORMAL else available
+
+        def owed(role: str, account: str) -> int:
+            return there(role, account, "credit") if self.type.get(account) in DEBIT_NORMAL else 0
 
         amounts = {a.name: a.amount for a in t.amounts} | {"amount": t.amount}
         worked = Template(plan.operation, accounts, amounts, t.currency, given, owed).work_out()

@@ -51,12 +51,12 @@ def uses_amount(op: dict[str, Any]) -> bool:
 
 class Template:
     """Works out one transaction. `accounts`: role to its accounts, in their order, by the name that the transaction
-    gives them; `amounts`: by name, the transaction's own as `amount`; `given`: what a debit could take from an account;
-    `owed`: what a credit could pay there; minor units."""
+    gives them; `amounts`: by name, the transaction's own as `amount`; `given`: what a debit could take from an account
+    of a role; `owed`: what a credit could pay there; minor units."""
 
     def __init__(
         self, op: dict[str, Any], accounts: Mapping[str, list[tuple[str, str]]], amounts: Mapping[str, int],
-        currency: str, given: Callable[[str], int], owed: Callable[[str], int],
+        currency: str, given: Callable[[str, str], int], owed: Callable[[str, str], int],
     ) -> None:  # fmt: skip
         self._op, self._accounts, self._amounts = op, accounts, amounts
         self._currency, self._given, self._owed = currency, given, owed
@@ -87,7 +87,7 @@ class Template:
 
     def _balance(self, role: str, account: str) -> int:
         self._asked.append((account, "debit", role))
-        return self._given(account)
+        return self._given(role, account)
 
     def _add(self, role: str, account: str, side: str, amount: int) -> None:
         if amount > 0:
@@ -131,7 +131,7 @@ class Template:
                 share = [self._amounts[name] for name, _ in accounts]
             elif what == "balance":
                 self._asked.append((accounts[0][1], "credit", t["role"]))
-                share = [max(0, min(left, self._owed(accounts[0][1])))]
+                share = [max(0, min(left, self._owed(t["role"], accounts[0][1])))]
             else:
                 share = [self._figure(what, "step", total)]
             left -= sum(share)

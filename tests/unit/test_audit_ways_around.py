@@ -145,3 +145,12 @@ def test_documents_that_are_no_json_or_too_deep(desk: Desk) -> None:
     assert of(titled("[" * 31 + "]" * 31)) == "product_invalid"  # the object itself is the first
     assert of(titled("1e300")) == "product_invalid"
     assert of(titled('"' + "[" * 40 + r'\"{\ud83d\ude00"')) == "applied"
+
+
+def test_in_an_account_that_is_not_the_role_s_nobody_looks_what_is_owed(shop: Desk) -> None:
+    assert said(use(shop, "borrow", {"payer": "acme:a"}, 500)) == "settled"  # acme:loan:CNY
+    assert said(use(shop, "pay", {"payer": "acme:a", "to": "acme/shop:s"}, 400)) == "settled"
+    repay = {"payer": "acme/shop:s"}
+    shop.become("acme/shop", "exiting")  # so it opens no pot, and the loan is its root's
+    assert said(use(shop, "repay", repay, 300, partner="acme/shop")) == "account_unknown"  # all would go to the pot
+    assert use(shop, "repay", {"payer": "acme:a"}, 300).legs[1][:3] == ("acme:loan:CNY", "credit", 300)
