@@ -42,7 +42,7 @@ class Book:
     """
 
     __slots__ = (
-        "_held", "_in_flight", "_offered", "_old_holds", "_pending", "_plain", "_today", "_today_ends", "_versions",
+        "_held", "_holds", "_in_flight", "_offered", "_pending", "_plain", "_today", "_today_ends", "_versions",
         "draft", "head", "outbox", "partition", "partitions", "standing",
     )  # fmt: skip
 
@@ -54,8 +54,9 @@ class Book:
         self.outbox: list[Crossing] = []
         self.standing = Standing(draft.partners)
         self._held = Pending(draft)
-        self._old_holds = draft.base.holds
-        self._in_flight = draft.base.in_flight > 0
+        # Holds and crossings that may be open though their keys are forgotten: also those that are not merged yet.
+        self._holds = [layer for layer in (draft.holds, *draft.holds.below) if layer or layer is draft.holds]
+        self._in_flight = draft.base.in_flight > 0 or any(k.startswith("x:") for d in draft.under for k in d.rows)
         self._pending: tuple[PendingLeg, ...] = ()  # of the command that is being settled
         self._look()
 
@@ -87,7 +88,7 @@ class Book:
             self._pending = self._held.lapse(now, offset)
         keys = self.draft.keys
         first = keys.get(command_id)
-        if first is None and (self._old_holds or self._in_flight):
+        if first is None and (len(self._holds) > 1 or self._holds[0] or self._in_flight):
             first = self._still_bound(command_id)
         if first is not None:
             record = self._again(command, command_id, digest, offset, booked_at, first)
@@ -188,6 +189,7 @@ class Book:
     def _cross(self, plan: Plan, t: Transaction, place: flights.Place, version: int, value_date: int) -> str:
         """Sets the legs of a plan aside and asks the other partitions; nothing is posted. Which these are."""
         legs, where = crossing.start(self, t, plan, place, version, value_date)
+        self._in_flight = True
         self._pending += tuple(legs)
         plan.kind, plan.legs = OTHER, []  # nobody's original
         return where
@@ -211,7 +213,7 @@ class Book:
     def _still_bound(self, command_id: bytes) -> tuple[bytes, int] | None:
         """The key of what is open (a hold, a crossing) stays bound when the memory of keys has forgotten it."""
         name = command_id.hex()
-        hold = self.draft.open_hold(name) if name in self._old_holds else None
+        hold = self.draft.open_hold(name) if any(name in layer for layer in self._holds) else None
         if hold is not None:
             return hold.digest, hold.opened_at
         row = flights.open_here(self.draft, self.partition, command_id) if self._in_flight else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+NAME_MAX = 64  # characters of each name in a partner's path
 PARTNER_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}(/[a-z0-9][a-z0-9._-]{0,63}){0,7}")
 LOCAL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 

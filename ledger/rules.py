@@ -10,7 +10,7 @@ from functools import lru_cache
 
 from ledger.accounts import Account
 from ledger.money import COUNTER_MAX
-from ledger.names import is_account
+from ledger.names import NAME_MAX, is_account
 from ledger.partners import IS_PAID
 from ledger.plans import Leg, Moment
 from ledger.reasons import Reason, Rejection, first
@@ -114,7 +114,7 @@ class Legs:
 
     def _is_away(self, root: str) -> bool:
         at = self.at
-        if at.partitions == 1 or root in (self.root, BANK):
+        if at.partitions == 1 or root in (self.root, BANK) or len(root) > NAME_MAX:  # no partner has such a name
             return False
         return _place_of(root, at.partitions) != at.partition
 

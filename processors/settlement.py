@@ -17,6 +17,7 @@ from ledger.book import Book
 from ledger.crossing import STEPS
 from ledger.invariants import check_accounts, check_limits, check_records
 from ledger.keys import KeyIndex
+from ledger.names import NAME_MAX
 from ledger.state import Draft
 from schemas.codec import Codec, UndecodableError, UnknownSchemaError
 from schemas.errors import InvariantError
@@ -210,7 +211,9 @@ class Settlement:
         if place is None:
             if len(self._places) > 100_000:
                 self._places.clear()
-            place = self._places[root] = -1 if root == BANK else partition_of(root, self.outlets.partitions)
+            place = -1 if root == BANK else partition_of(root, self.outlets.partitions)
+            if len(root) <= NAME_MAX:  # no partner has a longer one, and this memory must not grow by what is sent
+                self._places[root] = place
         if place != partition and place >= 0:
             raise UndecodableError(
                 "contract", f"partition: commands of {root} belong to partition {place}, this is {partition}"

@@ -14,9 +14,10 @@ import msgspec
 import pytest
 
 from ledger.accounts import Account
+from ledger.book import Book
 from ledger.money import AMOUNT_MAX, COUNTER_MAX
 from ledger.state import Draft
-from schemas.identity import command_id
+from schemas.identity import command_id, partition_of, payload_digest
 from schemas.records import (
     AccountState,
     CloseAccount,
@@ -639,3 +640,26 @@ def test_the_key_of_a_closed_hold_can_be_used_anew_in_the_batch_that_closed_it()
     assert [(p.change, p.expired) for p in record.pending] == [(-300, True), (-300, True)]
     assert ledger.base.due == []
     holds_explain_what_is_pending(ledger)
+
+
+@pytest.mark.parametrize("crosses", [False, True], ids=["hold", "crossing"])
+@pytest.mark.parametrize("stacked", [False, True], ids=["in the same batch", "in the next one"])
+def test_the_key_of_what_is_open_stays_bound_before_it_is_merged(crosses: bool, stacked: bool) -> None:
+    """A worker that catches up meets a hold and its retry, a window later, in one batch or in two that stand on each other;
+    what the window has forgotten it does not look up any more."""
+    ledger = bank()
+    asked = transfer("h", 5, payee="globex:w") if crosses else hold("h", 5)
+    cid, digest, at = command_id("acme", "h"), payload_digest(asked), MIDNIGHT + 1000
+    partitions = 2 if crosses else 1
+    here = partition_of("acme", partitions)
+    draft = Draft(ledger.base)
+    book = Book(here, draft, partitions)
+    first = book.settle(asked, cid, digest, ledger.offset, at)
+    assert first.outcome == ("applied" if crosses else "settled"), first.detail
+    if stacked:
+        draft = Draft(ledger.base, (draft,))
+        book = Book(here, draft, partitions)
+    draft.keys.clear()
+    again = book.settle(asked, cid, digest, ledger.offset + 1, at + 2 * WINDOW_MS)
+    assert (again.outcome, again.first_offset) == ("repeated", ledger.offset)
+    assert draft.accounts[ALICE].debits_pending == 5
