@@ -91,8 +91,8 @@ class _Form(NamedTuple):
 
 _FORMS = {
     "transfer": _Form((), ("amount", "accounts", "postings")),
-    "hold": _Form(("amount", "accounts"), ("expires_at",)),
-    "exchange": _Form(("amount", "accounts", "rate")),
+    "hold": _Form(("amount",), ("accounts", "expires_at")),  # a product may have fixed accounts for its roles
+    "exchange": _Form(("amount", "rate"), ("accounts",)),
     "capture": _Form(("original", "amount"), ("final",)),
     "void": _Form(("original",)),
     "refund": _Form(("original", "amount")),
@@ -137,9 +137,7 @@ class TransactionInput(Input):
             _check_balanced(self)
         elif self.amount is None and self.operation in _FORMS:
             stop("is missing: give an amount with accounts, or postings", "amount")
-        elif self.operation in ("transfer", "hold") and set(self.accounts) != {"payer", "payee"}:
-            stop("must name exactly payer and payee", "accounts")
-        elif self.operation in ("transfer", "hold") and self.accounts["payer"] == self.accounts["payee"]:
+        elif self.operation in ("transfer", "hold") and _is_one(self.accounts.get("payer"), self.accounts.get("payee")):
             stop("payer and payee are one account", "accounts")
         return self
 
@@ -163,6 +161,11 @@ class TransactionInput(Input):
             tuple(records.NamedAmount(name, self.amounts[name]) for name in sorted(self.amounts)), self.rate or "",
             -1 if self.exponent is None else self.exponent,
         )  # fmt: skip
+
+
+def _is_one(payer: str | None, payee: str | None) -> bool:
+    """Which roles there are is the product's to say; but these two are never one account."""
+    return payer is not None and payer == payee
 
 
 def _milliseconds(time: datetime | None) -> int:
