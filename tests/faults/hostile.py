@@ -66,7 +66,7 @@ def hostile_stream(
         elif kind < 0.16:
             yield _control(rnd, i)
         elif whole and kind < 0.28:
-            yield republished(rnd, i) if shelf and rnd.random() < 0.05 else whole_command(rnd, i)
+            yield republished(rnd, i) if shelf and rnd.random() < 0.1 else whole_command(rnd, i)
         else:
             t = _any_transaction(rnd, i, sent, start_ms + (SETTING_UP + i) * step_ms, step_ms)
             if shelf and rnd.random() < 0.75:

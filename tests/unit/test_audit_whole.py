@@ -19,7 +19,13 @@ from schemas.records import CalendarState, Crossing, LimitState, PartitionState,
 from tests.faults.hostile import START_MS, STEP_MS, hostile_stream, setting_up
 from tests.faults.hostile_whole import forged_step
 from tests.faults.memory_world import MemoryWorld, build_world
+from tests.ledger_bugs import BUGS
 from tests.unit.test_audit import rewrite, trim
+
+NAMED = ("_who_is_above_moves_what_a_partner_may_not", "_a_partner_below_is_not_asked_for_its_limits",
+         "_yesterdays_price_is_to_be_had")  # fmt: skip
+WAYS_AROUND = [bug for bug in BUGS if bug.__name__ in NAMED]
+assert len(WAYS_AROUND) == len(NAMED)
 
 
 @cache
@@ -51,6 +57,18 @@ def test_the_streams_meet_nearly_every_reason() -> None:
         for r in w.records(p)
     }
     assert {str(r) for r in Reason} - met <= {"counter_overflow", "crossing_unknown"}
+
+
+@pytest.mark.parametrize("bug", WAYS_AROUND, ids=lambda b: b.__name__)
+def test_a_ledger_that_leaves_a_way_around_a_rule_is_found(
+    bug: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bug(monkeypatch)
+    assert any(
+        not build_world(seed, 900, step_ms=40_000, whole=True, shelf=shelf).verify().ok
+        for seed in range(12)
+        for shelf in (True, False)
+    )
 
 
 def test_decimals_are_the_ledger_s() -> None:
