@@ -57,7 +57,9 @@ def below(random: Random, model: Model, partner: str) -> str:
 def day_of(random: Random, model: Model) -> int:
     """A value date: before the shelf, of its days or of today, where versions come into force and days are closed."""
     today = max(BOOKED_AT, model.now) // (24 * HOUR)
-    return random.choice((DAY - 400, DAY - 3, DAY - 1, DAY + 1, DAY + 2, DAY + 4, DAY + 40, today - 1, today, today + 1, today + 3))
+    return random.choice(
+        (DAY - 400, DAY - 3, DAY - 1, DAY + 1, DAY + 2, DAY + 4, DAY + 40, today - 1, today, today + 1, today + 3)
+    )
 
 
 def far_account(random: Random, model: Model, local: str) -> str:

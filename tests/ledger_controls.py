@@ -155,7 +155,8 @@ def _calendar(random: Random, model: Model, by: str, key: str, partners: list[st
     near = model.now - model.now % HOUR
     moments = sorted(random.sample(range(-48, 96), random.choice((0, 1, 2, 3))))
     offsets = tuple(
-        ZoneOffset(near + h * HOUR, random.choice((-900, -720, -600, -300, 0, 60, 120, 330, 480, 845, 900))) for h in moments
+        ZoneOffset(near + h * HOUR, random.choice((-900, -720, -600, -300, 0, 60, 120, 330, 480, 845, 900)))
+        for h in moments
     )
     today = model.now // (24 * HOUR)
     closed = tuple(ClosedDay(today + d) for d in sorted(random.sample(range(-3, 12), random.choice((0, 1, 4)))))

@@ -116,7 +116,9 @@ def republished(rnd: random.Random, i: int) -> PublishProduct:
     """A further version of a product, now or from a value date on; some broken, some too low."""
     document = json.loads(canonical(rnd.choice((SHOP, PLAIN))))
     document["version"] = rnd.choice((1, 2 + i, 2 + i))
-    effective = rnd.choice((0, 20_001, TODAY - 1, TODAY, TODAY, TODAY + 1, TODAY + 1, TODAY + 2, TODAY + 20, 30_000, -1))
+    effective = rnd.choice(
+        (0, 20_001, TODAY - 1, TODAY, TODAY, TODAY + 1, TODAY + 1, TODAY + 2, TODAY + 20, 30_000, -1)
+    )
     return publishing(document, f"v-{i}", effective)
 
 
