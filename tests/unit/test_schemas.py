@@ -11,7 +11,7 @@ import pytest
 
 from schemas.codec import CHAIN_BYTES, JOURNAL_PREFIX_BYTES, Codec, avro_body, schema_of, schema_text
 from schemas.examples import examples
-from schemas.identity import command_id, murmur2, owner_of, partition_of, payload_digest, root_of
+from schemas.identity import command_id, murmur2, owner_of, partition_of, payload_digest, root_of, tree_of
 from schemas.records import COMMANDS, RECORDS, CloseAccount, JournalRecord, PostedLeg, Posting, Subjects, Transaction
 from tests.compatibility import full, full_transitive
 
@@ -104,6 +104,15 @@ def test_murmur2_is_kafkas(text, number):
 def test_partition_is_the_root_partners():
     assert partition_of("acme/shop-17", 8) == partition_of("acme", 8) == (-1281648380 & 0x7FFFFFFF) % 8
     assert (root_of("acme/a/b"), root_of("acme"), owner_of("acme/a:wallet:x")) == ("acme", "acme", "acme/a")
+
+
+def test_the_banks_transaction_belongs_to_one_tree_however_its_roles_are_ordered():
+    roles = {"payee": "zeta:till", "payer": "acme:till", "fees": "bank:fees:CNY", "broker": "beta:till"}
+    for order in (roles, dict(reversed(roles.items()))):
+        t = Transaction("bank", "k", "payment", "pay", 1, "CNY", order, (), 0)
+        assert tree_of(t) == "acme"
+        assert tree_of(msgspec.structs.replace(t, accounts={k: v for k, v in order.items() if k != "payer"})) == "beta"
+        assert tree_of(msgspec.structs.replace(t, partner_id="zeta/shop")) == "zeta"
 
 
 def test_command_id_is_pinned():
