@@ -93,13 +93,25 @@ def _checked_fields(c: PublishProduct) -> dict[str, Any]:
         invalid("document", f"at most {DEPTH_MAX} objects and lists in one another")
     try:
         document = msgspec.json.decode(c.document)
-    except (msgspec.DecodeError, UnicodeEncodeError):
-        invalid("document", "JSON")
+        _check_range(document)
+    except (msgspec.DecodeError, UnicodeEncodeError, OverflowError):
+        invalid("document", "JSON, and no number beyond a double's range")
     if not isinstance(document, dict):
         invalid("document", "a JSON object")
     if document.get("product") != c.product or document.get("version") != c.version:
         invalid("document", "its product and version are the command's")
     return document
+
+
+def _check_range(value: Any) -> None:
+    """Raises OverflowError for a whole number that no double comes near: not every reader would take it."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        for inner in value:
+            _check_range(inner)
+    elif isinstance(value, int):
+        float(value)
 
 
 def _depth(text: str) -> int:

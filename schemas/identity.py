@@ -77,7 +77,7 @@ def tree_of(command: Command) -> str:
     if isinstance(command, Transaction):
         if command.partner_id != BANK:
             return root_of(command.partner_id)
-        # The payer's, else the first role's by name: the same payload goes to the same place, however its map is ordered.
+        # The payer's, else the first role's by name: a payload has one place, however its map is ordered.
         roles = sorted(command.accounts, key=lambda role: (role != "payer", role))
         named = [*(command.accounts[role] for role in roles), *(p.account_id for p in command.postings)]
         return next((r for r in (root_of(owner_of(a)) for a in named) if r != BANK), BANK)

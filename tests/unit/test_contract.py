@@ -357,4 +357,5 @@ def test_which_roles_there_are_is_the_products_to_say(operation, accounts):
     document = {k: v for k, v in GOOD.items() if k not in ("operation", "accounts")}
     line = json.dumps(document | {"operation": operation, "accounts": accounts}).encode()
     command = parse_line(line, TODAY)
+    assert isinstance(command, Transaction)
     assert (command.operation, command.accounts) == (operation, accounts)

@@ -147,7 +147,9 @@ def test_a_partner_is_repaid_until_it_has_left(in_state: str) -> None:
     ]
     ledger.settle(account("zeta:w:two"), *given)
     took = answer(ledger.one(transfer("up", 1, TILL, ZOE, partner_id="zeta")))
-    assert took == ("owner_state" if in_state == "suspended" else "settled"), "a partner above takes what the shop may give"
+    assert took == ("owner_state" if in_state == "suspended" else "settled"), (
+        "a partner above takes what the shop may give"
+    )
     again = ledger.one(refund("again", 1, of="earlier", partner_id="zeta"))
     assert answer(again) == "settled", "and pays it back in any state"
 
@@ -194,7 +196,9 @@ def test_whoever_is_above_cannot_do_with_a_partners_money_what_it_may_not(what: 
 def test_of_the_owners_path_the_partners_below_the_asker_are_asked_from_above_down() -> None:
     low = "zeta/shop/low"
     ledger = shop("live")
-    ledger.settle(admit(low), account(f"{low}:w"), transfer("in", 5, ZOE, f"{low}:w", partner_id="zeta"), state(low, "exiting"))
+    ledger.settle(
+        admit(low), account(f"{low}:w"), transfer("in", 5, ZOE, f"{low}:w", partner_id="zeta"), state(low, "exiting")
+    )
 
     def taken(by: str, account_id: str = f"{low}:w", operation: Any = hold) -> list[str]:
         record = ledger.one(operation(key(), 1, account_id, f"{by}:w", partner_id=by))

@@ -355,7 +355,9 @@ def test_the_highest_version_that_is_in_force_on_the_value_date_settles():
 NIGHT = (DAY + 1) * 86_400_000  # when today ends, UTC
 EAST = SetCalendar("bank", "east", "bank", "Asia/Shanghai", (ZoneOffset(0, 480),))
 UTC = SetCalendar("bank", "utc", "bank", "UTC", ())
-CHANGED = SetCalendar("bank", "changed", "bank", "Some/Where", (ZoneOffset(0, 60), ZoneOffset(NIGHT - 7_200_000 + 5, 240)))
+CHANGED = SetCalendar(
+    "bank", "changed", "bank", "Some/Where", (ZoneOffset(0, 60), ZoneOffset(NIGHT - 7_200_000 + 5, 240))
+)
 
 # The version of tomorrow (2) beside that of yesterday (1): the settlement calendar, and then at which moment (ms before
 # midnight UTC) what is dated so many days from today settles under which version.
@@ -391,7 +393,9 @@ def test_nobody_gets_yesterdays_price_by_a_date_of_yesterday(name: str, batches:
             commands.append(calendar)
             times.append(NIGHT + moment)
             wanted.append("applied")
-        commands.append(pay(by, "acme:w:alice", "acme:w:bob", 1, product="shop", operation="pay", value_date=DAY + ahead))
+        commands.append(
+            pay(by, "acme:w:alice", "acme:w:bob", 1, product="shop", operation="pay", value_date=DAY + ahead)
+        )
         times.append(NIGHT + moment)
         wanted.append(version)
     if batches == "one":
