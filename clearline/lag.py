@@ -56,7 +56,7 @@ def measure(settings: Settings, folder: DataFolder) -> dict[str, Any]:
         kafka, topics = kafka_config(settings), Topics(settings.world)
         submitted = end_offsets(kafka, topics.submitted)
         done = committed_offsets(kafka, topics.group, topics.submitted)
-        roles = {"settlement": _unsettled(kafka, topics.submitted, submitted, done)}
+        roles = {"settlement": unsettled(kafka, topics.submitted, submitted, done)}
         waiting: dict[str, str] = {}
         followers = (("sink-clickhouse", topics.journal), ("sink-redis", topics.state), ("sealer", topics.journal))
         for name, topic in followers:
@@ -89,7 +89,7 @@ def in_flight(roles: dict[str, Any]) -> dict[str, Any] | None:
     }
 
 
-def _unsettled(kafka: KafkaConfig, topic: str, ends: dict[int, int], done: dict[int, int]) -> dict[int, int]:
+def unsettled(kafka: KafkaConfig, topic: str, ends: dict[int, int], done: dict[int, int]) -> dict[int, int]:
     """Commands that wait. Where few offsets are left they are read and counted: steps between partitions come in Kafka
     transactions, and the end marker of each takes an offset too."""
     behind = _behind(ends, done)

@@ -243,8 +243,8 @@ class Rules(Originals):
         away = side == "credit" and plan.kind in CROSSES and self.is_away(root)
         if asker == BANK:
             if rule and (rule == "bank") != (root == BANK):
-                return ALIEN
-            return AWAY if away else HERE
+                return ALIEN if root == BANK else HIDDEN
+            return AWAY if away and rule in ("", "any") else HERE  # of roles, only those of any partner cross
         if rule:
             right = {"caller": is_below(owner, asker), "tree": family, "any": root != BANK, "bank": root == BANK}[rule]
             if right:

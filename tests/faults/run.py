@@ -31,6 +31,7 @@ from clearline.audit.verify import verify
 from clearline.config import Settings, settings_env
 from clearline.connection import connect
 from clearline.embedded import leash
+from clearline.lag import unsettled
 from clearline.stack import python_path
 from schemas.errors import ClearlineError, PartUnavailableError
 from streams.reader import committed_offsets, end_offsets
@@ -302,9 +303,14 @@ class FaultRun:
     def _drain(self) -> None:
         kafka, topics = self.link.kafka, self.link.topics
 
+        before: list[dict[int, int]] = [{}]
+
         def settled() -> bool:
+            """Nothing waits, and nothing came since the last look: a command may have sent steps to other partitions."""
             ends = end_offsets(kafka, topics.submitted)
-            return {p: max(o, 0) for p, o in committed_offsets(kafka, topics.group, topics.submitted).items()} == ends
+            steady, before[0] = ends == before[0], ends
+            done = committed_offsets(kafka, topics.group, topics.submitted)
+            return steady and not any(unsettled(kafka, topics.submitted, ends, done).values())
 
         wait_for("all commands to be settled", settled, DRAIN_S, 0.5)
         self.watch.stop()
