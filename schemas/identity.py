@@ -11,6 +11,7 @@ from hashlib import blake2b
 import msgspec
 
 from schemas.records import (
+    COMMANDS,
     AdmitPartner,
     CloseDay,
     Command,
@@ -26,6 +27,12 @@ from schemas.records import (
 BANK = "bank"
 
 _canonical = msgspec.msgpack.Encoder(order="sorted").encode
+# Defaults are told by identity when they are left out: an equal text that was decoded is another object.
+_texts = {
+    kind: [(f.name, f.default) for f in msgspec.structs.fields(kind) if isinstance(f.default, str) and f.default]
+    for kind in COMMANDS
+}
+_texts = {kind: texts for kind, texts in _texts.items() if texts}
 
 
 def root_of(partner_id: str) -> str:
@@ -49,6 +56,9 @@ def payload_digest(command: Command) -> bytes:
     The digest is of the decoded fields, not of the received bytes, so a retry by another publisher, with another
     order of its metadata or a newer version of the schema, is still the same payload.
     """
+    for name, default in _texts.get(type(command), ()):
+        if getattr(command, name) == default:
+            command = msgspec.structs.replace(command, **{name: default})
     return blake2b(_canonical((type(command).__name__, command)), digest_size=8).digest()
 
 

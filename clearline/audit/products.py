@@ -177,7 +177,7 @@ class Shelf(Limits):
         if fixed is not None:
             currency = t.currency
             if plan.kind == "exchange" and role == "bought":
-                currency = self.currency.get(self.accounts_of(t, plan, "payee")[0][1], "")
+                currency = self.currency.get(self.accounts_of(t, plan, "payee")[0][1], t.currency)
             values = {"{currency}": currency, "{caller}": t.partner_id, "{root}": root_of(t.partner_id)}
             for word, value in values.items():
                 fixed = fixed.replace(word, value)

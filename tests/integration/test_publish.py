@@ -136,7 +136,7 @@ def test_partners_and_accounts_are_run_from_the_command_line(running: World, tmp
     assert (shop["state"], shop["works"], shop["suspended_above"]) == ("live", False, ["acme"])
     refused = run(capsys, "publish", write(tmp_path / "b.jsonl", [transfer("x", 5)]), "--wait")
     assert refused["rejections"][0]["reason"] == "partner_suspended"
-    run(capsys, "partner", "resume", "acme")
+    run(capsys, "partner", "resume", "acme", "--note", "inspection passed")
     states = {p["partner_id"]: p["state"] for p in run(capsys, "partner", "list")["partners"]}
     assert states == {"acme": "live", "acme/shop-17": "live"}
     assert "there is no partner nobody" in run(capsys, "partner", "show", "nobody", code=2)["error"]
