@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from clearline.connection import Connection
+from ledger.names import within
 from schemas.identity import BANK, owner_of, partition_of, root_of
 from schemas.records import AccountState, HoldState, PartitionState, PartnerState, Record
 from streams.reader import read_to_end
@@ -44,8 +45,4 @@ def read_directory(system: Connection, subject: str = "") -> Directory:
 
 def below(partner_id: str, ids: Iterable[str]) -> list[str]:
     """Those of the partners or accounts that belong to a partner's tree, sorted; all when `partner_id` is empty."""
-
-    def belongs(owner: str) -> bool:
-        return not partner_id or owner == partner_id or owner.startswith(partner_id + "/")
-
-    return sorted(i for i in ids if belongs(owner_of(i)))
+    return sorted(i for i in ids if not partner_id or within(owner_of(i), partner_id))

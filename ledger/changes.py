@@ -24,8 +24,3 @@ def bank_only(command: Any) -> None:
     """Raises Rejection unless the bank's own staff asks."""
     if command.partner_id != BANK:
         raise Rejection(Reason.NOT_PERMITTED, field="partner_id", partner=command.partner_id[:256])
-
-
-def within(partner_id: str, above: str) -> bool:
-    """Whether a partner is `above` itself or below it."""
-    return partner_id == above or partner_id.startswith(above + "/")

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from ledger import control_accounts, control_partners, control_terms, shelf
 from ledger.changes import Changes
-from ledger.names import LOCAL_NAME, PARTNER_ID
 from schemas.records import (
     AdmitPartner,
     BlockAccount,
@@ -27,8 +26,6 @@ from schemas.records import (
 
 if TYPE_CHECKING:
     from ledger.book import Book
-
-__all__ = ["LOCAL_NAME", "PARTNER_ID", "Changes", "apply"]
 
 
 def apply(book: Book, command: Any, offset: int) -> Changes:

@@ -8,10 +8,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ledger.accounts import ACCOUNT_TYPES, DEBIT_NORMAL, Account
-from ledger.changes import Changes, audit, within
+from ledger.changes import Changes, audit
 from ledger.fields import invalid
 from ledger.money import AMOUNT_MAX, EXPONENTS
-from ledger.names import is_account
+from ledger.names import is_account, within
 from ledger.partners import OPENS, SETS
 from ledger.reasons import Reason, Rejection
 from ledger.rules import TRANSIT, not_owned

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ledger.changes import Changes, audit, bank_only, within
+from ledger.changes import Changes, audit, bank_only
 from ledger.fields import invalid
-from ledger.names import PARTNER_ID
+from ledger.names import PARTNER_ID, within
 from ledger.partners import ADMITTED_AS, STATES
 from ledger.reasons import Reason, Rejection
 from ledger.state import Partner

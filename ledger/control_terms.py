@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 from ledger import limits
 from ledger.calendars import calendar_of, local_date, next_business_day
-from ledger.changes import Changes, audit, bank_only, within
+from ledger.changes import Changes, audit, bank_only
 from ledger.days import iso_date
 from ledger.fields import invalid, is_day
+from ledger.names import within
 from ledger.partners import SETS
 from ledger.reasons import Reason, Rejection
 from schemas.identity import BANK, owner_of

@@ -14,6 +14,7 @@ from functools import lru_cache
 import msgspec
 
 from ledger.accounts import Account
+from ledger.changes import bank_only
 from ledger.flights import (
     Host,
     Place,
@@ -23,7 +24,6 @@ from ledger.flights import (
     open_here,
     record,
     row_key,
-    say,
     send,
     transit,
 )
@@ -127,8 +127,7 @@ def start(
 def settle(book: Host, c: Crossing, at: Place) -> JournalRecord:
     """The outcome of one step, applied to the draft, with what it sends in the outbox."""
     try:
-        if c.partner_id != BANK:
-            raise Rejection(Reason.NOT_PERMITTED, field="partner_id", partner=c.partner_id[:256])
+        bank_only(c)
         if c.step == RESERVE:
             return _reserve(book, c, at)
         if c.step in (RESERVED, REFUSED):
@@ -148,7 +147,7 @@ def _reserve(book: Host, c: Crossing, at: Place) -> JournalRecord:
     try:
         credits = _creditable(book, c)
     except Rejection as why:
-        say(book, c, REFUSED, at.offset, why)
+        send(book, c, REFUSED, c.from_partition, at.offset, why=why)
         raise
     opened: list[Account] = []
     sums: dict[str, int] = {}
@@ -161,7 +160,7 @@ def _reserve(book: Host, c: Crossing, at: Place) -> JournalRecord:
     )  # fmt: skip
     book.draft.put_row(row_key(c.from_partition, c.transaction_id), row)
     pending = aside(c.transaction_id, legs, at.offset)
-    say(book, c, RESERVED, at.offset)
+    send(book, c, RESERVED, c.from_partition, at.offset)
     book.head.applied += 1
     return record(book, c, at, "applied", pending=pending, opened=opened)
 

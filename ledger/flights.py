@@ -100,23 +100,14 @@ def _key(step: str, transaction_id: bytes, here: int, there: int, offset: int) -
 
 
 def send(
-    book: Host, row: CrossingState, step: str, to: int, offset: int, legs: tuple[Posting, ...] = ()
+    book: Host, of: CrossingState | Crossing, step: str, to: int, offset: int, legs: tuple[Posting, ...] = (),
+    why: Rejection | None = None,
 ) -> None:  # fmt: skip
-    """From home: a reserve or a decision."""
+    """A step for another partition: a reserve or a decision from home, or an answer to it."""
     command = Crossing(
-        BANK, _key(step, row.transaction_id, book.partition, to, offset), step, row.transaction_id, book.partition, to,
-        row.asker, row.asker_key, row.product, row.product_version, row.operation, row.value_date, row.reference,
-        row.metadata, legs,
-    )  # fmt: skip
-    book.outbox.append(command)
-
-
-def say(book: Host, c: Crossing, step: str, offset: int, why: Rejection | None = None) -> None:
-    """To home: an answer to a reserve."""
-    command = Crossing(
-        BANK, _key(step, c.transaction_id, book.partition, c.from_partition, offset), step, c.transaction_id,
-        book.partition, c.from_partition, c.asker, c.asker_key, c.product, c.product_version, c.operation, c.value_date,
-        c.reference, c.metadata, (), str(why.reason) if why else "", why.detail if why else {},
+        BANK, _key(step, of.transaction_id, book.partition, to, offset), step, of.transaction_id, book.partition, to,
+        of.asker, of.asker_key, of.product, of.product_version, of.operation, of.value_date, of.reference,
+        of.metadata, legs, str(why.reason) if why else "", why.detail if why else {},
     )  # fmt: skip
     book.outbox.append(command)
 

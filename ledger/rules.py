@@ -10,7 +10,7 @@ from functools import lru_cache
 
 from ledger.accounts import Account
 from ledger.money import COUNTER_MAX
-from ledger.names import NAME_MAX, is_account
+from ledger.names import NAME_MAX, is_account, within
 from ledger.partners import IS_PAID
 from ledger.plans import Leg, Moment
 from ledger.reasons import Reason, Rejection, first
@@ -34,7 +34,7 @@ def owned(owners: str, asker: str, owner: str) -> bool:
     if asker == BANK:
         return owners != BANK
     if owners.startswith(CALLER):
-        return owner == asker or owner.startswith(asker + "/")
+        return within(owner, asker)
     if owners.startswith(TREE):
         return root_of(owner) == root_of(asker)
     return owners.startswith(ANY)

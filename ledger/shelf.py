@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from ledger.changes import Changes, audit, bank_only
 from ledger.days import iso_date
 from ledger.fields import invalid, is_day
 from ledger.product_rules import PRODUCT, VERSION_MAX
@@ -17,7 +18,6 @@ from ledger.product_sense import check
 from ledger.products import Offer, compiled
 from ledger.reasons import Reason, Rejection
 from ledger.state import Draft
-from schemas.identity import BANK
 from schemas.records import ProductState, PublishProduct, Transaction
 
 if TYPE_CHECKING:
@@ -57,10 +57,9 @@ def plain_version(draft: Draft, t: Transaction, day: int) -> int:
     return found.version if plain and (not currencies or t.currency in currencies) else -1
 
 
-def publish(book: Book, c: PublishProduct, offset: int) -> tuple[str, dict[str, str]]:
+def publish(book: Book, c: PublishProduct, offset: int) -> Changes:
     """Puts a version on the shelf of this partition. Raises Rejection."""
-    if c.partner_id != BANK:
-        raise Rejection(Reason.NOT_PERMITTED, field="partner_id", partner=c.partner_id[:256])
+    bank_only(c)
     document = _checked_fields(c)
     versions = book.draft.versions(c.product)
     if versions and c.version <= versions[-1].version:
@@ -70,13 +69,9 @@ def publish(book: Book, c: PublishProduct, offset: int) -> tuple[str, dict[str, 
         path, rule, reason = found[0]
         raise Rejection(reason, field="document", path=path[:256], rule=rule[:256])
     book.draft.publish(ProductState(c.product, c.version, c.effective_from, c.document, offset))
-    changes = {
-        "version": str(c.version),
-        "effective_from": iso_date(c.effective_from) if c.effective_from else "",
-        "digest": sha256(c.document.encode()).hexdigest(),
-    }
-    changes |= {k: v for k, v in (("requested_by", c.requested_by), ("note", c.note)) if v}
-    return c.product, changes
+    effective_from = iso_date(c.effective_from) if c.effective_from else ""
+    digest = sha256(c.document.encode()).hexdigest()
+    return c.product, audit(c, version=c.version, effective_from=effective_from, digest=digest)
 
 
 def _checked_fields(c: PublishProduct) -> dict[str, Any]:

@@ -13,25 +13,20 @@ from typing import Any
 
 import msgspec
 
-from ledger.accounts import Account
 from ledger.book import Book
-from ledger.holds import Hold
 from ledger.invariants import check_accounts, check_records
 from ledger.keys import KeyIndex
-from ledger.state import Draft, Head, PartitionBase, Partner
+from ledger.state import Draft, PartitionBase
 from schemas.identity import command_id, partition_of, payload_digest, tree_of
 from schemas.records import (
     AccountState,
     AdmitPartner,
     Crossing,
-    HoldState,
     JournalRecord,
     OpenAccount,
-    PartnerState,
     Transaction,
 )
-from streams.recovery import Recollection
-from tests.ledger_world import BOOKED_AT, CODEC, DAY, WINDOW_MS
+from tests.ledger_world import BOOKED_AT, CODEC, DAY, WINDOW_MS, bind, take_over
 
 TRANSIT = "bank:crossing:"
 
@@ -50,31 +45,8 @@ class Side:
     def cold(self) -> Side:
         """What a worker has that takes the partition over."""
         new = Side(dict(self.rows), list(self.journal), list(self.log), self.next)
-        if "meta" in self.rows:
-            new.base.head = Head.from_record(CODEC.decode(self.rows["meta"]))
-        for key, raw in self.rows.items():
-            row = CODEC.decode(raw)
-            if isinstance(row, AccountState):
-                new.base.accounts[row.account_id] = Account.from_state(row)
-            elif isinstance(row, HoldState):
-                new.base.put_hold(Hold.from_state(row))
-            elif isinstance(row, PartnerState):
-                new.base.partners[row.partner_id] = Partner(row.partner_id, row.name, row.state, row.source_offset)
-            elif key != "meta":
-                new.base.put_row(key, row)
-        since = new.index.oldest_ms(new.base.head.event_time)
-        window = [r for r in map(CODEC.decode, self.journal) if r.booked_at >= since]
-        recollection = Recollection(new.base.entries)
-        for r in window:
-            recollection.take(r)
-        recollection.done()
-        new.bind(window)
+        take_over(new.base, new.index, self.rows, self.journal)
         return new
-
-    def bind(self, records: Iterable[JournalRecord]) -> None:
-        bound = [r for r in records if r.binds_key]
-        ids, digests = [r.command_id for r in bound], [r.payload_digest for r in bound]
-        self.index.add(ids, digests, [r.source_offset for r in bound], [r.booked_at for r in bound])
 
 
 class Between:
@@ -136,7 +108,7 @@ class Between:
         side.journal += [CODEC.encode(r) for r in records]
         side.next = draft.head.next_offset
         draft.merge()
-        side.bind(records)
+        bind(side.index, records)
         self.send(sent)
 
     @staticmethod

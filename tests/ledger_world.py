@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -22,6 +22,7 @@ from schemas.records import (
     HoldState,
     JournalRecord,
     OpenAccount,
+    PartitionState,
     PartnerState,
     Posting,
     Transaction,
@@ -32,6 +33,38 @@ BOOKED_AT = 1_795_338_000_000  # 2026-11-22 09:00 UTC
 DAY = 20_779
 WINDOW_MS = 7 * 86_400_000
 LONG_MS = 400 * 86_400_000  # so long that nothing is forgotten while the clock jumps over months
+
+
+def bind(index: KeyIndex, records: Iterable[JournalRecord]) -> None:
+    """Remembers the keys that these records bind."""
+    bound = [r for r in records if r.binds_key]
+    ids, digests = [r.command_id for r in bound], [r.payload_digest for r in bound]
+    index.add(ids, digests, [r.source_offset for r in bound], [r.booked_at for r in bound])
+
+
+def take_over(base: PartitionBase, index: KeyIndex, rows: Mapping[str, bytes], journal: Iterable[bytes]) -> None:
+    """Fills what a worker has of a partition from what was written: rows of the state by key, and the journal."""
+    from streams.recovery import Recollection  # what a worker does with each record that it reads back
+
+    for key, row in ((key, CODEC.decode(value)) for key, value in rows.items()):
+        match row:
+            case PartitionState():
+                base.head = Head.from_record(row)
+            case AccountState():
+                base.accounts[row.account_id] = Account.from_state(row)
+            case HoldState():
+                base.put_hold(Hold.from_state(row))
+            case PartnerState():
+                base.partners[row.partner_id] = Partner(row.partner_id, row.name, row.state, row.source_offset)
+            case _:
+                base.put_row(key, row)
+    since = index.oldest_ms(base.head.event_time)
+    window = [r for r in map(CODEC.decode, journal) if r.booked_at >= since]
+    recollection = Recollection(base.entries)
+    for r in window:
+        recollection.take(r)
+    recollection.done()
+    bind(index, window)
 
 
 class Ledger:
@@ -76,7 +109,7 @@ class Ledger:
     def commit(self, draft: Draft, records: Sequence[JournalRecord]) -> None:
         """What happens after the Kafka transaction was committed."""
         draft.merge()
-        self._bind(records)
+        bind(self.index, records)
         self.index.forget(draft.head.event_time)
         self.offset = draft.head.next_offset
         self.journal += [CODEC.encode(r) for r in records]
@@ -92,36 +125,10 @@ class Ledger:
 
     def restarted(self) -> Ledger:
         """A ledger that knows what was written, and nothing else: the rows of the state, and the journal's last window."""
-        from streams.recovery import Recollection  # what a worker does with each record that it reads back
-
         new = Ledger(self.partition, self.partitions, self.window_ms)
         new.offset, new.waited, new.journal = self.offset, self.waited, list(self.journal)
-        new.base.head = Head.from_record(CODEC.decode(CODEC.encode(self.base.head.record())))
-        for key, row in ((key, CODEC.decode(value)) for key, value in self.rows().items()):
-            match row:
-                case AccountState():
-                    new.base.accounts[row.account_id] = Account.from_state(row)
-                case HoldState():
-                    new.base.put_hold(Hold.from_state(row))
-                case PartnerState():
-                    new.base.partners[row.partner_id] = Partner(row.partner_id, row.name, row.state, row.source_offset)
-                case _:
-                    new.base.put_row(key, row)
-        since = new.index.oldest_ms(new.base.head.event_time)
-        window = [r for r in map(CODEC.decode, self.journal) if r.booked_at >= since]
-        recollection = Recollection(new.base.entries)
-        for r in window:
-            recollection.take(r)
-        recollection.done()
-        new._bind(window)
+        take_over(new.base, new.index, {**self.rows(), "meta": CODEC.encode(self.base.head.record())}, self.journal)
         return new
-
-    def _bind(self, records: Sequence[JournalRecord]) -> None:
-        bound = [r for r in records if r.binds_key]
-        self.index.add(
-            [r.command_id for r in bound], [r.payload_digest for r in bound], [r.source_offset for r in bound],
-            [r.booked_at for r in bound],
-        )  # fmt: skip
 
     def rows(self, draft: Draft | None = None) -> dict[str, bytes]:
         """The rows of `ledger.state` by key, without the partition's own; what a draft changed is in them."""

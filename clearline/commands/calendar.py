@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import date, timedelta
 from hashlib import blake2b
 from typing import Annotated, Any
 
@@ -54,6 +53,7 @@ def show(subject: Subject, as_json: screen.JsonFlag = False) -> None:
     """The calendar of one subject, as the ledger has it."""
     from clearline import directory
     from clearline.contract_control import WEEKDAYS
+    from ledger.days import iso_date
     from schemas.records import CalendarState
 
     found = directory.read_directory(live(), subject)
@@ -62,7 +62,7 @@ def show(subject: Subject, as_json: screen.JsonFlag = False) -> None:
     if row is not None:
         document["zone"] = row.zone
         document["closed_weekdays"] = [n for i, n in enumerate(WEEKDAYS) if row.closed_weekdays >> i & 1]
-        document["closed_days"] = [str(date(1970, 1, 1) + timedelta(days=d.day)) for d in row.closed_days]
+        document["closed_days"] = [iso_date(d.day) for d in row.closed_days]
     lines = [f"{k.replace('_', ' ')}: {', '.join(v) if isinstance(v, list) else v}" for k, v in document.items()]
     screen.answer(document, as_json, lines if row is not None else [f"{subject} has no calendar of its own"])
 
