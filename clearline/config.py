@@ -132,6 +132,40 @@ class PortSettings(_Section):
     clickhouse: FreePort = 0
     clickhouse_http: FreePort = 0
     redis: FreePort = 0
+    gateway: FreePort = 0
+
+
+class GatewaySettings(_Section):
+    """The HTTP way in (docs/gateway.md). Instance N listens on `ports.gateway` + N. `public_url` empty: the address it
+    listens on. `master_key`: 32 bytes in base64url that encrypt webhook secrets at rest; empty: one is made and kept in
+    the data folder. `certificate`, `key`: PEM files, TLS when given; `client_ca`: asks clients for certificates."""
+
+    instances: int = Field(default=1, ge=1, le=64)
+    host: str = "127.0.0.1"
+    public_url: Annotated[str, _url("http", "https")] | None = None
+    master_key: str = Field(default="", repr=False)
+    certificate: Path | None = None
+    key: Path | None = None
+    client_ca: Path | None = None
+    trusted_proxies: list[str] = Field(default_factory=list)
+    wait_s_max: float = Field(default=30.0, gt=0, le=300)
+    body_bytes_max: int = Field(default=262_144, ge=1024, le=10_000_000)
+    rate_per_s: float = Field(default=1000.0, gt=0, le=1_000_000)
+    burst: int = Field(default=5000, ge=1, le=10_000_000)
+    calls_per_day: int = Field(default=50_000_000, ge=1, le=10**12)
+    signature_age_s: int = Field(default=300, ge=1, le=3600)
+    outcome_hours: int = Field(default=24, ge=1, le=720)
+
+
+class WebhookSettings(_Section):
+    """Notifications to partners (docs/webhooks.md). `private_targets`: also addresses of private networks and http,
+    for development on one machine."""
+
+    private_targets: bool = False
+    timeout_s: float = Field(default=10.0, gt=0, le=60)
+    first_retry_s: float = Field(default=5.0, gt=0, le=3600)
+    give_up_days: float = Field(default=3.0, gt=0, le=30)
+    concurrency: int = Field(default=64, ge=1, le=1024)
 
 
 class MetricsSettings(_Section):
@@ -161,6 +195,13 @@ class Settings(BaseSettings):
     settlement: SettlementSettings = SettlementSettings()
     ports: PortSettings = PortSettings()
     metrics: MetricsSettings = MetricsSettings()
+    gateway: GatewaySettings = GatewaySettings()
+    webhooks: WebhookSettings = WebhookSettings()
+
+    @property
+    def sandbox(self) -> bool:
+        """Whether this world is for trying out: anybody may join, and magic amounts force outcomes."""
+        return self.world.startswith("sandbox")
 
     @field_validator("world")
     @classmethod
@@ -249,7 +290,9 @@ def _sentence(error: ValidationError) -> str:
     first, more = error.errors()[0], error.error_count() - 1
     path = [str(p) for p in first["loc"]]
     name = ".".join(path) or "settings"
-    secret = path[-1:] in (["password"], ["reader_password"]) or path[:1] == ["redis"] or "client" in path
+    secret = (
+        path[-1:] in (["password"], ["reader_password"], ["master_key"]) or path[:1] == ["redis"] or "client" in path
+    )
     if first["type"] == "extra_forbidden":
         text = f"setting {name} is not known; docs/settings.md has the names"
     else:

@@ -8,6 +8,8 @@
 | transactions.dead | as received | 90 days | what could not be decoded or broke the contract |
 | seals | last sequence, same partition as the journal | for ever | Merkle roots over stretches of the journal |
 | replies | partition = gateway instance | 1 hour | outcomes that a caller waits for |
+| access | kind and id | compacted | partners' keys, webhook subscriptions, onboarding: what no ledger needs to know |
+| webhooks | see docs/webhooks.md | compacted | notifications that are not delivered yet, or dead |
 
 Every topic but `replies` has the same number of partitions, and an outcome stands in the partition of its command.
 """
@@ -64,6 +66,14 @@ class Topics:
         return f"{self.world}.replies"
 
     @property
+    def access(self) -> str:
+        return f"{self.world}.access"
+
+    @property
+    def webhooks(self) -> str:
+        return f"{self.world}.webhooks"
+
+    @property
     def group(self) -> str:
         """Consumer group of the settlement workers."""
         return f"{self.world}.settlement"
@@ -90,6 +100,8 @@ class Topics:
             self.dead: {**by_broker, "retention.ms": str(90 * DAY_MS), "max.message.bytes": str(DEAD_BYTES_MAX)},
             self.seals: dict(forever),
             self.replies: {**by_broker, "retention.ms": str(DAY_MS // 24)},
+            self.access: {**by_broker, "cleanup.policy": "compact"},
+            self.webhooks: {**by_broker, "cleanup.policy": "compact", "max.message.bytes": str(DEAD_BYTES_MAX)},
         }
 
 

@@ -1,0 +1,115 @@
+"""What the gateway is put together from, as protocols: the real parts (`serve.py`) and their twins in memory
+(`clearline/gateway/twin.py`) pass the same contract tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from clearline.config import Settings
+from schemas.records import Command, JournalRecord, Record, Reply
+
+if TYPE_CHECKING:
+    from clearline.gateway.reads import Reads
+
+
+class Place(NamedTuple):
+    """Where the log has a command: partition and offset of `transactions.submitted`."""
+
+    partition: int
+    offset: int
+
+
+class Called(NamedTuple):
+    """An acknowledged command, and what became of it. `reply` None: nothing in time. Of a command that went to several
+    partitions: the first that rejected it, else the lowest partition's."""
+
+    places: tuple[Place, ...]
+    reply: Reply | None
+
+
+class Found(NamedTuple):
+    """A command as the log has it. `record`: its final journal record, or the first of a transaction that is under way
+    between partitions; `command`: what was asked, None when the log does not keep it any more."""
+
+    record: JournalRecord
+    command: Command | None
+
+
+class Caller(Protocol):
+    """Publishes commands and takes their outcomes from `replies`."""
+
+    async def call(self, command: Command, wait_s: float = 0.0) -> Called:
+        """Returns when the broker has it, or at most `wait_s` later with its outcome. Without a wait the outcome is
+        still taken and kept. Raises PartUnavailableError when it was not acknowledged: then nobody knows whether the
+        log has it."""
+        ...
+
+    async def call_many(self, commands: list[Command], wait_s: float = 0.0) -> list[Called | Exception]:
+        """The same for many at once, each on its own; in their order."""
+        ...
+
+
+class Finder(Protocol):
+    """Looks commands up that this gateway did not see answered itself."""
+
+    async def by_id(self, command_id: bytes) -> Found | None:
+        """The command of this id. Raises PartUnavailableError."""
+        ...
+
+    async def at(self, partition: int, offset: int) -> Found | None:
+        """The command at a place of the log, once the journal has it. Raises PartUnavailableError."""
+        ...
+
+
+class Rows(Protocol):
+    """A table of rows by key: `streams.table.Table`."""
+
+    def get(self, key: str) -> Record | None: ...
+    def items(self, prefix: str = "") -> Iterator[tuple[str, Record]]: ...
+    def put(self, key: str, row: Record | None, timeout_s: float = 15.0) -> None: ...
+
+
+class Taken(NamedTuple):
+    """What a call took of the limits. `left` and `reset_s` of the burst and of the day; `refused`: which one, or empty;
+    `local`: Redis was away."""
+
+    refused: str
+    burst_left: int
+    burst_reset_s: float
+    day_left: int
+    day_reset_s: float
+    local: bool
+
+
+class Gate(Protocol):
+    """Redis as a gate and as quick memory: limits of calls, nonces, outcomes at hand. Never raises because Redis is
+    away: then it goes on in this process's own memory (limits, nonces) or knows nothing (outcomes)."""
+
+    async def take(self, root: str, calls: int) -> Taken: ...
+    async def first_use(self, key_id: str, nonce: str, for_s: int) -> bool:
+        """Whether this nonce is new."""
+        ...
+
+    async def outcome(self, command_id: bytes) -> dict[str, Any] | None: ...
+    async def keep_outcome(self, command_id: bytes, document: dict[str, Any]) -> None: ...
+    @property
+    def local(self) -> bool:
+        """Whether the last call found Redis away."""
+        ...
+
+
+@dataclass(slots=True)
+class Parts:
+    """One gateway's parts. `base_url`: of links and of the pages of codes, without a slash at the end."""
+
+    settings: Settings
+    base_url: str
+    partitions: int
+    message_bytes_max: int
+    caller: Caller
+    finder: Finder
+    access: Rows
+    gate: Gate
+    reads: Reads
