@@ -59,7 +59,7 @@ class LineKey(NamedTuple):
 
 
 class StatementLine(NamedTuple):
-    """One posting. `offset`: of the command, in the key's partition; `balance`: after it, on the account's normal side."""
+    """One posting. `offset`: of the command, in its partition; `balance`: after it, on the account's normal side."""
 
     key: LineKey
     value_date: date
@@ -99,7 +99,7 @@ class UsedRow(NamedTuple):
 
     window: str
     currency: str
-    count: int
+    transactions: int
     amount: int
     ends_at: int
 
