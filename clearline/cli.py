@@ -23,6 +23,7 @@ from clearline.commands import (
     calendar,
     demo,
     dlq,
+    document,
     limit,
     operate,
     partner,
@@ -52,7 +53,7 @@ def build() -> typer.Typer:
     )
     app.callback()(_settings)
     nouns = (partner, account, limit, calendar, product)
-    for module in (stack, demo, publish, *nouns, report, operate, receipt, dlq, bench):
+    for module in (stack, demo, publish, *nouns, report, operate, receipt, dlq, document, bench):
         module.register(app)
     return app
 

@@ -17,14 +17,23 @@ from schemas.records import RECORDS, Record
 
 def examples(record_name: str) -> tuple[Record, ...]:
     """The examples of one record. Raises KeyError for an unknown record, msgspec.ValidationError for a wrong file."""
+    return tuple(record_of(record_name, d) for d in documents(record_name))
+
+
+def documents(record_name: str) -> list[dict[str, Any]]:
+    """The same as they are written. Raises KeyError for an unknown record."""
+    if record_name not in RECORDS:
+        raise KeyError(record_name)
+    text = (files("schemas") / "avro" / "examples" / f"{record_name}.json").read_text(encoding="utf-8")
+    found: list[dict[str, Any]] = json.loads(text)
+    return found
+
+
+def record_of(record_name: str, document: dict[str, Any]) -> Record:
+    """The record that one of them writes down. Raises as `examples` does."""
     made = RECORDS[record_name]
     hints = get_type_hints(made)
-    documents: list[dict[str, Any]] = json.loads(
-        (files("schemas") / "avro" / "examples" / f"{record_name}.json").read_text(encoding="utf-8")
-    )
-    return tuple(
-        msgspec.convert({k: _bytes(v, hints[k]) for k, v in d.items()}, made, builtin_types=(bytes,)) for d in documents
-    )
+    return msgspec.convert({k: _bytes(v, hints[k]) for k, v in document.items()}, made, builtin_types=(bytes,))
 
 
 def _bytes(value: Any, hint: Any) -> Any:
