@@ -328,7 +328,7 @@ class Settlement:
             return
         reply = Reply(
             r.command_id, r.partner_id, r.idempotency_key, r.outcome, r.reason, r.detail, r.source_partition,
-            r.sequence, r.source_offset, r.first_offset, r.booked_at,
+            r.sequence, r.source_offset, r.first_offset, r.booked_at, r.product_version,
         )  # fmt: skip
         produce(self.outlets.replies, self.codec.encode(reply), r.command_id, int(where))
 

@@ -37,6 +37,7 @@ from schemas.commands import (
 __all__ = [
     "COMMANDS",
     "RECORDS",
+    "AccessKey",
     "AccountState",
     "AdmitPartner",
     "BlockAccount",
@@ -320,6 +321,7 @@ class Reply(Record, frozen=True, gc=False):
     source_offset: int
     first_offset: int
     booked_at: int
+    product_version: int = 0
 
 
 class Seal(Record, frozen=True, gc=False):
@@ -337,9 +339,27 @@ class Seal(Record, frozen=True, gc=False):
     why: str
 
 
+class AccessKey(Record, frozen=True, gc=False):
+    """A partner's credential, by its id. `secret_hash`: SHA-256 of the secret; `public_key`: Ed25519, 32 bytes, empty
+    for none; `scopes`: separated by spaces, sorted; times in milliseconds UTC, 0 for never."""
+
+    key_id: str
+    partner_id: str
+    secret_hash: bytes
+    public_key: bytes
+    signature: str
+    thumbprint: str
+    scopes: str
+    created_at: int
+    expires_at: int
+    revoked_at: int
+    requested_by: str
+    note: str
+
+
 _OTHERS: tuple[type[Record], ...] = (
     JournalRecord, AccountState, HoldState, PartnerState, LimitState, UsageState, CalendarState, ProductState,
-    CrossingState, PartitionState, DeadLetter, Reply, Seal,
+    CrossingState, PartitionState, DeadLetter, Reply, Seal, AccessKey,
 )  # fmt: skip
 RECORDS: dict[str, type[Record]] = {c.__name__: c for c in (*COMMANDS, *_OTHERS)}
 
