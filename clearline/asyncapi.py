@@ -164,7 +164,7 @@ def to_yaml() -> str:
     return f"# Made from schemas/avro and streams/topics.py by `clearline asyncapi`: change those, not this.\n{text}"
 
 
-class _Plain(yaml.SafeDumper):
+class _Plain(yaml.SafeDumper):  # type: ignore[misc]  # PyYAML publishes no types
     """Writes everything out where it stands: anchors are hard to read."""
 
     def ignore_aliases(self, data: Any) -> bool:

@@ -7,7 +7,7 @@ import re
 from datetime import UTC, date, datetime, timedelta
 from typing import Annotated, NoReturn
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from ledger.fields import METADATA_MAX, TEXT_MAX, VALUE_DATE_MAX
@@ -133,15 +133,35 @@ def _rate(value: object) -> object:
     return value
 
 
-Amount = Annotated[int, BeforeValidator(_amount)]
-Rate = Annotated[str, BeforeValidator(_rate)]
-Limit = Annotated[int | None, BeforeValidator(_limit)]
-NotNegative = Annotated[int, BeforeValidator(_not_negative)]
+# What each says in OpenAPI: as narrow as the rule, so that a document that fits is taken and another is not sent.
+_AMOUNT = {"type": "integer", "format": "int64", "minimum": 1, "maximum": AMOUNT_MAX}
+_LIMIT = {"type": ["integer", "null"], "format": "int64", "minimum": -AMOUNT_MAX, "maximum": AMOUNT_MAX}
+_PARTNER_ID = {"type": "string", "pattern": f"^{PARTNER_ID.pattern}$", "examples": ["acme/shop-17"]}
+_ACCOUNT_ID = {
+    "type": "string",
+    "pattern": f"^{PARTNER_ID.pattern}:{LOCAL_NAME.pattern}$",
+    "examples": ["acme:wallet:alice"],
+}
+
+Amount = Annotated[int, BeforeValidator(_amount), WithJsonSchema(_AMOUNT)]
+Rate = Annotated[
+    str,
+    BeforeValidator(_rate),
+    WithJsonSchema({"type": "string", "pattern": r"^(?=.*[1-9])[0-9]{1,12}(\.[0-9]{1,12})?$"}),
+]
+Limit = Annotated[int | None, BeforeValidator(_limit), WithJsonSchema(_LIMIT)]
+NotNegative = Annotated[int, BeforeValidator(_not_negative), WithJsonSchema({**_AMOUNT, "minimum": 0})]
 Day = Annotated[date, BeforeValidator(_date)]
-Time = Annotated[datetime, BeforeValidator(_time)]
-Currency = Annotated[str, AfterValidator(_currency)]
-PartnerId = Annotated[str, AfterValidator(_partner_id)]
-AccountId = Annotated[str, AfterValidator(_account_id)]
+Time = Annotated[
+    datetime,
+    BeforeValidator(_time),
+    WithJsonSchema(
+        {"type": "string", "format": "date-time", "pattern": "^" + _ISO_TIME.pattern.replace(r"\d", "[0-9]") + "$"}
+    ),
+]
+Currency = Annotated[str, AfterValidator(_currency), WithJsonSchema({"type": "string", "enum": sorted(EXPONENTS)})]
+PartnerId = Annotated[str, AfterValidator(_partner_id), WithJsonSchema(_PARTNER_ID)]
+AccountId = Annotated[str, AfterValidator(_account_id), WithJsonSchema(_ACCOUNT_ID)]
 Key = Annotated[str, StringConstraints(min_length=1, max_length=KEY_MAX), AfterValidator(_printable)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=64), AfterValidator(_printable)]
 Text = Annotated[str, StringConstraints(max_length=TEXT_MAX)]
