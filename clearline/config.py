@@ -143,7 +143,7 @@ class GatewaySettings(_Section):
     instances: int = Field(default=1, ge=1, le=64)
     host: str = "127.0.0.1"
     public_url: Annotated[str, _url("http", "https")] | None = None
-    master_key: str = Field(default="", repr=False)
+    master_key: str = Field(default="", repr=False, pattern=r"^$|^[A-Za-z0-9_-]{43}=?$")
     certificate: Path | None = None
     key: Path | None = None
     client_ca: Path | None = None

@@ -102,6 +102,7 @@ class Stack:
         self._supervisor = Supervisor(self.folder, self._publish)
         self._error = None
         try:
+            self.settings = _with_master_key(self.settings)
             end_all(self.folder.leftovers())
             self._state = "starting"
             self._ports = self.folder.choose_ports(self._wanted_ports())
@@ -315,7 +316,13 @@ def resolved_settings(settings: Settings) -> Settings:
             "start it with `./run up`"
         )
     check_world(settings, run)
-    return _fill_in(settings, _addresses(settings, run["ports"]))
+    return _fill_in(_with_master_key(settings), _addresses(settings, run["ports"]))
+
+
+def _with_master_key(settings: Settings) -> Settings:
+    from clearline.vault import with_master_key  # it brings cryptography with it
+
+    return with_master_key(settings)
 
 
 def supervisor_of(run: dict[str, Any]) -> psutil.Process | None:
