@@ -51,11 +51,13 @@ __all__ = [
     "CrossingPart",
     "CrossingState",
     "DeadLetter",
+    "Delivery",
     "HoldState",
     "JournalRecord",
     "Limit",
     "LimitState",
     "NamedAmount",
+    "Notice",
     "OpenAccount",
     "OpenedAccount",
     "PartitionState",
@@ -66,17 +68,22 @@ __all__ = [
     "ProductState",
     "PublishProduct",
     "Record",
+    "Redelivery",
     "Reply",
     "Seal",
+    "SealedSecret",
     "SetAccountLimit",
     "SetCalendar",
     "SetLimit",
     "SetPartnerState",
     "Subjects",
+    "Subscription",
     "Tick",
     "Transaction",
     "UsageState",
     "Used",
+    "Want",
+    "WebhookProgress",
     "ZoneOffset",
 ]
 
@@ -357,9 +364,93 @@ class AccessKey(Record, frozen=True, gc=False):
     note: str
 
 
+class Want(Record, frozen=True, gc=False):
+    """One kind of event that a subscription gets. `amount`: minor units; what an event does not need is empty or 0."""
+
+    type: str
+    account_id: str = ""
+    normal: str = ""
+    amount: int = 0
+    percent: int = 0
+    lead_s: int = 0
+
+
+class SealedSecret(Record, frozen=True, gc=False):
+    """One signing secret, encrypted. `ends_at`: milliseconds UTC, 0 as long as there is no newer one."""
+
+    sealed: bytes
+    made_at: int
+    ends_at: int
+    asked: str
+
+
+class Subscription(Record, frozen=True, gc=False):
+    """A partner's webhook subscription, by its id. Times in milliseconds UTC, 0 for never."""
+
+    subscription_id: str
+    partner_id: str
+    url: str
+    note: str
+    state: str
+    wants: tuple[Want, ...]
+    secrets: tuple[SealedSecret, ...]
+    created_at: int
+    verified_at: int
+    changed_at: int
+    asked: str
+    requested_by: str
+
+
+class Delivery(Record, frozen=True, gc=False):
+    """A notification that is not delivered yet, or dead. Times in milliseconds UTC, 0 for never."""
+
+    delivery_id: str
+    subscription_id: str
+    number: int
+    ordering: str
+    event: str
+    body: bytes
+    state: str
+    attempts: int
+    next_at: int
+    queued_at: int
+    created_at: int
+    died_at: int
+    error: str
+    status: int
+    source_sequence: int
+
+
+class Notice(Record, frozen=True, gc=False):
+    """What a subscription was told already, so that it is told once."""
+
+    subscription_id: str
+    subject: str
+    value: int
+
+
+class WebhookProgress(Record, frozen=True, gc=False):
+    """Where the webhook worker stands in one partition."""
+
+    journal_next: int
+    state_next: int
+    next_number: int
+
+
+class Redelivery(Record, frozen=True, gc=False):
+    """Somebody asks for a delivery again. `requested_at`: milliseconds UTC."""
+
+    delivery_id: str
+    subscription_id: str
+    partition: int
+    requested_at: int
+    requested_by: str
+
+
 _OTHERS: tuple[type[Record], ...] = (
     JournalRecord, AccountState, HoldState, PartnerState, LimitState, UsageState, CalendarState, ProductState,
-    CrossingState, PartitionState, DeadLetter, Reply, Seal, AccessKey,
+    CrossingState, PartitionState, DeadLetter, Reply, Seal, AccessKey, Subscription, Delivery, Notice,
+    WebhookProgress, Redelivery,
 )  # fmt: skip
 RECORDS: dict[str, type[Record]] = {c.__name__: c for c in (*COMMANDS, *_OTHERS)}
 
