@@ -124,8 +124,24 @@ CHANNELS = (
         "send", (Held("Seal", "The last sequence that it covers, in decimal.", "^[0-9]+$"),),
     ),
     Channel(
-        "access", "Access", "What the gateways must know at once and no ledger needs: partners' keys. Compacted.",
-        "send", (Held("AccessKey", "`k:` and the key's id.", "^k:", "the key is forgotten"),),
+        "access", "Access", "What the gateways must know at once and no ledger needs: partners' keys and their webhook "
+        "subscriptions. Compacted; never holds a secret as it is.",
+        "send",
+        (
+            Held("AccessKey", "`k:` and the key's id.", "^k:", "An empty value: the key is forgotten."),
+            Held("Subscription", "`s:` and the subscription's id.", "^s:", "An empty value: it was deleted."),
+            Held("Redelivery", "`r:` and the delivery's id.", "^r:", "An empty value: the worker has taken it."),
+        ),
+    ),
+    Channel(
+        "webhooks", "Notifications", "The outbox of webhooks: what is not delivered yet, or dead, and how far the "
+        "worker has read. Compacted; docs/webhooks.md.",
+        "send",
+        (
+            Held("Delivery", "`d:` and the delivery's id.", "^d:", "An empty value: it was delivered, or dropped."),
+            Held("Notice", "`n:`, subscription and subject.", "^n:", "An empty value: it may be told again."),
+            Held("WebhookProgress", "`m`: where the worker stands.", "^m$"),
+        ),
     ),
     Channel(
         "dead", "Dead letters", "What could not be taken: key and value as they were received, byte for byte, and in "
