@@ -9,11 +9,11 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from functools import lru_cache
 from operator import attrgetter
+from typing import Protocol
 
 from ledger.days import civil
-from ledger.state import Draft
 from schemas.identity import BANK
-from schemas.records import CalendarState
+from schemas.records import CalendarState, Record
 
 DAY_MS, HOUR_MS, MINUTE_MS = 86_400_000, 3_600_000, 60_000
 AHEAD_DAYS_MAX = 400  # so far is looked for an open day
@@ -21,10 +21,16 @@ _THURSDAY = 3  # 1970-01-01, counted from Monday
 _from_ms, _day = attrgetter("from_ms"), attrgetter("day")
 
 
-def calendar_of(draft: Draft, partner_id: str) -> CalendarState | None:
+class HasRows(Protocol):
+    """What calendars are looked up in: a draft, or whatever has rows of `ledger.state` by key."""
+
+    def row(self, key: str, /) -> Record | None: ...
+
+
+def calendar_of(rows: HasRows, partner_id: str) -> CalendarState | None:
     """The partner's own calendar, else that of the nearest partner above, else the bank's (the settlement calendar)."""
     while partner_id:
-        found = draft.row(f"c:{partner_id}")
+        found = rows.row(f"c:{partner_id}")
         if found is not None:
             assert isinstance(found, CalendarState)
             return found
@@ -97,3 +103,21 @@ def _month_of(day: int) -> int:
     """The number of a day's month, from January 1970 on."""
     year, month, _ = civil(day)
     return (year - 1970) * 12 + month - 1
+
+
+def window_ends(calendar: CalendarState | None, window: str, now: int) -> int:
+    """When the window that `now` lies in is over, milliseconds UTC, as its calendar is now."""
+    number = window_number(calendar, window, now)
+    t = now
+    for _ in range(2 * AHEAD_DAYS_MAX):
+        t = _next_change(calendar, window, t)
+        if window_number(calendar, window, t) != number:
+            break
+    return t
+
+
+def _next_change(calendar: CalendarState | None, window: str, now: int) -> int:
+    """A moment after `now` before which no window of this kind begins."""
+    until = date_until(calendar, now)[1]
+    size = {"minute": MINUTE_MS, "hour": HOUR_MS}.get(window)
+    return until if size is None else min(until, now + size - local_ms(calendar, now) % size)
