@@ -292,7 +292,7 @@ class Reports:
             raise BadInputError(f"the period from {since} to {until} holds no day")
         as_of = self.as_of()
         kind, currency = self._account(account_id)
-        sign = _sign(kind)
+        sign = sign_of(kind)
         before = _period(None, since - timedelta(days=1))
         d0, c0, _ = self._sums("account_sums", on, account=account_id, **before)
         d1, c1, n = self._sums("account_sums", on, account=account_id, since=since, until=until)
@@ -329,7 +329,7 @@ class Reports:
             until_ms = int(moment.timestamp() * 1000)
             d1, c1, n1 = self._sums("account_sums_within_day", account=account_id, today=today, until_ms=until_ms)
             d, c, n = d + d1, c + c1, n + n1
-        return AccountBalance(account_id, kind, currency, d, c, _sign(kind) * (d - c), n, as_of)
+        return AccountBalance(account_id, kind, currency, d, c, sign_of(kind) * (d - c), n, as_of)
 
     def top_partners(
         self, limit: int = 10, *, since: date | None = None, until: date | None = None, roots: bool = False
@@ -410,10 +410,15 @@ class Reports:
 
 def query_text(name: str, on: On = "value", *, partner: str = "partner_id", wanted: str = "1", paths: str = "1") -> str:
     """The SQL of one of QUERIES, for dates of value or of booking. Raises BadInputError for another `on`."""
+    text = QUERIES[name].replace("{day}", day_column(on)).replace("{partner}", partner)
+    return text.replace("{wanted}", wanted).replace("{paths}", paths)
+
+
+def day_column(on: On) -> str:
+    """The column of the dates of value or of booking. Raises BadInputError for another `on`."""
     if on not in _DAY:
         raise BadInputError(f"dates are of value or of booking, not {on!r}")
-    text = QUERIES[name].replace("{day}", _DAY[on]).replace("{partner}", partner)
-    return text.replace("{wanted}", wanted).replace("{paths}", paths)
+    return _DAY[on]
 
 
 def run_sql(config: ClickHouseConfig, query: str) -> tuple[list[tuple[str, str]], list[tuple[Any, ...]]]:
@@ -440,7 +445,8 @@ def top_partners(config: ClickHouseConfig, limit: int = 10, *, roots: bool = Fal
         return reports.top_partners(limit, roots=roots)
 
 
-def _sign(kind: str) -> int:
+def sign_of(kind: str) -> int:
+    """What an account's debits count: 1 where its normal side is debit, else -1."""
     return 1 if kind in _DEBIT_NORMAL else -1
 
 
