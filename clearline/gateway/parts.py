@@ -3,42 +3,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from clearline.config import Settings
-from schemas.records import Command, JournalRecord, Record, Reply
+from schemas.records import Command, Record
+from streams.calls import Called, Found, Place
 
 if TYPE_CHECKING:
+    from clearline.gateway.outcomes import Outcomes
     from clearline.gateway.reads import Reads
 
-
-class Place(NamedTuple):
-    """Where the log has a command: partition and offset of `transactions.submitted`."""
-
-    partition: int
-    offset: int
+__all__ = ["Called", "Caller", "Found", "Finder", "Gate", "Parts", "Place", "Rows", "Taken", "wall_clock_ms"]
 
 
-class Called(NamedTuple):
-    """An acknowledged command, and what became of it. `reply` None: nothing in time. Of a command that went to several
-    partitions: the first that rejected it, else the lowest partition's."""
-
-    places: tuple[Place, ...]
-    reply: Reply | None
-
-
-class Found(NamedTuple):
-    """A command as the log has it. `record`: its final journal record, or the first of a transaction that is under way
-    between partitions; `command`: what was asked, None when the log does not keep it any more."""
-
-    record: JournalRecord
-    command: Command | None
+def wall_clock_ms() -> int:
+    """Milliseconds since 1970 UTC."""
+    return time.time_ns() // 1_000_000
 
 
 class Caller(Protocol):
-    """Publishes commands and takes their outcomes from `replies`."""
+    """Publishes commands and takes their outcomes from `replies`. It is made with whoever keeps them (`Outcomes.kept`),
+    who is told of every outcome once, also when nobody waits for it any more."""
 
     async def call(self, command: Command, wait_s: float = 0.0) -> Called:
         """Returns when the broker has it, or at most `wait_s` later with its outcome. Without a wait the outcome is
@@ -102,7 +90,8 @@ class Gate(Protocol):
 
 @dataclass(slots=True)
 class Parts:
-    """One gateway's parts. `base_url`: of links and of the pages of codes, without a slash at the end."""
+    """One gateway's parts. `base_url`: of the pages of codes, without a slash at the end. `now_ms`: the wall clock, or a
+    test's; `ready`: why this gateway cannot serve, one sentence each, empty when it can."""
 
     settings: Settings
     base_url: str
@@ -113,3 +102,7 @@ class Parts:
     access: Rows
     gate: Gate
     reads: Reads
+    outcomes: Outcomes
+    now_ms: Callable[[], int] = wall_clock_ms
+    ready: Callable[[], list[str]] = list
+    figures: Callable[[], dict[str, Any]] = dict

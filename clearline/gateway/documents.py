@@ -1,0 +1,169 @@
+"""What an answer says of a command: one document, however it was learnt.
+
+The first outcome comes as a reply, a repeat is answered from memory, Redis or the journal; the document must be the
+same in each case, to the byte. So everything in it follows from the command and from its final journal record, nothing
+from the clock, from the gateway that answers, or from the order in which a map was read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, date, datetime, timedelta
+from typing import Any, NamedTuple
+
+from clearline.fields import EPOCH
+from clearline.outcomes import decides
+from ledger.reasons import Reason
+from processors.settlement import is_final
+from schemas.records import Command, JournalRecord, Reply, Transaction
+from streams.calls import Place, place_of
+
+Document = dict[str, Any]
+
+PENDING, SETTLED, APPLIED, REJECTED = "pending", "settled", "applied", "rejected"
+
+
+class Outcome(NamedTuple):
+    """What a final journal record, or the reply that was made from it, says of a command.
+
+    `place`: of the command; `detail`: what a rejection names; `booked_at`: milliseconds since 1970 UTC.
+    """
+
+    status: str
+    reason: str
+    detail: Mapping[str, str]
+    place: Place
+    sequence: int
+    booked_at: int
+    product_version: int
+
+
+def of_reply(r: Reply) -> Outcome | None:
+    """The outcome in a reply; None when it is not the key's own: a repeat, or another payload under it."""
+    if r.outcome == "repeated" or r.reason == Reason.IDEMPOTENCY_CONFLICT:
+        return None
+    return Outcome(r.outcome, r.reason, r.detail, place_of(r), r.sequence, r.booked_at, r.product_version)
+
+
+def of_record(r: JournalRecord) -> Outcome | None:
+    """The outcome in a journal record; None when it is not the last word: a repeat, another payload under the key, or a
+    transaction that goes on between partitions."""
+    if r.outcome == "repeated" or r.reason == Reason.IDEMPOTENCY_CONFLICT or not is_final(r):
+        return None
+    place = Place(r.source_partition, r.first_offset if decides(r) else r.source_offset)
+    return Outcome(r.outcome, r.reason, r.detail, place, r.sequence, r.booked_at, r.product_version)
+
+
+def document(command: Command, id_hex: str, place: Place | None, outcome: Outcome | None) -> Document:
+    """A command's document. Without an outcome it is pending, at `place` if that is known."""
+    return {
+        "id": id_hex,
+        "partner_id": command.partner_id,
+        "idempotency_key": command.idempotency_key,
+        "status": outcome.status if outcome is not None else PENDING,
+        **(_asked(command, outcome) if isinstance(command, Transaction) else _control(command)),
+        **_came_to(id_hex, place, outcome),
+    }
+
+
+def document_of_record(r: JournalRecord) -> Document:
+    """The same of a command that the log does not keep any more. What the journal does not have is null: an amount
+    that cannot be told from the postings, and the currency of what moved nothing."""
+    outcome = of_record(r)
+    place = outcome.place if outcome is not None else Place(r.source_partition, r.source_offset)
+    id_hex = r.command_id.hex()
+    amount, currency = _moved(r)
+    asked: Document = {"command": r.command, "subject": r.subject_id}
+    if r.command == "Transaction":
+        asked = {
+            "product": r.product,
+            "product_version": r.product_version or None,
+            "operation": r.operation,
+            "amount": amount,
+            "currency": currency,
+            "value_date": r.changes.get("late_for") or iso_day(r.value_date),
+            "reference": r.reference,
+        }
+    return {
+        "id": id_hex,
+        "partner_id": r.partner_id,
+        "idempotency_key": r.idempotency_key,
+        "status": outcome.status if outcome is not None else PENDING,
+        **asked,
+        **_came_to(id_hex, place, outcome),
+    }
+
+
+def _asked(t: Transaction, outcome: Outcome | None) -> Document:
+    return {
+        "product": t.product,
+        "product_version": (outcome.product_version or None) if outcome is not None else None,
+        "operation": t.operation,
+        "amount": t.amount or None,
+        "currency": t.currency,
+        "value_date": iso_day(t.value_date),
+        "reference": t.reference,
+    }
+
+
+def _control(command: Command) -> Document:
+    return {"command": type(command).__name__, "subject": subject_of(command)}
+
+
+def _came_to(id_hex: str, place: Place | None, outcome: Outcome | None) -> Document:
+    at = outcome.place if outcome is not None else place
+    self_ = f"/v1/transactions/{id_hex}"
+    return {
+        "booked_at": iso_time(outcome.booked_at) if outcome is not None else None,
+        "position": {
+            "partition": at.partition,
+            "offset": at.offset,
+            "sequence": outcome.sequence if outcome is not None else None,
+        }
+        if at is not None
+        else None,
+        "reason": (outcome.reason or None) if outcome is not None else None,
+        "links": {"self": self_, "explain": f"{self_}/explain"},
+    }
+
+
+def _moved(r: JournalRecord) -> tuple[int | None, str | None]:
+    """Amount and currency as far as the postings tell them: of two legs without a product they are what was asked."""
+    legs: list[tuple[int, str]] = [(p.amount, p.currency) for p in r.postings]
+    if not legs:
+        legs = [(p.change, p.currency) for p in r.pending if p.hold_id == r.command_id and p.change > 0]
+    currencies = {currency for _, currency in legs}
+    currency = currencies.pop() if len(currencies) == 1 else None
+    plain = len(legs) == 2 and legs[0] == legs[1] and not r.product_version
+    return (legs[0][0] if plain and r.operation in ("transfer", "hold") else None), currency
+
+
+def subject_of(command: Command) -> str:
+    """What a control command changes: an account, a partner, a product; empty for none."""
+    for name in ("account_id", "subject_id", "product"):
+        found = getattr(command, name, None)
+        if found:
+            return str(found)
+    return ""
+
+
+def sentence(reason: str, detail: Mapping[str, str]) -> str:
+    """One sentence that names what a rejection names, the field and its rule first."""
+    field, rule = detail.get("field", ""), detail.get("rule", "")
+    head = f"{field}: {rule}" if field and rule else field or rule
+    rest = ", ".join(f"{k} {v}" for k, v in sorted(detail.items()) if k not in ("field", "rule"))
+    named = "; ".join(part for part in (head, rest) if part)
+    return f"{reason}: {named}" if named else ""
+
+
+def iso_day(days: int) -> str:
+    """A day as 2026-11-22; `days` since 1970-01-01."""
+    try:
+        return (EPOCH + timedelta(days=days)).isoformat()
+    except OverflowError:
+        return date.max.isoformat()
+
+
+def iso_time(ms: int) -> str:
+    """A time as 2026-11-22T09:00:00.123Z; `ms` since 1970 UTC."""
+    return datetime.fromtimestamp(ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S") + f".{ms % 1000:03d}Z"

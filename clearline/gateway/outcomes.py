@@ -1,0 +1,203 @@
+"""What this gateway knows of commands: outcomes that are final, and its own calls that are under way.
+
+Memory of a gateway, never the truth: an entry is made from a reply or a journal record, and only what is final is
+answered from it. Nothing here survives a kill, and nothing needs to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from typing import Any, NamedTuple
+
+import msgspec
+import structlog
+
+from clearline.gateway import documents
+from clearline.gateway.documents import Document, Outcome
+from clearline.gateway.parts import Gate
+from schemas.identity import command_id, payload_digest
+from schemas.records import Command, Transaction
+from streams.calls import Called, Place
+
+log = structlog.get_logger()
+
+FINAL_MAX = 50_000  # about 1.5 KB each
+UNDER_WAY_MAX = 50_000
+
+
+class Kept(NamedTuple):
+    """A final outcome. `digest`: of the payload that the key names; `value_date`: what was asked for, in days since
+    1970-01-01, -1 for a command that has none; `detail`: what a rejection names."""
+
+    digest: bytes
+    value_date: int
+    document: Document
+    detail: dict[str, str]
+
+    def names(self, command: Command, digest: bytes, *, undated: bool) -> bool:
+        """Whether a command is this payload. `undated`: its caller named no value date, so it is of the first day."""
+        return is_payload(command, digest, self.digest, self.value_date, undated=undated)
+
+    @property
+    def place(self) -> Place:
+        """Where the log has the command."""
+        position = self.document["position"]
+        return Place(position["partition"], position["offset"])
+
+    def stored(self) -> dict[str, Any]:
+        """As it is kept in Redis."""
+        return {
+            "digest": self.digest.hex(), "value_date": self.value_date, "document": self.document, "detail": self.detail,
+        }  # fmt: skip
+
+    @classmethod
+    def read(cls, stored: dict[str, Any]) -> Kept | None:
+        """What `stored` made; None when it is something else."""
+        try:
+            return cls(
+                bytes.fromhex(stored["digest"]), stored["value_date"], stored["document"], dict(stored["detail"])
+            )
+        except (KeyError, TypeError, ValueError):
+            return None
+
+
+class UnderWay:
+    """A call of this gateway that has no outcome yet. `done` has its outcome when it comes, or None when the call
+    failed; `acknowledged` is set when the broker has it, or the call failed."""
+
+    __slots__ = ("acknowledged", "command", "digest", "done", "place", "since")
+
+    def __init__(self, command: Command, digest: bytes, now_s: float) -> None:
+        loop = asyncio.get_running_loop()
+        self.command, self.digest, self.since = command, digest, now_s
+        self.place: Place | None = None
+        self.acknowledged: asyncio.Future[Exception | None] = loop.create_future()
+        self.done: asyncio.Future[Kept | None] = loop.create_future()
+
+    def names(self, command: Command, digest: bytes, *, undated: bool) -> bool:
+        """Whether a command is this payload."""
+        own = self.command.value_date if isinstance(self.command, Transaction) else -1
+        return is_payload(command, digest, self.digest, own, undated=undated)
+
+
+def is_payload(command: Command, digest: bytes, wanted: bytes, value_date: int, *, undated: bool) -> bool:
+    """Whether the command has the wanted digest, or would have it on the day of the first try when it named none."""
+    if digest == wanted:
+        return True
+    if not undated or not isinstance(command, Transaction) or value_date < 0:
+        return False
+    return payload_digest(msgspec.structs.replace(command, value_date=value_date)) == wanted
+
+
+class Outcomes:
+    """Both tables, by command id. Used in the event loop only."""
+
+    def __init__(self, gate: Gate, final_max: int = FINAL_MAX) -> None:
+        self._gate = gate
+        self._final_max = final_max
+        self._final: OrderedDict[bytes, Kept] = OrderedDict()
+        self._under_way: dict[bytes, UnderWay] = {}
+        self._writes: set[asyncio.Task[None]] = set()
+
+    def __len__(self) -> int:
+        return len(self._final)
+
+    @property
+    def under_way(self) -> int:
+        """Calls without an outcome yet."""
+        return len(self._under_way)
+
+    def get(self, cid: bytes) -> Kept | None:
+        """The final outcome of a command, if it is in memory."""
+        found = self._final.get(cid)
+        if found is not None:
+            self._final.move_to_end(cid)
+        return found
+
+    async def at_hand(self, cid: bytes) -> Kept | None:
+        """The same from memory or from Redis."""
+        found = self.get(cid)
+        if found is None:
+            stored = await self._gate.outcome(cid)
+            found = Kept.read(stored) if stored is not None else None
+            if found is not None:
+                self._put(cid, found)
+        return found
+
+    def call_of(self, cid: bytes) -> UnderWay | None:
+        """The call of this gateway that is under way under a command id."""
+        return self._under_way.get(cid)
+
+    def begin(self, cid: bytes, entry: UnderWay) -> None:
+        """A call is about to be published. The oldest are forgotten when there are too many: others find them."""
+        self._under_way[cid] = entry
+        if len(self._under_way) > UNDER_WAY_MAX:
+            oldest = next(iter(self._under_way))
+            self._end(self._under_way.pop(oldest), None)
+
+    def give_up(self, cid: bytes, entry: UnderWay, error: Exception) -> None:
+        """Nobody knows whether the log has this call."""
+        if not entry.acknowledged.done():
+            entry.acknowledged.set_result(error)
+        if self._under_way.get(cid) is entry:
+            del self._under_way[cid]
+        self._end(entry, None)
+
+    def kept(self, command: Command, called: Called) -> None:
+        """Takes the outcome of a call: what the caller tells whoever keeps them."""
+        reply = called.reply
+        if reply is None:
+            return
+        outcome = documents.of_reply(reply)
+        if outcome is not None:
+            self.keep(command, outcome)
+
+    def keep(self, command: Command, outcome: Outcome) -> Kept:
+        """Keeps a final outcome, here and in Redis, and tells who waits for it."""
+        cid = command_id(command.partner_id, command.idempotency_key)
+        entry = self._under_way.get(cid)
+        known = self._final.get(cid)
+        if known is not None and known.place == outcome.place:
+            self._answered(cid, entry, known)
+            return known
+        # The entry's own digest, when it is of this very command: hashing a payload costs more than comparing.
+        digest = entry.digest if entry is not None and entry.command is command else payload_digest(command)
+        kept = Kept(
+            digest,
+            command.value_date if isinstance(command, Transaction) else -1,
+            documents.document(command, cid.hex(), None, outcome),
+            dict(sorted(outcome.detail.items())),
+        )
+        self._put(cid, kept)
+        task = asyncio.get_running_loop().create_task(self._gate.keep_outcome(cid, kept.stored()))
+        self._writes.add(task)
+        task.add_done_callback(self._written)
+        self._answered(cid, entry, kept)
+        return kept
+
+    async def flush(self, timeout_s: float = 2.0) -> None:
+        """Waits for what is on its way to Redis."""
+        if self._writes:
+            await asyncio.wait(self._writes, timeout=timeout_s)
+
+    def _answered(self, cid: bytes, entry: UnderWay | None, kept: Kept) -> None:
+        if entry is not None and entry.digest == kept.digest:
+            del self._under_way[cid]
+            self._end(entry, kept)
+
+    def _put(self, cid: bytes, kept: Kept) -> None:
+        self._final[cid] = kept
+        self._final.move_to_end(cid)
+        if len(self._final) > self._final_max:
+            self._final.popitem(last=False)
+
+    def _written(self, task: asyncio.Task[None]) -> None:
+        self._writes.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("outcome_not_kept", error=f"{type(task.exception()).__name__}: {task.exception()}")
+
+    @staticmethod
+    def _end(entry: UnderWay, kept: Kept | None) -> None:
+        if not entry.done.done():
+            entry.done.set_result(kept)
