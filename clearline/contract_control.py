@@ -86,13 +86,21 @@ class AdmitPartnerInput(ControlInput):
 
 
 class SetPartnerStateInput(ControlInput):
-    """Who is behind it and why must be given: the change is kept in the journal."""
+    """Who is behind it and why must be given: the change is kept in the journal. From sandbox to live also who approved
+    it, which is looked at by the ledger: only it knows the state that the partner has."""
 
     command: Literal["SetPartnerState"]
     subject_id: PartnerId
     state: Literal["inspected", "sandbox", "live", "suspended", "exiting", "exited"]
     requested_by: Annotated[Text, StringConstraints(min_length=1)]
     note: Annotated[Text, StringConstraints(min_length=1)]
+    approved_by: Text = ""
+
+    @model_validator(mode="after")
+    def _four_eyes(self) -> SetPartnerStateInput:
+        if self.approved_by == self.requested_by:
+            stop("must be another person than requested_by", "approved_by")
+        return self
 
 
 class LimitInput(Input):

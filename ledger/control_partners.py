@@ -16,7 +16,7 @@ from schemas.records import AdmitPartner, SetPartnerState
 if TYPE_CHECKING:
     from ledger.book import Book
 
-EXITED = "exited"
+SANDBOX, LIVE, EXITED = "sandbox", "live", "exited"
 
 
 def admit_partner(book: Book, c: AdmitPartner, offset: int) -> Changes:
@@ -43,9 +43,10 @@ def set_partner_state(book: Book, c: SetPartnerState, offset: int) -> Changes:
     for name in ("requested_by", "note"):
         if not getattr(c, name):
             invalid(name, "who asks for it, and why")
+    partner = book.draft.partners.find(c.subject_id)
+    _check_approval(c, goes_live=c.state == LIVE and partner is not None and partner.state == SANDBOX)
     if c.state not in STATES:
         raise Rejection(Reason.STATE_UNKNOWN, field="state", rule=", ".join(STATES))
-    partner = book.draft.partners.find(c.subject_id)
     if partner is None:
         raise Rejection(Reason.PARTNER_UNKNOWN, field="subject_id", partner=c.subject_id[:256])
     may_become = STATES[partner.state].may_become
@@ -60,7 +61,15 @@ def set_partner_state(book: Book, c: SetPartnerState, offset: int) -> Changes:
     if c.state == EXITED:
         _check_empty(book, c.subject_id)
     partner.state, partner.offset = c.state, offset
-    return c.subject_id, audit(c, state=c.state)
+    return c.subject_id, audit(c, state=c.state, **({"approved_by": c.approved_by} if c.approved_by else {}))
+
+
+def _check_approval(c: SetPartnerState, *, goes_live: bool) -> None:
+    """Nobody takes a partner live alone, and nobody is the second person of what they asked for themselves."""
+    if goes_live and not c.approved_by:
+        invalid("approved_by", "to go live takes a second person")
+    if c.approved_by == c.requested_by:
+        invalid("approved_by", "another person than requested_by")
 
 
 def _check_empty(book: Book, subject: str) -> None:

@@ -126,7 +126,7 @@ class AdmitPartner(CommandRecord, frozen=True, gc=False, omit_defaults=True):
 
 
 class SetPartnerState(CommandRecord, frozen=True, gc=False, omit_defaults=True):
-    """Takes a partner with its subtree to another state of its life."""
+    """Takes a partner with its subtree to another state of its life. `approved_by`: the second person, for go-live."""
 
     partner_id: str
     idempotency_key: str
@@ -134,6 +134,7 @@ class SetPartnerState(CommandRecord, frozen=True, gc=False, omit_defaults=True):
     state: str
     requested_by: str = ""
     note: str = ""
+    approved_by: str = ""
 
 
 class Limit(Record, frozen=True, gc=False):

@@ -66,7 +66,11 @@ def block(name: str, debits: bool, credits: bool) -> BlockAccount:
 
 
 def state(partner: str, becomes: str, by: str = "bank", **other: Any) -> SetPartnerState:
-    fields: dict[str, Any] = {"idempotency_key": key(), "requested_by": "zhou", "note": "case 9", **other}
+    """The step to a state, approved where it is to go live."""
+    second = "li" if becomes == "live" else ""
+    fields: dict[str, Any] = {
+        "idempotency_key": key(), "requested_by": "zhou", "note": "case 9", "approved_by": second, **other
+    }  # fmt: skip
     return SetPartnerState(by, subject_id=partner, state=becomes, **fields)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from ledger import calendars, crossing, exchange, flights, limits, operations, parts, rules
+from ledger import calendars, control_partners, crossing, exchange, flights, limits, operations, parts, rules
 from ledger.accounts import Account
 from ledger.book import Book
 from ledger.entries import HOLD, LAPSED
@@ -71,6 +71,10 @@ def _who_is_above_moves_what_a_partner_may_not(monkeypatch):
     monkeypatch.setattr(
         Legs, "_owner_state", lambda self, field, a, what, below="": None if below else plain(self, field, a, what)
     )
+
+
+def _one_person_takes_a_partner_live(monkeypatch):
+    monkeypatch.setattr(control_partners, "_check_approval", lambda c, *, goes_live: None)
 
 
 def _freezing_stops_nothing(monkeypatch):

@@ -104,7 +104,7 @@ class Partners(Figures):
         """The reason why a partner's state is not changed, or empty."""
         if c.partner_id != BANK:
             return "not_permitted"
-        if not c.requested_by or not c.note:
+        if not c.requested_by or not c.note or not self._is_approved(c):
             return "field_invalid"
         if c.state not in PERMITS:
             return "state_unknown"
@@ -116,6 +116,11 @@ class Partners(Figures):
             return "partner_not_empty"
         self.set_standing(offset, c.subject_id, c.state, self.partner_name[c.subject_id])
         return ""
+
+    def _is_approved(self, c: SetPartnerState) -> bool:
+        """Four eyes: whoever approves did not ask, and out of the sandbox goes nobody who was not approved."""
+        leaves_sandbox = (self.partner_state.get(c.subject_id), c.state) == ("sandbox", "live")
+        return c.approved_by != c.requested_by if c.approved_by else not leaves_sandbox
 
     def _holds_something(self, partner: str) -> bool:
         """Whether an account of the subtree is not empty, or a partner below has not left."""

@@ -158,7 +158,8 @@ class Recomputation(Following):
         if isinstance(c, AdmitPartner):
             return self.admit(offset, c), c.subject_id, None
         if isinstance(c, SetPartnerState):
-            return self.set_partner(offset, c), c.subject_id, None
+            life = {"state": c.state, "approved_by": c.approved_by, **said}
+            return self.set_partner(offset, c), c.subject_id, life
         if isinstance(c, SetLimit):
             why = self.set_limit(offset, c, on_shelf=c.subject_id in self.shelf)
             return why, c.subject_id, {"level": c.level, "limits": str(len(c.limits)), **said}

@@ -119,13 +119,16 @@ def state(
     to: Annotated[str, typer.Argument(help="inspected, sandbox, live, suspended, exiting or exited.")],
     note: WhyOption,
     by: ByOption = "",
+    approved_by: Annotated[
+        str, typer.Option(help="The second person; needed from sandbox to live (`clearline onboard approve`).")
+    ] = "",
     key: KeyOption = "",
     as_json: screen.JsonFlag = False,
 ) -> None:
     """Take a partner to the next state of its life; docs/operations.md has the table of what may follow what."""
-    _set_state(partner, to, by, note, key, as_json)
+    _set_state(partner, to, by, note, key, as_json, approved_by)
 
 
-def _set_state(partner: str, to: str, by: str, note: str, key: str, as_json: bool) -> None:
-    document = {"command": "SetPartnerState", "subject_id": partner, "state": to}
+def _set_state(partner: str, to: str, by: str, note: str, key: str, as_json: bool, approved_by: str = "") -> None:
+    document = {"command": "SetPartnerState", "subject_id": partner, "state": to, "approved_by": approved_by}
     give_document(document, by, note, key, as_json, f"{partner} is {to}, and with it what is below")

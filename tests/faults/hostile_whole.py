@@ -211,7 +211,8 @@ def _life(rnd: random.Random, i: int) -> Command:
             state = rnd.choice(("exiting", "exited", "exited"))
             subject = rnd.choice(("initech", "acme/shop-2"))
     who = WHO if rnd.random() < 0.92 else {"requested_by": "", "note": "x"}
-    return SetPartnerState("bank", f"q-{i}", subject, state, **who)
+    approved = ("second", "second", "second", "", who["requested_by"])[i % 5] if state == "live" else ""
+    return SetPartnerState("bank", f"q-{i}", subject, state, **who, approved_by=approved)
 
 
 def _account(rnd: random.Random, i: int) -> Command:

@@ -136,6 +136,10 @@ def _admit(m: State, c: AdmitPartner) -> Iterator[Against]:
 def _state(m: State, c: SetPartnerState) -> Iterator[Against]:
     if c.requested_by == "" or c.note == "":
         yield against("field_invalid")
+    if c.approved_by == "" and c.state == "live" and m.partners.get(c.subject_id) == "sandbox":
+        yield against("field_invalid", field="approved_by")
+    if c.approved_by == c.requested_by:
+        yield against("field_invalid", field="approved_by")
     if c.state not in partners.STATES:
         yield against("state_unknown")
     if c.subject_id not in m.partners:
@@ -269,7 +273,7 @@ def _deepest(text: str) -> int:
 
 def apply(m: State, c: Any) -> Change:
     """Changes what the command changes. Nothing stands against it any more."""
-    said = {k: v for k in ("requested_by", "note") if (v := getattr(c, k, ""))}
+    said = {k: v for k in ("requested_by", "note", "approved_by") if (v := getattr(c, k, ""))}
     subject, changes = _apply(m, c)
     return subject, {k: _text(v) for k, v in changes.items()} | said
 

@@ -82,7 +82,7 @@ class Desk:
         return e.reason or e.outcome
 
     def become(self, partner: str, *states: str) -> list[str]:
-        return [self.say(SetPartnerState("bank", self.key(), partner, s, **WHO)) for s in states]
+        return [self.say(SetPartnerState("bank", self.key(), partner, s, **WHO, approved_by="second")) for s in states]
 
 
 @pytest.fixture
@@ -116,6 +116,24 @@ def test_a_partner_lives_and_leaves_by_the_table(desk: Desk) -> None:
     assert desk.become("neu/kid", "exiting", "exited") == ["applied", "applied"]
     assert desk.become("neu", "exited", "live") == ["applied", "state_transition"]
     assert desk.say(AdmitPartner("bank", "n6", "neu/late")) == "parent_unknown"
+
+
+def test_out_of_the_sandbox_with_four_eyes(desk: Desk) -> None:
+    desk.say(AdmitPartner("bank", "n", "neu", state="applied"))
+    desk.become("neu", "inspected", "sandbox")
+
+    def live(approved_by: str, subject: str = "neu") -> str:
+        return desk.say(SetPartnerState("bank", desk.key(), subject, "live", **WHO, approved_by=approved_by))
+
+    assert [live(""), live("ops"), live("ops", "nobody"), live("", "nobody")] == [
+        "field_invalid", "field_invalid", "field_invalid", "partner_unknown"
+    ]  # fmt: skip
+    asked = desk.give(SetPartnerState("bank", desk.key(), "neu", "live", **WHO, approved_by="second"))
+    assert (said(asked), asked.changes) == (
+        "applied", {"state": "live", "requested_by": "ops", "note": "why", "approved_by": "second"}
+    )  # fmt: skip
+    assert desk.become("neu", "suspended") == ["applied"]
+    assert live("") == "applied"  # it was live before
 
 
 def test_who_may_not_is_told_in_the_order_of_the_page(desk: Desk) -> None:

@@ -286,6 +286,15 @@ def test_a_partner_changes_its_state_only_with_who_and_why():
     )
 
 
+def test_who_approves_is_another_person():
+    known = {"subject_id": "acme", "state": "live", "requested_by": "zhou", "note": "all checks passed"}
+    assert refused(control("SetPartnerState", **known, approved_by="zhou")) == [
+        ("approved_by", "must be another person than requested_by")
+    ]
+    assert read(control("SetPartnerState", **known, approved_by="li")).approved_by == "li"
+    assert read(control("SetPartnerState", **known)).approved_by == ""  # a suspended partner goes on without
+
+
 def test_an_exchange_and_a_products_own_amounts():
     roles = {"payer": "acme:usd", "payee": "acme:cny", "sold": "bank:position:USD", "bought": "bank:position:CNY"}
     t = read(GOOD, operation="exchange", currency="USD", accounts=roles, rate="7.1234", exponent=2)

@@ -252,7 +252,8 @@ def test_only_the_steps_of_the_table_are_taken(before: str, after: str) -> None:
     if after in STATES[before].may_become:
         assert (record.outcome, record.changes) == (
             "applied",
-            {"state": after, "requested_by": "zhou", "note": "case 9"},
+            {"state": after, "requested_by": "zhou", "note": "case 9"}
+            | ({"approved_by": "li"} if after == "live" else {}),
         )
     else:
         assert (record.reason, record.detail["state"]) == ("state_transition", before)
@@ -321,3 +322,29 @@ def test_any_partner_may_be_paid_and_nobody_elses_account_be_debited_or_looked_u
         "settled", "account_not_owned", "account_not_owned", "account_unknown", "account_not_owned", "account_not_owned",
         "account_unknown", "settled", "account_unknown",
     ]  # fmt: skip
+
+
+def test_nobody_takes_a_partner_live_alone() -> None:
+    ledger = shop("sandbox")
+    got = ledger.settle(
+        state(SHOP, "live", approved_by=""), state(SHOP, "live", approved_by="zhou"),
+        state(SHOP, "gone", approved_by="zhou"), state("nobody", "live", approved_by="zhou"),
+        state("nobody", "live", approved_by=""), state(SHOP, "live", approved_by="", note=""),
+        state(SHOP, "live", "acme", approved_by=""),
+    )  # fmt: skip
+    assert [answer(r) for r in got] == [
+        "field_invalid approved_by", "field_invalid approved_by", "field_invalid approved_by", "field_invalid approved_by",
+        "partner_unknown", "field_invalid note", "not_permitted",
+    ]  # fmt: skip
+    done = ledger.one(state(SHOP, "live", approved_by="li"))
+    assert done.changes == {"state": "live", "requested_by": "zhou", "note": "case 9", "approved_by": "li"}
+
+
+def test_other_steps_need_no_second_person_and_keep_who_was_named() -> None:
+    ledger = shop("live")
+    got = ledger.settle(
+        state(SHOP, "suspended", approved_by="zhou"), state(SHOP, "suspended"), state(SHOP, "live", approved_by=""),
+        state(SHOP, "exiting", approved_by="li"),
+    )  # fmt: skip
+    assert [answer(r) for r in got] == ["field_invalid approved_by", *["applied"] * 3]
+    assert [r.changes.get("approved_by") for r in got[1:]] == [None, None, "li"]
