@@ -56,6 +56,11 @@ class PagePool:
         for _ in range(threads):
             self._free.put(Pages(config))
 
+    @property
+    def address(self) -> str:
+        """Where ClickHouse is."""
+        return self._config.address
+
     async def ask(self, question: Callable[[Pages], T]) -> T:
         """The answer to a question that is asked in one of the threads."""
         if self._under_way >= self._most:
@@ -230,7 +235,7 @@ class Projections:
         except PartUnavailableError as e:
             return e
         except TimeoutError:
-            return PartUnavailableError("ClickHouse", "its address", f"nothing within {SOON_S:.0f} s")
+            return PartUnavailableError("ClickHouse", self._pages.address, f"nothing within {SOON_S:.0f} s")
         return found[0] if found else None
 
 

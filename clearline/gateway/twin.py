@@ -289,6 +289,14 @@ class LedgerTwin:
             if not names or product in names:
                 self.publish(product, version, text)
 
+    def base(self, partition: int) -> PartitionBase:
+        """The committed state of one partition."""
+        return self._sides[partition].base
+
+    def journal_of(self, partition: int) -> list[JournalRecord]:
+        """The journal of one partition; an offset is a place in this list."""
+        return self._sides[partition].journal
+
     def account(self, account_id: str) -> Account | None:
         """A partner's account as it is now."""
         owner = account_id.partition(":")[0]
