@@ -18,6 +18,7 @@ from clearline.fields import EPOCH
 from clearline.gateway.outcomes import Outcomes
 from clearline.gateway.parts import Called, Found, Gate, Parts, Place, Rows, Taken
 from clearline.gateway.reads import Reads
+from clearline.gateway.twin_reads import TwinReads
 from clearline.outcomes import decides
 from ledger.accounts import Account
 from ledger.keys import KeyIndex
