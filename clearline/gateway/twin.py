@@ -11,7 +11,7 @@ from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
-from typing import Any, cast
+from typing import Any
 
 from clearline.config import Settings
 from clearline.fields import EPOCH
@@ -409,7 +409,7 @@ def make_twin(
     twin.calls = Calls(outcomes.kept)
     return Parts(
         settings, base_url, partitions, settings.settlement.message_bytes_max, twin, twin,
-        access if access is not None else MemoryRows(), gate, reads if reads is not None else cast("Reads", None), outcomes,
+        access if access is not None else MemoryRows(), gate, reads if reads is not None else TwinReads(twin), outcomes,
         now_ms=lambda: twin.now_ms,
     )  # fmt: skip
 
