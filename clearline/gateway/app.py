@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 
 from clearline.contract import ContractError, FieldError
 from clearline.gateway import problems
+from clearline.gateway.guard import Guard
 from clearline.gateway.parts import Parts
 from clearline.gateway.problems import Problem
 from schemas.errors import PartUnavailableError
@@ -35,6 +36,7 @@ def create_app(parts: Parts) -> FastAPI:
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(PartUnavailableError, _unavailable)
     app.add_exception_handler(Exception, _internal)
+    app.add_middleware(Guard, bytes_max=parts.settings.gateway.body_bytes_max, base_url=parts.base_url)
     return app
 
 

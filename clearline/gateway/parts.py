@@ -6,10 +6,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from clearline.config import Settings
 from schemas.records import Command, Record
+from sinks.gate import Taken
 from streams.calls import Called, Found, Place
 
 if TYPE_CHECKING:
@@ -57,18 +58,6 @@ class Rows(Protocol):
     def get(self, key: str) -> Record | None: ...
     def items(self, prefix: str = "") -> Iterator[tuple[str, Record]]: ...
     def put(self, key: str, row: Record | None, timeout_s: float = 15.0) -> None: ...
-
-
-class Taken(NamedTuple):
-    """What a call took of the limits. `left` and `reset_s` of the burst and of the day; `refused`: which one, or empty;
-    `local`: Redis was away."""
-
-    refused: str
-    burst_left: int
-    burst_reset_s: float
-    day_left: int
-    day_reset_s: float
-    local: bool
 
 
 class Gate(Protocol):
