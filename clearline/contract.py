@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, date, datetime, timedelta
 from typing import Annotated, Any, Literal, NamedTuple, NoReturn
 
@@ -206,11 +206,14 @@ def parse_line(line: bytes, today: date) -> Command:
     """The command in one line of JSON. `today`: value date where the line names none. Raises ContractError."""
     if len(line) > LINE_BYTES_MAX:
         raise ContractError([FieldError("", f"the line has {len(line)} bytes, the most is {LINE_BYTES_MAX}")])
-    return read_command(_parse_json(line), today)
+    return read_command(parse_json(line), today)
 
 
-def read_command(document: object, today: date) -> Command:
-    """The command in a decoded JSON document. Raises ContractError that names every wrong field."""
+def read_command(document: object, today: date, hidden: Collection[str] = ()) -> Command:
+    """The command in a decoded JSON document. `hidden`: fields that its writer did not write, and is not told of.
+
+    Raises ContractError that names every wrong field.
+    """
     if not isinstance(document, dict):
         raise ContractError([FieldError("", f"must be a JSON object, not {shown(document)}")])
     name = document.get("command", "Transaction")
@@ -222,10 +225,11 @@ def read_command(document: object, today: date) -> Command:
         return model.model_validate(document).record(today)
     except ValidationError as e:
         found = e.errors(include_url=False)
-        raise ContractError(_explain(error, document, model) for error in found) from None
+        raise ContractError(_explain(error, document, model, hidden) for error in found) from None
 
 
-def _parse_json(line: bytes) -> object:
+def parse_json(line: bytes) -> object:
+    """What stands in a JSON text: no name twice in an object, nothing but JSON. Raises ContractError."""
     try:
         text = line.decode()
     except UnicodeDecodeError as e:
@@ -253,7 +257,9 @@ def _constant(name: str) -> NoReturn:
     raise ContractError([FieldError("", f"is not JSON: {name} is not a number")])
 
 
-def _explain(error: ErrorDetails, document: Mapping[str, Any], model: type[BaseModel]) -> FieldError:
+def _explain(
+    error: ErrorDetails, document: Mapping[str, Any], model: type[BaseModel], hidden: Collection[str]
+) -> FieldError:
     """pydantic's finding in our words."""
     location = error["loc"]
     field = _path(location)
@@ -263,7 +269,8 @@ def _explain(error: ErrorDetails, document: Mapping[str, Any], model: type[BaseM
         case "missing":
             rule = "is missing"
         case "extra_forbidden":
-            known = PostingInput.model_fields if location[0] == "postings" else model.model_fields
+            fields = PostingInput.model_fields if location[0] == "postings" else model.model_fields
+            known = [name for name in fields if name not in hidden]
             rule = _like(str(location[-1]), known) or f"known are {', '.join(known)}"
             rule = f"is not a field of {'a posting' if location[0] == 'postings' else model.__name__[:-5]}; {rule}"
         case "clearline":

@@ -48,7 +48,8 @@ class Kept(NamedTuple):
     def stored(self) -> dict[str, Any]:
         """As it is kept in Redis."""
         return {
-            "digest": self.digest.hex(), "value_date": self.value_date, "document": self.document, "detail": self.detail,
+            "digest": self.digest.hex(), "value_date": self.value_date,
+            "document": self.document, "detail": self.detail,
         }  # fmt: skip
 
     @classmethod

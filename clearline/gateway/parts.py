@@ -79,8 +79,8 @@ class Gate(Protocol):
 
 @dataclass(slots=True)
 class Parts:
-    """One gateway's parts. `base_url`: of the pages of codes, without a slash at the end. `now_ms`: the wall clock, or a
-    test's; `ready`: why this gateway cannot serve, one sentence each, empty when it can."""
+    """One gateway's parts. `base_url`: of the pages of codes, without a slash at the end. `now_ms`: the wall clock, or
+    a test's; `ready`: why this gateway cannot serve, one sentence each, empty when it can; `figures`: of status."""
 
     settings: Settings
     base_url: str
