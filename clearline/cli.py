@@ -9,14 +9,13 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import traceback
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
 
-from clearline import screen
+from clearline import redaction, screen
 from clearline.commands import (
     account,
     bench,
@@ -112,7 +111,7 @@ def _told(error: BaseException, given: Sequence[str]) -> tuple[str, int]:
     if isinstance(error, (KeyboardInterrupt, typer.Abort)):
         return "interrupted", EXIT_INTERRUPTED
     if os.environ.get("CLEARLINE_DEBUG") or "--role" in given:  # a role's stderr is its log
-        traceback.print_exception(error)
+        redaction.print_exception(error)
     text = f"unexpected {type(error).__name__}: {error}; run it again as `clearline --debug ...` for the traceback"
     return text, 3
 
@@ -126,6 +125,7 @@ def _usage(error: typer.TyperException) -> str:
 
 
 def _failed(sentence: str, exit_code: int, as_json: bool, done: Mapping[str, Any] | None = None) -> int:
+    sentence = redaction.hide(sentence)
     screen.say(f"error: {sentence}")
     if as_json:
         screen.print_json({**(done or {}), "error": sentence, "exit_code": exit_code})

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import structlog
 
+from clearline import redaction
 from clearline.config import Settings
 from clearline.connection import clickhouse_config, kafka_config, redis_config, registry_of
 from schemas.errors import BadInputError
@@ -29,6 +30,7 @@ def run_role(name: str, settings: Settings, slot: int) -> None:
     if not 0 <= slot < settings.workers:
         highest = settings.workers - 1
         raise BadInputError(f"slot {slot} does not exist: CLEARLINE_WORKERS={settings.workers} makes 0 to {highest}")
+    redaction.know(settings)
     log_to_stderr()
     ready = os.environ.get("CLEARLINE_READY_FILE")
     _RUN[name](settings, slot, Path(ready) if ready else None)
@@ -72,14 +74,17 @@ ROLES = tuple(_RUN)
 
 
 def log_to_stderr() -> None:
-    """Logs as one line of key=value each, on stderr, which the supervisor keeps in a file."""
+    """Logs as one line of key=value each, on stderr, which the supervisor keeps in a file. Secrets are hidden."""
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
+    redaction.redact_logging(logging.getLogger().handlers)
+    redaction.redact_tracebacks()
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
+            redaction.redact,
             structlog.processors.KeyValueRenderer(key_order=["timestamp", "level", "event"]),
         ],
         logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from clearline.contract import FieldError
+from clearline.redaction import hide
 from ledger.reasons import CURE, MEANING, Reason
 
 MEDIA_TYPE = "application/problem+json"
@@ -91,17 +92,24 @@ def meaning(code: str) -> tuple[str, str]:
 
 
 def document(problem: Problem, base_url: str, instance: str) -> dict[str, Any]:
-    """The problem as RFC 9457 has it. `base_url`: of the pages of codes; `instance`: names this one answer."""
+    """The problem as RFC 9457 has it. `base_url`: of the pages of codes; `instance`: names this one answer.
+
+    It may quote what was sent, and a key may have been sent in the wrong place: secrets are hidden.
+    """
     title, cure = meaning(problem.code)
     detail = problem.detail or "; ".join(map(str, problem.errors)) or title
     return {
         "type": f"{base_url}/reasons/{problem.code}",
         "title": title,
         "status": problem.status,
-        "detail": detail,
+        "detail": hide(detail),
         "instance": instance,
         "code": problem.code,
         "cure": cure,
-        **({"errors": [e._asdict() for e in problem.errors]} if problem.errors else {}),
+        **(
+            {"errors": [{"field": hide(e.field), "rule": hide(e.rule)} for e in problem.errors]}
+            if problem.errors
+            else {}
+        ),
         **problem.more,
     }
