@@ -10,13 +10,14 @@ import time
 from collections.abc import Callable
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from ledger.reasons import Reason
-from processors.settlement import is_final
+from processors.settlement import decides, is_final
 from schemas.codec import Codec
 from schemas.records import JournalRecord
 from streams.clients import KafkaConfig
 from streams.reader import LogReader, LogRecord, end_offsets
 from streams.topics import Topics
+
+__all__ = ["Matcher", "Outcome", "OutcomeTail", "decides", "outcome_of", "wait_for_all"]
 
 T = TypeVar("T")
 
@@ -78,12 +79,6 @@ def outcome_of(j: JournalRecord) -> Outcome:
     if decides(j):
         offset, first_offset = first_offset, -1
     return Outcome(j.outcome, j.reason, j.detail, j.source_partition, offset, j.sequence, first_offset, j.booked_at)
-
-
-def decides(j: JournalRecord) -> bool:
-    """Whether it is the last word on a transaction that crossed partitions, whose command stood at `first_offset`."""
-    final = j.outcome == "settled" or (j.outcome == "rejected" and j.reason != Reason.IDEMPOTENCY_CONFLICT)
-    return j.command == "Transaction" and j.first_offset >= 0 and final
 
 
 def _buried(r: LogRecord) -> Outcome:

@@ -18,6 +18,7 @@ from ledger.crossing import STEPS
 from ledger.invariants import check_accounts, check_limits, check_records
 from ledger.keys import KeyIndex
 from ledger.names import NAME_MAX
+from ledger.reasons import Reason
 from ledger.state import Draft
 from schemas.codec import Codec, UndecodableError, UnknownSchemaError
 from schemas.errors import InvariantError
@@ -365,3 +366,9 @@ def _who_waits(headers: list[tuple[str, bytes]]) -> bytes:
 def is_final(r: JournalRecord) -> bool:
     """Whether this outcome is what a caller waits for: not a step of a transaction that goes on elsewhere."""
     return r.command != "Crossing" and not (r.command == "Transaction" and r.outcome == "applied")
+
+
+def decides(r: JournalRecord) -> bool:
+    """Whether it is the last word on a transaction that crossed partitions, whose command stood at `first_offset`."""
+    final = r.outcome == "settled" or (r.outcome == "rejected" and r.reason != Reason.IDEMPOTENCY_CONFLICT)
+    return r.command == "Transaction" and r.first_offset >= 0 and final
