@@ -1,0 +1,1 @@
+"""Notifications to partners. Start at `worker.py`; docs/webhooks.md is the specification."""
