@@ -158,9 +158,10 @@ class GatewaySettings(_Section):
 
 
 class WebhookSettings(_Section):
-    """Notifications to partners (docs/webhooks.md). `private_targets`: also addresses of private networks and http,
-    for development on one machine."""
+    """Notifications to partners (docs/webhooks.md). `instances`: workers, each with the partitions of its slot; stop all
+    to change it. `private_targets`: also addresses of private networks and http, for development on one machine."""
 
+    instances: int = Field(default=1, ge=1, le=64)
     private_targets: bool = False
     timeout_s: float = Field(default=10.0, gt=0, le=60)
     first_retry_s: float = Field(default=5.0, gt=0, le=3600)
@@ -316,7 +317,7 @@ def settings_env(settings: Settings) -> dict[str, str]:
 def _flatten(values: Mapping[str, Any], prefix: str, out: dict[str, str]) -> None:
     for key, value in values.items():
         name = prefix + key.upper()
-        if key == "client":
+        if key == "client" or isinstance(value, list):
             out[name] = json.dumps(value)
         elif isinstance(value, Mapping):
             _flatten(value, name + "__", out)

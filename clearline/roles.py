@@ -21,19 +21,26 @@ from streams.topics import Topics
 
 
 def run_role(name: str, settings: Settings, slot: int) -> None:
-    """Runs a role until it is told to stop. `slot`: which worker this is, 0 to `workers` - 1.
+    """Runs a role until it is told to stop. `slot`: which worker or gateway this is, from 0.
 
     Raises BadInputError for an unknown role or slot, PartUnavailableError when it cannot start.
     """
     if name not in ROLES:
         raise BadInputError(f"{name} is not a role; roles are {', '.join(ROLES)}")
-    if not 0 <= slot < settings.workers:
-        highest = settings.workers - 1
-        raise BadInputError(f"slot {slot} does not exist: CLEARLINE_WORKERS={settings.workers} makes 0 to {highest}")
+    variable, count = _slots(name, settings)
+    if not 0 <= slot < count:
+        raise BadInputError(f"slot {slot} does not exist: {variable}={count} makes 0 to {count - 1}")
     redaction.know(settings)
     log_to_stderr()
     ready = os.environ.get("CLEARLINE_READY_FILE")
     _RUN[name](settings, slot, Path(ready) if ready else None)
+
+
+def _slots(name: str, settings: Settings) -> tuple[str, int]:
+    """How many processes of a role there are, and which setting says so."""
+    if name == "gateway":
+        return "CLEARLINE_GATEWAY__INSTANCES", settings.gateway.instances
+    return "CLEARLINE_WORKERS", settings.workers
 
 
 def _worker(settings: Settings, slot: int, ready_file: Path | None) -> None:
@@ -64,11 +71,18 @@ def _sealer(settings: Settings, _slot: int, ready_file: Path | None) -> None:
     run_sealer(kafka_config(settings), Topics(settings.world), registry_of(settings), ready_file)
 
 
+def _gateway(settings: Settings, slot: int, ready_file: Path | None) -> None:
+    from clearline.gateway import serve
+
+    serve.run(settings, slot, ready_file)
+
+
 _RUN: dict[str, Callable[[Settings, int, Path | None], None]] = {
     "worker": _worker,
     "sink-clickhouse": _sink_clickhouse,
     "sink-redis": _sink_redis,
     "sealer": _sealer,
+    "gateway": _gateway,
 }
 ROLES = tuple(_RUN)
 

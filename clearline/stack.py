@@ -35,6 +35,7 @@ from schemas.errors import BadInputError, ClearlineError
 PARTS = ("kafka", "registry", "clickhouse", "redis")
 ROLE_READY_S = 180.0
 ROLE_STARTS_MAX = 3
+_MANY = ("worker-", "gateway-")  # roles of which there are several
 CHECKOUT = Path(__file__).resolve().parent.parent
 
 
@@ -48,6 +49,7 @@ class Addresses:
     clickhouse_port: int
     clickhouse_http_port: int
     redis_url: str
+    gateway_url: str
 
 
 class Stack:
@@ -222,7 +224,10 @@ class Stack:
             "redis": ("redis",),
         }
         asked = self.settings.ports.model_dump()
-        return {port: asked[port] for part in self.parts for port in by_part[part]}
+        wanted = {port: asked[port] for part in self.parts for port in by_part[part]}
+        for i in range(self.settings.gateway.instances):
+            wanted[gateway_port(i)] = asked["gateway"] and asked["gateway"] + i
+        return wanted
 
     def _check_ports(self) -> None:
         """Raises BadInputError when two parts are to use one port."""
@@ -273,14 +278,18 @@ class Stack:
 
     def _role_spec(self, name: str) -> ProcessSpec:
         ready = self.folder.ready / f"{name}.json"
-        role, _, slot = name.rpartition("-") if name.startswith("worker-") else (name, "", "")
+        role, _, slot = name.rpartition("-") if name.startswith(_MANY) else (name, "", "")
+        settings = self.resolved()
+        if role == "gateway":  # it listens on the port of the settings plus its number; here each has one of its own
+            port = self._ports[gateway_port(int(slot))] - int(slot)
+            settings = settings.model_copy(update={"ports": settings.ports.model_copy(update={"gateway": port})})
         return ProcessSpec(
             name=name,
             command=(
                 *(sys.executable, "-m", "clearline", "up", "--role", role),
                 *(("--slot", slot) if slot else ()),
             ),
-            env={**settings_env(self.resolved()), "CLEARLINE_READY_FILE": str(ready), **python_path()},
+            env={**settings_env(settings), "CLEARLINE_READY_FILE": str(ready), **python_path()},
             before=lambda: ready.unlink(missing_ok=True),
             probe=lambda pid: ready_file(ready, pid),
             ready_timeout_s=ROLE_READY_S,
@@ -289,8 +298,15 @@ class Stack:
 
 
 def role_names(settings: Settings) -> list[str]:
-    """All roles of a stack: worker-0 ..., the sinks and the sealer."""
-    return [*(f"worker-{i}" for i in range(settings.workers)), "sink-clickhouse", "sink-redis", "sealer"]
+    """All roles of a stack: worker-0 ..., the sinks, the sealer, gateway-0 ..."""
+    workers = (f"worker-{i}" for i in range(settings.workers))
+    gateways = (f"gateway-{i}" for i in range(settings.gateway.instances))
+    return [*workers, "sink-clickhouse", "sink-redis", "sealer", *gateways]
+
+
+def gateway_port(instance: int) -> str:
+    """The name under which the data folder keeps a gateway's port."""
+    return f"gateway_{instance}" if instance else "gateway"
 
 
 def python_path() -> dict[str, str]:
@@ -362,7 +378,15 @@ def _addresses(settings: Settings, ports: dict[str, int]) -> Addresses:
         clickhouse_port=house.port if house.host else ports.get("clickhouse", 0),
         clickhouse_http_port=house.http_port if house.host else ports.get("clickhouse_http", 0),
         redis_url=settings.redis.url or f"redis://{HOST}:{ports.get('redis', 0)}/0",
+        gateway_url=settings.gateway.public_url or _gateway_url(settings, ports.get("gateway", 0)),
     )
+
+
+def _gateway_url(settings: Settings, port: int) -> str:
+    """The first gateway's address: links of every gateway begin with it, so that all give equal answers."""
+    g = settings.gateway
+    host = HOST if g.host in ("", "0.0.0.0", "::") else f"[{g.host}]" if ":" in g.host else g.host
+    return f"{'https' if g.certificate else 'http'}://{host}:{port}"
 
 
 def _fill_in(settings: Settings, at: Addresses) -> Settings:
@@ -373,6 +397,7 @@ def _fill_in(settings: Settings, at: Addresses) -> Settings:
             "registry": settings.registry.model_copy(update={"url": at.registry_url}),
             "clickhouse": settings.clickhouse.model_copy(update=house),
             "redis": settings.redis.model_copy(update={"url": at.redis_url}),
+            "gateway": settings.gateway.model_copy(update={"public_url": at.gateway_url}),
         }
     )
 

@@ -71,6 +71,11 @@ class Caller:
         """Commands without an outcome yet."""
         return len(self._calls)
 
+    @property
+    def following(self) -> bool:
+        """Whether acknowledgements and replies are still taken."""
+        return bool(self._threads) and all(thread.is_alive() for thread in self._threads)
+
     async def start(self) -> None:
         """Returns when replies are read. Raises PartUnavailableError."""
         self._loop = asyncio.get_running_loop()

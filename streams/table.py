@@ -78,6 +78,11 @@ class Table:
             raise PartUnavailableError("Kafka", self._kafka.bootstrap, f"{self._topic}: {why}")
         self._wait({partition: done[0][1].offset() + 1}, timeout_s)
 
+    @property
+    def following(self) -> bool:
+        """Whether changes are still read."""
+        return self._thread.is_alive()
+
     def close(self) -> None:
         """Stops following."""
         self._ended.set()

@@ -42,9 +42,9 @@ def setup(as_json: screen.JsonFlag = False) -> None:
 
 def up(
     role: Annotated[
-        str, typer.Option(help="One role in the foreground: worker, sink-clickhouse, sink-redis, sealer.")
+        str, typer.Option(help="One role in the foreground: worker, sink-clickhouse, sink-redis, sealer, gateway.")
     ] = "",
-    slot: Annotated[int, typer.Option(min=0, help="Which worker this is, with --role worker.")] = 0,
+    slot: Annotated[int, typer.Option(min=0, help="Which worker or gateway this is.")] = 0,
     foreground: Annotated[bool, typer.Option("--foreground", help="Stay until Ctrl-C instead of detaching.")] = False,
     as_json: screen.JsonFlag = False,
 ) -> None:
@@ -179,6 +179,7 @@ def _readable(run: dict[str, Any]) -> list[RenderableType]:
     at = run.get("addresses", {})
     house = f"{at.get('clickhouse_host')}:{at.get('clickhouse_port')}"
     addresses = [
+        ("gateway", at.get("gateway_url")),
         ("Kafka bootstrap", at.get("kafka_bootstrap")),
         ("schema registry", at.get("registry_url")),
         ("ClickHouse native", house),

@@ -1,0 +1,221 @@
+"""The role `gateway`: the real parts, one event loop, uvicorn around the application.
+
+What is started here is stopped here, in the opposite order: first nothing new is taken and what is under way is
+answered, then acknowledgements and what is on its way to Redis are waited for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import signal
+import socket
+import time
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+import orjson
+import structlog
+import uvicorn
+import uvloop
+
+from clearline.config import Settings
+from clearline.connection import Connection, clickhouse_config, connect, redis_config, registry_of
+from clearline.gateway.app import create_app
+from clearline.gateway.outcomes import Outcomes
+from clearline.gateway.parts import Parts, wall_clock_ms
+from clearline.gateway.projections import PagePool, Projections
+from clearline.gateway.tls import tls_options
+from schemas.codec import Codec, UndecodableError, UnknownSchemaError
+from schemas.errors import BadInputError, PartUnavailableError
+from sinks.balance_reader import BalanceReader
+from sinks.gate import CallLimits, RedisGate
+from streams.caller import Caller
+from streams.finder import Finder
+from streams.reader import end_offsets
+from streams.registry import Registry, learn_schemas
+from streams.state_rows import StateRows
+from streams.table import Table
+
+log = structlog.get_logger()
+
+HEARTBEAT_S = 1.0
+BROKER_S = 5.0  # how often the broker is asked whether it is there
+STOP_S = 10  # for so long calls under way are answered after SIGTERM
+
+
+def run(settings: Settings, slot: int, ready_file: Path | None) -> None:
+    """Serves until SIGTERM or SIGINT. `settings` must hold addresses.
+
+    Raises PartUnavailableError when Kafka or the registry does not answer at the start, BadInputError when it cannot
+    listen, or its TLS settings are wrong.
+    """
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(settings, slot, ready_file))
+
+
+async def _serve(settings: Settings, slot: int, ready_file: Path | None) -> None:
+    async with AsyncExitStack() as stack:
+        host, port = settings.gateway.host, settings.ports.gateway and settings.ports.gateway + slot
+        options = tls_options(settings.gateway)
+        listener = _Listener(host, port, options)
+        parts, health = await _parts(settings, slot, stack, listener.url)
+        server = uvicorn.Server(
+            uvicorn.Config(
+                create_app(parts), loop="none", lifespan="off", log_config=None, access_log=False,
+                server_header=False, timeout_graceful_shutdown=STOP_S, timeout_keep_alive=75, backlog=2048, **options,
+            )
+        )  # fmt: skip
+        for number in (signal.SIGTERM, signal.SIGINT):
+            # uvicorn takes both while it serves, and hands them on at its end: then there is nothing left to do.
+            signal.signal(number, lambda *_: setattr(server, "should_exit", True))
+        beats = [
+            asyncio.create_task(health.watch()),
+            asyncio.create_task(_heartbeat(parts, health, ready_file, slot, listener.url)),
+        ]
+        # What was made until now lives as long as the process: the collector need not look at it during calls.
+        gc.collect()
+        gc.freeze()
+        log.info("gateway", url=listener.url, slot=slot, world=settings.world)
+        try:
+            await server.serve([listener.socket])
+        finally:
+            for task in beats:
+                task.cancel()
+            await asyncio.gather(*beats, return_exceptions=True)
+
+
+class _Listener:
+    """The socket that the gateway listens on, open before anything is said of its address."""
+
+    def __init__(self, host: str, port: int, options: dict[str, Any]) -> None:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self.socket = socket.socket(family, socket.SOCK_STREAM)
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            self.socket.bind((host, port))
+        except OSError as e:
+            self.socket.close()
+            raise BadInputError(
+                f"the gateway cannot listen on {host}:{port} (CLEARLINE_GATEWAY__HOST, CLEARLINE_PORTS__GATEWAY; "
+                f"instance N takes port + N): {e.strerror or e}"
+            ) from e
+        self.socket.set_inheritable(True)
+        name = "127.0.0.1" if host in ("0.0.0.0", "") else f"[{host}]" if ":" in host else host
+        scheme = "https" if "ssl_certfile" in options else "http"
+        self.url = f"{scheme}://{name}:{self.socket.getsockname()[1]}"
+
+
+async def _parts(settings: Settings, slot: int, stack: AsyncExitStack, url: str) -> tuple[Parts, Health]:
+    """The real parts, started; the stack ends them, the last one first."""
+    system = await asyncio.to_thread(connect, settings)
+    registry = registry_of(settings)
+    decode = Learning(system.codec, registry)
+    g = settings.gateway
+    limits = CallLimits(g.rate_per_s, g.burst, g.calls_per_day)
+    redis = redis_config(settings)
+    gate = RedisGate(redis, limits, g.outcome_hours * 3600)
+    stack.push_async_callback(gate.close)
+    outcomes = Outcomes(gate)
+    stack.push_async_callback(outcomes.flush)
+    access = await asyncio.to_thread(Table, system.kafka, system.topics.access, system.codec)
+    stack.callback(access.close)
+    house = clickhouse_config(settings)
+    finder = Finder(system.kafka, house, system.topics, decode, settings.partitions)
+    stack.push_async_callback(finder.close)
+    rows = StateRows(system.kafka, system.topics.state, system.codec, decode.learn)
+    reads = Projections(rows, BalanceReader(redis), PagePool(house), settings.partitions, wall_clock_ms)
+    stack.push_async_callback(reads.close)
+    caller = Caller(
+        system.kafka, system.topics, system.codec, settings.partitions, slot, kept=outcomes.kept
+    )  # fmt: skip
+    await caller.start()
+    stack.push_async_callback(caller.close)
+    health = Health(system, caller, access, rows)
+    parts = Parts(
+        settings, (g.public_url or url).rstrip("/"), settings.partitions, system.message_bytes_max, caller, finder,
+        access, gate, reads, outcomes, ready=health.troubles, figures=health.figures,
+    )  # fmt: skip
+    return parts, health
+
+
+class Learning:
+    """Decodes, and asks the registry for schema versions that were written by others."""
+
+    def __init__(self, codec: Codec, registry: Registry) -> None:
+        self._codec = codec
+        self._registry = registry
+        self._refused: set[int] = set()
+
+    def learn(self, schema_ids: set[int]) -> None:
+        """Teaches the codec these ids. Raises PartUnavailableError."""
+        learn_schemas(self._codec, self._registry, schema_ids, self._refused)
+
+    def __call__(self, value: bytes | None) -> Any:
+        """What stands in framed bytes. Raises UndecodableError."""
+        try:
+            return self._codec.decode(value)
+        except UnknownSchemaError as e:
+            try:
+                self.learn({e.schema_id})
+            except PartUnavailableError as away:
+                raise UndecodableError("unknown_schema", str(away)) from None
+            return self._codec.decode(value)
+
+
+class Health:
+    """Whether this gateway can serve, and how far what it knows is behind."""
+
+    def __init__(self, system: Connection, caller: Caller, access: Table, rows: StateRows) -> None:
+        self._system, self._caller, self._access, self._rows = system, caller, access, rows
+        self._broker = ""
+        self._behind: dict[int, int] = {}
+
+    def troubles(self) -> list[str]:
+        """Why it cannot serve, one sentence each."""
+        found = [
+            self._broker,
+            "" if self._caller.following else "replies are not followed",
+            "" if self._access.following else "the table of keys is not followed",
+            "" if self._rows.ready else "the state of the ledger is still being read",
+        ]
+        return [f for f in found if f]
+
+    def figures(self) -> dict[str, Any]:
+        """What `/v1/status` says beside what every gateway says."""
+        return {"commands_under_way": self._caller.under_way, "state_behind_offsets": self._behind}
+
+    async def watch(self) -> None:
+        """Asks the broker again and again whether it is there."""
+        while True:
+            try:
+                self._behind = await asyncio.to_thread(self._measure)
+                self._broker = ""
+            except PartUnavailableError as e:
+                self._broker = str(e)
+            await asyncio.sleep(BROKER_S)
+
+    def _measure(self) -> dict[int, int]:
+        """Offsets of `transactions.submitted` that the state which this gateway knows has not come to, by partition."""
+        ends = end_offsets(self._system.kafka, self._system.topics.submitted)
+        if not self._rows.ready:
+            return ends
+        heads = {p: self._rows.head(p) for p in ends}
+        return {p: max(0, end - (head.next_offset if (head := heads[p]) else 0)) for p, end in ends.items()}
+
+
+async def _heartbeat(parts: Parts, health: Health, ready_file: Path | None, slot: int, url: str) -> None:
+    """Writes the ready file, again and again: one that is not written is of a gateway that hangs."""
+    while ready_file is not None:
+        facts = {
+            "pid": os.getpid(), "role": "gateway", "slot": slot, "url": url, "metrics": f"{url}/metrics",
+            "limiter": "local" if parts.gate.local else "redis", "troubles": health.troubles(),
+            "at": int(time.time() * 1000),
+        }  # fmt: skip
+        draft = ready_file.with_name(ready_file.name + ".tmp")
+        with suppress(OSError):  # a full disk must not end a gateway
+            draft.write_bytes(orjson.dumps(facts))
+            draft.replace(ready_file)
+        await asyncio.sleep(HEARTBEAT_S)
