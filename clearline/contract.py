@@ -11,7 +11,7 @@ import difflib
 import json
 from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, date, datetime, timedelta
-from typing import Annotated, Any, Literal, NamedTuple, NoReturn
+from typing import Annotated, Any, Literal, NamedTuple, NoReturn, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
@@ -52,6 +52,7 @@ from schemas import records
 from schemas.errors import BadInputError
 from schemas.records import Command
 
+Model = TypeVar("Model", bound=BaseModel)
 LINE_BYTES_MAX = 1_000_000  # a command of this many bytes of JSON always fits into a Kafka message
 
 
@@ -224,8 +225,15 @@ def read_command(document: object, today: date, hidden: Collection[str] = ()) ->
     try:
         return model.model_validate(document).record(today)
     except ValidationError as e:
-        found = e.errors(include_url=False)
-        raise ContractError(_explain(error, document, model, hidden) for error in found) from None
+        raise _refused(e, document, model, hidden) from None
+
+
+def read_input(model: type[Model], document: Mapping[str, Any], hidden: Collection[str] = ()) -> Model:
+    """A decoded JSON object as what a model takes, for what is no command. Raises ContractError as `read_command`."""
+    try:
+        return model.model_validate(document)
+    except ValidationError as e:
+        raise _refused(e, document, model, hidden) from None
 
 
 def parse_json(line: bytes) -> object:
@@ -242,6 +250,12 @@ def parse_json(line: bytes) -> object:
         raise ContractError([FieldError("", "is not JSON that we take: nested too deeply")]) from None
     except ValueError as e:  # Python refuses to read a number of thousands of digits
         raise ContractError([FieldError("", f"is not JSON that we take: {str(e).split(';')[0]}")]) from None
+
+
+def _refused(
+    e: ValidationError, document: Mapping[str, Any], model: type[BaseModel], hidden: Collection[str]
+) -> ContractError:
+    return ContractError(_explain(error, document, model, hidden) for error in e.errors(include_url=False))
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

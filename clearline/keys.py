@@ -33,7 +33,7 @@ ALL_SCOPES = (*SIMPLE_SCOPES, "transact:*:*")
 SCOPES_MAX = 200
 NOTE_MAX = 500
 _TRANSACT = re.compile(r"transact:(\*|[a-z][a-z0-9-]{0,63}):(\*|[a-z][a-z0-9_]{0,31})", re.ASCII)
-_LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
+LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
 _NO_HASH = sha256(b"of no secret").digest()
 
 
@@ -84,9 +84,11 @@ def make(
     thumbprint: str = "",
     expires_at: int = 0,
     note: str = "",
+    replaces: str = "",
+    payload_digest: bytes = b"",
 ) -> Made:
     """A new key of a partner, with a new secret. `key_id`: a random one unless given; `public_key`: 32 bytes;
-    `expires_at`: milliseconds UTC, 0 never. Raises KeyFieldError."""
+    `expires_at`: milliseconds UTC, 0 never; `replaces`: the key whose place it takes. Raises KeyFieldError."""
     if not PARTNER_ID.fullmatch(partner_id) or root_of(partner_id) == BANK:
         raise KeyFieldError("partner_id", f"{partner_id!r} is no partner that may have keys")
     if signature not in ("optional", "required"):
@@ -102,7 +104,7 @@ def make(
     secret = secrets.token_urlsafe(32)
     key = AccessKey(
         key_id or new_id(), partner_id, hash_of(secret), public_key, signature, thumbprint, joined(scopes), now_ms,
-        expires_at, 0, requested_by, note,
+        expires_at, 0, requested_by, note, replaces, payload_digest,
     )  # fmt: skip
     return Made(key, f"{world_prefix(sandbox)}_{key.key_id}_{secret}")
 
@@ -119,6 +121,7 @@ def rotate(
     made = make(
         old.partner_id, scopes_of(old.scopes), sandbox=sandbox, now_ms=now_ms, requested_by=requested_by,
         public_key=old.public_key, signature=old.signature, thumbprint=old.thumbprint, note=note or old.note,
+        replaces=old.key_id,
     )  # fmt: skip
     return made, ending(old, now_ms, overlap_ms)
 
@@ -146,7 +149,7 @@ def state(key: AccessKey, now_ms: int) -> str:
 
 def new_id() -> str:
     """A random key id."""
-    return "".join(secrets.choice(_LETTERS) for _ in range(16))
+    return "".join(secrets.choice(LETTERS) for _ in range(16))
 
 
 def hash_of(secret: str) -> bytes:
@@ -221,4 +224,5 @@ def document(key: AccessKey, now_ms: int) -> dict[str, object]:
         "scopes": key.scopes.split(), "signature": key.signature, "public_key": key.public_key.hex() or None,
         "thumbprint": key.thumbprint or None, "created_at": key.created_at, "expires_at": key.expires_at or None,
         "revoked_at": key.revoked_at or None, "requested_by": key.requested_by, "note": key.note,
+        "replaces": key.replaces or None,
     }  # fmt: skip

@@ -348,7 +348,8 @@ class Seal(Record, frozen=True, gc=False):
 
 class AccessKey(Record, frozen=True, gc=False):
     """A partner's credential, by its id. `secret_hash`: SHA-256 of the secret; `public_key`: Ed25519, 32 bytes, empty
-    for none; `scopes`: separated by spaces, sorted; times in milliseconds UTC, 0 for never."""
+    for none; `scopes`: separated by spaces, sorted; times in milliseconds UTC, 0 for never. `payload_digest`: of what
+    was asked for under an idempotency key, so that a repeat is known."""
 
     key_id: str
     partner_id: str
@@ -362,6 +363,8 @@ class AccessKey(Record, frozen=True, gc=False):
     revoked_at: int
     requested_by: str
     note: str
+    replaces: str = ""
+    payload_digest: bytes = b""
 
 
 class Want(Record, frozen=True, gc=False):
