@@ -158,8 +158,8 @@ class GatewaySettings(_Section):
 
 
 class WebhookSettings(_Section):
-    """Notifications to partners (docs/webhooks.md). `instances`: workers, each with the partitions of its slot; stop all
-    to change it. `private_targets`: also addresses of private networks and http, for development on one machine."""
+    """Notifications to partners (docs/webhooks.md). `instances`: workers, each with partitions of its own; stop all to
+    change it. `private_targets`: also addresses of private networks and http, for development on one machine."""
 
     instances: int = Field(default=1, ge=1, le=64)
     private_targets: bool = False

@@ -1,7 +1,8 @@
 """How far each role is behind, in records: the ends of the topics against where the roles have come to.
 
 Settlement's place is its committed group offset; a sink's is what it has proven to be in its store, and the
-sealer's what it has read (the minute that goes on is not sealed yet); both tell it in their ready files.
+sealer's what it has read (the minute that goes on is not sealed yet), a webhook worker's what it has queued; all of
+them tell it in their ready files.
 """
 
 from __future__ import annotations
@@ -59,11 +60,15 @@ def measure(settings: Settings, folder: DataFolder) -> dict[str, Any]:
         roles = {"settlement": unsettled(kafka, topics.submitted, submitted, done)}
         waiting: dict[str, str] = {}
         followers = (("sink-clickhouse", topics.journal), ("sink-redis", topics.state), ("sealer", topics.journal))
-        for name, topic in followers:
+        webhooks = [(f"webhooks-{i}", topics.journal) for i in range(settings.webhooks.instances)]
+        for name, topic in (*followers, *webhooks):
             told = _told(folder, name)
             if told is not None:
                 verified = {int(p): o for p, o in told.get("verified", {}).items()}
-                roles[name] = _behind(end_offsets(kafka, topic), verified)
+                ends = end_offsets(kafka, topic)
+                if name.startswith("webhooks-"):  # of several each has partitions of its own
+                    ends = {p: end for p, end in ends.items() if p in verified}
+                roles[name] = _behind(ends, verified)
                 if told.get("waiting_for"):
                     waiting[name] = str(told["waiting_for"])
         return {"submitted": submitted, "roles": roles, "waiting": waiting}

@@ -21,7 +21,7 @@ from streams.topics import Topics
 
 
 def run_role(name: str, settings: Settings, slot: int) -> None:
-    """Runs a role until it is told to stop. `slot`: which worker or gateway this is, from 0.
+    """Runs a role until it is told to stop. `slot`: which worker, gateway or webhook worker this is, from 0.
 
     Raises BadInputError for an unknown role or slot, PartUnavailableError when it cannot start.
     """
@@ -40,6 +40,8 @@ def _slots(name: str, settings: Settings) -> tuple[str, int]:
     """How many processes of a role there are, and which setting says so."""
     if name == "gateway":
         return "CLEARLINE_GATEWAY__INSTANCES", settings.gateway.instances
+    if name == "webhooks":
+        return "CLEARLINE_WEBHOOKS__INSTANCES", settings.webhooks.instances
     return "CLEARLINE_WORKERS", settings.workers
 
 
@@ -77,12 +79,19 @@ def _gateway(settings: Settings, slot: int, ready_file: Path | None) -> None:
     serve.run(settings, slot, ready_file)
 
 
+def _webhooks(settings: Settings, slot: int, ready_file: Path | None) -> None:
+    from clearline.webhooks import worker
+
+    worker.run(settings, slot, ready_file)
+
+
 _RUN: dict[str, Callable[[Settings, int, Path | None], None]] = {
     "worker": _worker,
     "sink-clickhouse": _sink_clickhouse,
     "sink-redis": _sink_redis,
     "sealer": _sealer,
     "gateway": _gateway,
+    "webhooks": _webhooks,
 }
 ROLES = tuple(_RUN)
 

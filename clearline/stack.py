@@ -35,7 +35,7 @@ from schemas.errors import BadInputError, ClearlineError
 PARTS = ("kafka", "registry", "clickhouse", "redis")
 ROLE_READY_S = 180.0
 ROLE_STARTS_MAX = 3
-_MANY = ("worker-", "gateway-")  # roles of which there are several
+_MANY = ("worker-", "gateway-", "webhooks-")  # roles of which there are several
 CHECKOUT = Path(__file__).resolve().parent.parent
 
 
@@ -298,10 +298,11 @@ class Stack:
 
 
 def role_names(settings: Settings) -> list[str]:
-    """All roles of a stack: worker-0 ..., the sinks, the sealer, gateway-0 ..."""
+    """All roles of a stack: worker-0 ..., the sinks, the sealer, gateway-0 ..., webhooks-0 ..."""
     workers = (f"worker-{i}" for i in range(settings.workers))
     gateways = (f"gateway-{i}" for i in range(settings.gateway.instances))
-    return [*workers, "sink-clickhouse", "sink-redis", "sealer", *gateways]
+    webhooks = (f"webhooks-{i}" for i in range(settings.webhooks.instances))
+    return [*workers, "sink-clickhouse", "sink-redis", "sealer", *gateways, *webhooks]
 
 
 def gateway_port(instance: int) -> str:

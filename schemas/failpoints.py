@@ -50,7 +50,17 @@ SEALER = (
     "sealer.after_produce",  # the seals are with the broker, the Kafka transaction is open
     "sealer.after_commit",
 )
-NAMES = (*SETTLEMENT, *SINK_CLICKHOUSE, *SINK_REDIS, *SEALER)
+WEBHOOKS = (
+    "webhooks.after_fence",
+    "webhooks.after_rebuild",
+    "webhooks.after_read",
+    "webhooks.after_produce",  # the rows are with the broker, the Kafka transaction is open
+    "webhooks.after_commit",
+    "webhooks.before_send",
+    "webhooks.after_send",  # the receiver has answered, the row still stands
+    "webhooks.after_fail",  # the receiver has failed, and the row does not say so yet
+)
+NAMES = (*SETTLEMENT, *SINK_CLICKHOUSE, *SINK_REDIS, *SEALER, *WEBHOOKS)
 
 
 class FailPointError(RuntimeError):

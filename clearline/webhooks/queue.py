@@ -109,12 +109,6 @@ class Queue:
             return NEVER
         return self._heads[0][0]
 
-    def find(self, delivery: Delivery) -> Delivery | None:
-        """The held row of the same id."""
-        line = self._lines.get(_key(delivery))
-        rows = line.rows if line is not None else ()
-        return next((d for d in rows if d.delivery_id == delivery.delivery_id), None)
-
     def short(self) -> list[tuple[str, int, int, int]]:
         """Subscriptions of which more should be read from the topic: the offset to read from, the number after which,
         and how many."""
@@ -137,14 +131,21 @@ class Queue:
         else:
             self._hold(receiver, delivery)
 
+    def spill(self, subscription_id: str, offset: int, count: int) -> None:
+        """Of a subscription so many rows more are in the topic alone, the first of them at this offset."""
+        receiver = self._receivers.setdefault(subscription_id, _Receiver())
+        receiver.spilled, receiver.spilled_at = count, offset
+
     def refill(self, subscription_id: str, rows: Iterable[Delivery], goes_on_at: int) -> None:
-        """Takes what was read from the topic for `short`. `goes_on_at`: the offset after what was read."""
+        """Takes what was read from the topic for `short`; nothing: there is no more. `goes_on_at`: from which offset on
+        the next ones are."""
         receiver = self._receivers.get(subscription_id)
         if receiver is None:
             return
-        for d in rows:
-            receiver.spilled -= 1
+        read = list(rows)
+        for d in read:
             self._hold(receiver, d)
+        receiver.spilled = max(0, receiver.spilled - len(read)) if read else 0
         receiver.spilled_at = goes_on_at
 
     def set_open(self, subscription_id: str, is_open: bool) -> None:
@@ -184,14 +185,15 @@ class Queue:
         line.busy = False
         heappush(self._heads, (row.next_at, row.number, _key(row)))
 
-    def hasten(self, row: Delivery) -> None:
-        """A held row that is not under way was written with an earlier `next_at`."""
-        line = self._lines.get(_key(row))
+    def hasten(self, delivery: Delivery, now_ms: int) -> None:
+        """One that is held and not under way is due now."""
+        key = _key(delivery)
+        line = self._lines.get(key)
         for i, known in enumerate(line.rows if line is not None else ()):
-            if line is not None and known.delivery_id == row.delivery_id and not (line.busy and i == 0):
-                line.rows[i] = row
+            if line is not None and known.delivery_id == delivery.delivery_id and not (line.busy and i == 0):
+                line.rows[i] = msgspec.structs.replace(known, next_at=now_ms)
                 if i == 0:
-                    heappush(self._heads, (row.next_at, row.number, _key(row)))
+                    heappush(self._heads, (now_ms, known.number, key))
                 return
 
     def drop(self, subscription_id: str) -> None:

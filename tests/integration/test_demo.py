@@ -99,7 +99,9 @@ def test_status_has_every_pid_address_and_lag(kept, capsys):
     for name, child in {**status["parts"], **status["roles"]}.items():
         assert psutil.pid_exists(child["pid"]), name
     assert set(status["parts"]) == {"kafka", "registry", "clickhouse", "redis"}
-    assert set(status["roles"]) == {"worker-0", "worker-1", "sink-clickhouse", "sink-redis", "sealer", "gateway-0"}
+    assert set(status["roles"]) == {
+        "worker-0", "worker-1", "sink-clickhouse", "sink-redis", "sealer", "gateway-0", "webhooks-0",
+    }  # fmt: skip
     assert set(status["addresses"]) == {
         "kafka_bootstrap", "registry_url", "clickhouse_host", "clickhouse_port", "clickhouse_http_port", "redis_url",
         "gateway_url",

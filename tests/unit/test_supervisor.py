@@ -413,7 +413,9 @@ def test_unknown_names_are_refused_with_the_known_ones(tmp_path):
         Stack(settings).begin_roles(["typist"])
     with pytest.raises(ClearlineError, match="kafka is not part of this stack"):
         Stack(settings).pid("kafka")
-    assert role_names(settings) == ["worker-0", "worker-1", "sink-clickhouse", "sink-redis", "sealer", "gateway-0"]
+    assert role_names(settings) == [
+        "worker-0", "worker-1", "sink-clickhouse", "sink-redis", "sealer", "gateway-0", "webhooks-0",
+    ]  # fmt: skip
 
 
 def test_parts_with_an_address_are_not_run(tmp_path):
