@@ -23,6 +23,7 @@ from clearline.commands import (
     demo,
     dlq,
     document,
+    key,
     limit,
     operate,
     partner,
@@ -51,7 +52,7 @@ def build() -> typer.Typer:
         rich_markup_mode=None,
     )
     app.callback()(_settings)
-    nouns = (partner, account, limit, calendar, product)
+    nouns = (partner, account, limit, calendar, product, key)
     for module in (stack, demo, publish, *nouns, report, operate, receipt, dlq, document, bench):
         module.register(app)
     return app

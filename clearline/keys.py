@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Iterable
 from functools import lru_cache
 from hashlib import sha256
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -217,7 +217,7 @@ def _decoded(text: str) -> bytes:
         return b""
 
 
-def document(key: AccessKey, now_ms: int) -> dict[str, object]:
+def document(key: AccessKey, now_ms: int) -> dict[str, Any]:
     """A key for people and for JSON: everything but what its secret could be guessed by. Times in milliseconds."""
     return {
         "key_id": key.key_id, "partner_id": key.partner_id, "state": state(key, now_ms),

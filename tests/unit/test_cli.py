@@ -92,7 +92,7 @@ def test_the_tree_has_what_the_design_names():
         "account list", "account show", "account open", "account block", "account unblock", "account limit",
         "account close", "account freeze", "account unfreeze", "partner state", "limit show", "limit set",
         "product list", "product show", "product test", "product publish", "calendar show", "calendar set", "close", "report trial-balance", "report statement", "report totals", "report top-partners", "report rollup",
-        "dlq ls", "dlq show", "redis rebuild",
+        "dlq ls", "dlq show", "redis rebuild", "key create", "key list", "key rotate", "key revoke",
     }  # fmt: skip
 
 
