@@ -132,7 +132,7 @@ class KafkaLog:
         self._kafka = kafka
         self._consumer = Consumer(
             kafka.consumer(
-                "clearline-finder", enable_partition_eof=True, fetch_wait_max_ms=10, queued_min_messages=CHUNK,
+                "clearline-finder", enable_partition_eof=True, fetch_wait_max_ms=1, queued_min_messages=CHUNK,
                 fetch_message_max_bytes=131_072,
             )
         )  # fmt: skip
