@@ -191,9 +191,11 @@ def last_rows(rows: Iterable[Row | tuple[int, str]], keep: Callable[[Row], T]) -
     return out
 
 
-def deliveries(kafka: KafkaConfig, topics: Topics, codec: Codec, partition: int | None = None) -> list[Delivery]:
-    """What is not delivered, of one partition or of all, by partition and number: for whoever only looks. Raises
-    PartUnavailableError, and InvariantError when something else stands in the topic."""
+def deliveries(
+    kafka: KafkaConfig, topics: Topics, codec: Codec, partition: int | None = None, subscription_id: str = ""
+) -> list[Delivery]:
+    """What is not delivered, of one partition or of all, of one subscription or of all, by partition and number: for
+    whoever only looks. Raises PartUnavailableError, and InvariantError when something else stands in the topic."""
     found: dict[tuple[int, bytes], Delivery] = {}
     for r in read_to_end(kafka, topics.webhooks, {partition: 0} if partition is not None else None):
         key = r.partition, r.key or b""
@@ -203,7 +205,8 @@ def deliveries(kafka: KafkaConfig, topics: Topics, codec: Codec, partition: int 
             row = codec.decode(r.value)
             if not isinstance(row, Delivery):
                 raise InvariantError(f"webhooks[{r.partition}] offset {r.offset} is no delivery", r.partition)
-            found[key] = row
+            if subscription_id in ("", row.subscription_id):
+                found[key] = row
     return [d for _, d in sorted(found.items(), key=lambda item: (item[0][0], item[1].number))]
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from clearline.config import Settings
+from clearline.webhooks.ports import WebhookParts
 from schemas.records import Command, Record
 from sinks.gate import Taken
 from streams.calls import Called, Found, Place
@@ -95,3 +96,4 @@ class Parts:
     now_ms: Callable[[], int] = wall_clock_ms
     ready: Callable[[], list[str]] = list
     figures: Callable[[], dict[str, Any]] = dict
+    webhooks: WebhookParts = field(default_factory=WebhookParts)

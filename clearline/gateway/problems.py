@@ -49,6 +49,9 @@ OWN: dict[str, Own] = {
     "unsupported_media_type": Own(415, "Only JSON is taken.", "Send `Content-Type: application/json`."),
     "rate_limited": Own(429, "More calls than the partner may make at once.", "Wait for as long as Retry-After says."),
     "quota_exceeded": Own(429, "The day's calls are used up.", "Wait for the next day, UTC, or have the quota raised."),
+    "verification_failed": Own(
+        422, "The receiver did not send the challenge back.", "Answer 2xx with `data.challenge` in the body."
+    ),
     "internal": Own(500, "Our own mistake.", "Try again with the same key; tell us the `instance`."),
     "unavailable": Own(503, "A part that this needs does not answer.", "Try again with the same key: it is harmless."),
 }

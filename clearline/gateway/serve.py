@@ -28,6 +28,7 @@ from clearline.gateway.outcomes import Outcomes
 from clearline.gateway.parts import Parts, wall_clock_ms
 from clearline.gateway.projections import PagePool, Projections
 from clearline.gateway.tls import tls_options
+from clearline.webhooks.ports import QueuedInKafka, WebhookParts
 from schemas.codec import Codec, UndecodableError, UnknownSchemaError
 from schemas.errors import BadInputError, PartUnavailableError
 from sinks.balance_reader import BalanceReader
@@ -137,6 +138,7 @@ async def _parts(settings: Settings, slot: int, stack: AsyncExitStack, url: str)
     parts = Parts(
         settings, (g.public_url or url).rstrip("/"), settings.partitions, system.message_bytes_max, caller, finder,
         access, gate, reads, outcomes, ready=health.troubles, figures=health.figures,
+        webhooks=WebhookParts(QueuedInKafka(system.kafka, system.topics, system.codec)),
     )  # fmt: skip
     return parts, health
 
@@ -171,7 +173,7 @@ class Health:
     def __init__(self, system: Connection, caller: Caller, access: Table, rows: StateRows) -> None:
         self._system, self._caller, self._access, self._rows = system, caller, access, rows
         self._broker = ""
-        self._behind: dict[int, int] = {}
+        self._behind: dict[str, int] = {}
 
     def troubles(self) -> list[str]:
         """Why it cannot serve, one sentence each."""
@@ -197,13 +199,12 @@ class Health:
                 self._broker = str(e)
             await asyncio.sleep(BROKER_S)
 
-    def _measure(self) -> dict[int, int]:
+    def _measure(self) -> dict[str, int]:
         """Offsets of `transactions.submitted` that the state which this gateway knows has not come to, by partition."""
         ends = end_offsets(self._system.kafka, self._system.topics.submitted)
-        if not self._rows.ready:
-            return ends
-        heads = {p: self._rows.head(p) for p in ends}
-        return {p: max(0, end - (head.next_offset if (head := heads[p]) else 0)) for p, end in ends.items()}
+        heads = {p: self._rows.head(p) if self._rows.ready else None for p in ends}
+        done = {p: head.next_offset if head is not None else 0 for p, head in heads.items()}
+        return {str(p): max(0, end - done[p]) for p, end in sorted(ends.items())}
 
 
 async def _heartbeat(parts: Parts, health: Health, ready_file: Path | None, slot: int, url: str) -> None:

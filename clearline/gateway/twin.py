@@ -21,6 +21,7 @@ from clearline.gateway.parts import Called, Found, Gate, Parts, Place, Rows, Tak
 from clearline.gateway.reads import Reads
 from clearline.gateway.twin_reads import TwinReads
 from clearline.outcomes import decides
+from clearline.webhooks.ports import WebhookParts
 from ledger.accounts import Account
 from ledger.keys import KeyIndex
 from ledger.state import Draft, PartitionBase, Partner
@@ -406,6 +407,10 @@ def make_twin(
     """The parts of a gateway over a ledger in memory; `ledger_of` gives the ledger. The world is empty: admit partners,
     open accounts, publish the shelf."""
     settings = settings or Settings(world="sandbox", partitions=partitions)
+    if not settings.gateway.master_key:  # what a twin seals is nobody's secret
+        settings = settings.model_copy(
+            update={"gateway": settings.gateway.model_copy(update={"master_key": "A" * 43})}
+        )  # fmt: skip
     twin = LedgerTwin(settings, partitions)
     gate = gate if gate is not None else MemoryGate(10_000_000, 10_000_000)
     outcomes = Outcomes(gate)
@@ -413,8 +418,15 @@ def make_twin(
     return Parts(
         settings, base_url, partitions, settings.settlement.message_bytes_max, twin, twin,
         access if access is not None else MemoryRows(), gate, reads if reads is not None else TwinReads(twin), outcomes,
-        now_ms=lambda: twin.now_ms,
+        now_ms=lambda: twin.now_ms, webhooks=WebhookParts(resolve=_this_machine),
     )  # fmt: skip
+
+
+async def _this_machine(host: str, port: int) -> list[str]:
+    """A twin's webhooks reach receivers of a test and nothing else."""
+    if host in ("localhost", "127.0.0.1"):
+        return ["127.0.0.1"]
+    raise OSError("a twin has no network")
 
 
 def give_key(parts: Parts, partner_id: str, *scopes: str) -> dict[str, str]:

@@ -75,6 +75,7 @@ class Sender:
             check_url(s.url, self._settings.private_targets)
             headers = {
                 "Content-Type": "application/json", "User-Agent": "Clearline-Webhooks/1",
+                "Accept": "*/*", "Accept-Encoding": "identity",
                 "clearline-attempt": str(attempt), **signatures(self._open(s, now_ms), webhook_id, now_ms, body),
             }  # fmt: skip
             return await self._post(s.url, headers, body)
