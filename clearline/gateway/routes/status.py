@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from importlib import metadata
-
 import orjson
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
+from clearline import __version__
 from clearline.gateway.metrics import CONTENT_TYPE
 from clearline.gateway.security import parts_of
 
@@ -38,7 +37,7 @@ async def status(request: Request) -> Response:
             "troubles": troubles,
             "world": parts.settings.world,
             "sandbox": parts.settings.sandbox,
-            "version": metadata.version("clearline"),
+            "version": __version__,
             "limiter": "local" if parts.gate.local else "redis",
             **parts.figures(),
         }
