@@ -130,6 +130,7 @@ CHANNELS = (
         (
             Held("AccessKey", "`k:` and the key's id.", "^k:", "An empty value: the key is forgotten."),
             Held("Subscription", "`s:` and the subscription's id.", "^s:", "An empty value: it was deleted."),
+            Held("Onboarding", "`o:` and the partner's path.", "^o:"),
             Held("Redelivery", "`r:` and the delivery's id.", "^r:", "An empty value: the worker has taken it."),
         ),
     ),

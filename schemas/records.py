@@ -58,10 +58,12 @@ __all__ = [
     "LimitState",
     "NamedAmount",
     "Notice",
+    "Onboarding",
     "OpenAccount",
     "OpenedAccount",
     "PartitionState",
     "PartnerState",
+    "PassedCheck",
     "PendingLeg",
     "PostedLeg",
     "Posting",
@@ -450,10 +452,31 @@ class Redelivery(Record, frozen=True, gc=False):
     requested_by: str
 
 
+class PassedCheck(Record, frozen=True, gc=False):
+    """One check of the inspection that was seen to pass, and when first, in milliseconds UTC."""
+
+    name: str
+    passed_at: int
+
+
+class Onboarding(Record, frozen=True, gc=False):
+    """How far a partner is from the sandbox to live. Times in milliseconds UTC, 0 for never."""
+
+    partner_id: str
+    checks: tuple[PassedCheck, ...]
+    requested_by: str = ""
+    requested_at: int = 0
+    note: str = ""
+    approved_by: str = ""
+    approved_at: int = 0
+    approval: str = ""
+    live_as: str = ""
+
+
 _OTHERS: tuple[type[Record], ...] = (
     JournalRecord, AccountState, HoldState, PartnerState, LimitState, UsageState, CalendarState, ProductState,
     CrossingState, PartitionState, DeadLetter, Reply, Seal, AccessKey, Subscription, Delivery, Notice,
-    WebhookProgress, Redelivery,
+    WebhookProgress, Redelivery, Onboarding,
 )  # fmt: skip
 RECORDS: dict[str, type[Record]] = {c.__name__: c for c in (*COMMANDS, *_OTHERS)}
 
