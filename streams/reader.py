@@ -13,6 +13,7 @@ from streams.clients import KafkaConfig
 
 _STALL_S = 60.0
 _ASK_S = 30.0
+_WORTH_A_FETCH = 100_000  # bytes
 T = TypeVar("T")
 
 
@@ -38,13 +39,18 @@ class LogReader:
     """Follows a topic from `start` (partition -> offset; None: every partition from its first record).
 
     Not thread-safe. `position` holds the next offset of each partition, past transaction markers as well.
+    `patience_ms`: for how long the broker may let less than 100 kB lie. Whoever is in no hurry gives it, because each
+    commit of the settlement otherwise wakes every reader, and the broker for each of them.
     """
 
-    def __init__(self, kafka: KafkaConfig, topic: str, start: Mapping[int, int] | None = None) -> None:
+    def __init__(
+        self, kafka: KafkaConfig, topic: str, start: Mapping[int, int] | None = None, *, patience_ms: int = 0
+    ) -> None:
         self.kafka = kafka
         self.topic = topic
+        patient = {"fetch_min_bytes": _WORTH_A_FETCH, "fetch_wait_max_ms": patience_ms} if patience_ms else {}
         self._consumer = Consumer(
-            kafka.consumer("clearline-reader", enable_partition_eof=True, queued_max_messages_kbytes=65536)
+            kafka.consumer("clearline-reader", enable_partition_eof=True, queued_max_messages_kbytes=65536, **patient)
         )
         parts = _partitions(self._consumer, kafka, topic)
         self.position: dict[int, int] = {}

@@ -36,6 +36,7 @@ log = structlog.get_logger()
 
 _FENCED = (KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH, KafkaError.PRODUCER_FENCED)
 _TAIL = 16  # offsets from the end in which the last seal is looked for first; a seal and its marker take two
+_PATIENCE_MS = 250  # a seal is of a minute
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +111,7 @@ def run_sealer(
             producer.init_transactions(options.call_timeout_s)
             failpoint("sealer.after_fence")
             sealer = Sealer(kafka, topics, learner, producer, options)
-            with LogReader(kafka, topics.journal, sealer.start()) as journal:
+            with LogReader(kafka, topics.journal, sealer.start(), patience_ms=_PATIENCE_MS) as journal:
                 report.ends = watch = _Ends(kafka, topics.journal, journal.position)
                 try:
                     _follow(journal, sealer, options, report, stop)

@@ -42,10 +42,14 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class SinkOptions:
-    """When a batch is full: `batch_records_max` records, or `flush_interval_ms` after its first one came."""
+    """When a batch is full: `batch_records_max` records, or `flush_interval_ms` after its first one came.
+
+    `balances_late_ms`: how late Redis may learn of a balance; the journal is waited for as long as a batch takes anyway.
+    """
 
     batch_records_max: int = 50_000
     flush_interval_ms: int = 1000
+    balances_late_ms: int = 50
     poll_records_max: int = 10_000
     retry_s_max: float = 5.0
     report_interval_s: float = 1.0
@@ -158,9 +162,10 @@ def run_clickhouse_sink(
             ends = end_offsets(kafka, topics.journal)
             at, dead_at = ledger.take_over(), dead.take_over()
             start = {p: at.get(p, 0) for p in ends}
+            late_ms = min(250, options.flush_interval_ms)
             with (
-                LogReader(kafka, topics.journal, start) as journal,
-                LogReader(kafka, topics.dead, {p: dead_at.get(p, 0) for p in ends}) as letters,
+                LogReader(kafka, topics.journal, start, patience_ms=late_ms) as journal,
+                LogReader(kafka, topics.dead, {p: dead_at.get(p, 0) for p in ends}, patience_ms=late_ms) as letters,
             ):
                 report.verified = dict(start)
                 watch = _Ends(kafka, topics.journal, ends)
@@ -271,7 +276,7 @@ def _redis_session(
         applied = _begin(balances, topic, ends)
         watch = report.ends = _Ends(kafka, topics.state, ends)
         report.verified = dict(applied)
-        with LogReader(kafka, topics.state, applied) as reader:
+        with LogReader(kafka, topics.state, applied, patience_ms=options.balances_late_ms) as reader:
             follower = _Follower(reader, balances, topic, applied, learner)
             while not stop.is_set():
                 if not follower.step(options.poll_records_max):
