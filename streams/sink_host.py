@@ -44,7 +44,7 @@ Progress = Callable[[int, int], None]
 class SinkOptions:
     """When a batch is full: `batch_records_max` records, or `flush_interval_ms` after its first one came.
 
-    `balances_late_ms`: how late Redis may learn of a balance; the journal is waited for as long as a batch takes anyway.
+    `balances_late_ms`: how late Redis may learn of a balance; for ClickHouse a batch is waited for anyway.
     """
 
     batch_records_max: int = 50_000
