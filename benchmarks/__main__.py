@@ -10,10 +10,11 @@ import json
 import sys
 from typing import Any
 
-from benchmarks import copy_loop, load, observe
+from benchmarks import copy_loop, http_load, load, observe
 
 _KINDS = {
     "load": load.serve,
+    "http": http_load.serve,
     "copy": copy_loop.serve,
     "read": observe.serve_reader,
     "arrivals": observe.serve_arrivals,
