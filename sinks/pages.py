@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date
 from typing import Any, NamedTuple
 
 from sinks.clickhouse import ClickHouseConfig, Database
@@ -21,14 +21,14 @@ QUERIES: dict[str, str] = {
     "opened": "SELECT account_type, currency FROM control_changes WHERE subject_id = %(account)s "
     "AND command = 'OpenAccount' LIMIT 1",
     # What a projection has summed, and what it must not count because it came after the record `through`.
-    "sums": "SELECT side, sum(amount) FROM postings WHERE account_id = %(account)s "
-    "AND {day} BETWEEN %(since)s AND %(until)s GROUP BY side",
-    "beyond": "SELECT {day} AS d, side, sum(amount), count() FROM postings WHERE account_id = %(account)s "
-    "AND offset > %(through)s GROUP BY d, side ORDER BY d, side",
+    "sums": "SELECT ({day} >= %(since)s) + ({day} >= %(day)s) AS part, side, sum(amount) FROM postings "
+    "WHERE account_id = %(account)s AND {day} <= %(until)s GROUP BY part, side",
+    "beyond": "SELECT ({day} >= %(since)s) + ({day} >= %(day)s) AS part, side, sum(amount) FROM postings "
+    "WHERE account_id = %(account)s AND {day} <= %(until)s AND offset > %(through)s GROUP BY part, side",
     # The same without the projection, for when the account is booked on faster than it can be asked.
-    "sums_through": "SELECT side, sum(amount) FROM postings WHERE account_id = %(account)s AND offset <= %(through)s "
-    "AND {day} BETWEEN %(since)s AND %(until)s GROUP BY side",
-    "sums_of_day": "SELECT side, sum(amount) FROM postings WHERE account_id = %(account)s AND offset <= %(through)s "
+    "sums_through": "SELECT ({day} >= %(since)s) + ({day} >= %(day)s) AS part, side, sum(amount) FROM postings "
+    "WHERE account_id = %(account)s AND {day} <= %(until)s AND offset <= %(through)s GROUP BY part, side",
+    "sums_of_day": "SELECT 0, side, sum(amount) FROM postings WHERE account_id = %(account)s AND offset <= %(through)s "
     "AND {day} = %(day)s AND (booked_at, partition, sequence, line) <= "
     "(fromUnixTimestamp64Milli(%(booked_at)s, 'UTC'), %(partition)s, %(sequence)s, %(line)s) GROUP BY side",
     "lines": "SELECT {day}, toUnixTimestamp64Milli(booked_at), partition, sequence, line, value_date, hex(command_id), "
@@ -44,6 +44,8 @@ QUERIES: dict[str, str] = {
     "FROM control_changes WHERE subject_id IN %(accounts)s ORDER BY subject_id, partition, sequence",
 }
 _ASK_AGAIN = 3
+
+_Parts = list[tuple[int, int]]
 
 
 class Key(NamedTuple):
@@ -126,7 +128,9 @@ class Pages:
         point = self.point(partition)
         if not self._ask("opened", account=account_id):
             return None
-        debits, credits = self._sums(account_id, "value", point.journal_offset, [(FIRST_DAY, LAST_DAY)])[0]
+        (_, _), (_, _), (debits, credits) = self._sums(
+            account_id, "value", point.journal_offset, FIRST_DAY, FIRST_DAY, LAST_DAY
+        )
         return debits, credits, point
 
     def statement(
@@ -141,17 +145,14 @@ class Pages:
         if not opened:
             return None
         kind, currency = map(str, opened[0])
-        day = timedelta(days=1)
-        periods = [(FIRST_DAY, since - day), (since, until)]
-        if after is not None:
-            periods.append((since, after.day - day))
-        sums = self._sums(account_id, on, through, periods)
-        (d0, c0), (d1, c1) = sums[:2]
         sign = sign_of(kind)
-        opening = balance = sign * (d0 - c0)
+        first_shown = after.day if after is not None else since
+        (d0, c0), (d1, c1), (d2, c2) = self._sums(account_id, on, through, since, first_shown, until)
+        opening = sign * (d0 - c0)
+        balance = opening + sign * (d1 - c1)
         if after is not None:
-            d, c = _sides(self._ask("sums_of_day", on, account=account_id, through=through, **after._asdict()))
-            balance += sign * (sums[2][0] + d - sums[2][1] - c)
+            (d, c), *_ = _parts(self._ask("sums_of_day", on, account=account_id, through=through, **after._asdict()))
+            balance += sign * (d - c)
         key = after or Key(since, -1, 0, 0, 0)
         found = self._ask(
             "lines", on, account=account_id, since=max(since, key.day), until=until, through=through,
@@ -164,8 +165,9 @@ class Pages:
             value_date, command_id, *texts = facts
             values: list[Any] = [value_date, bytes.fromhex(command_id), *texts, str(side), int(amount), balance]
             lines.append(Line(Key(*row[:5]), *values))
-        closing = opening + sign * (d1 - c1)
-        return Page(kind, currency, opening, d1, c1, closing, lines, len(found) > limit, through, point)
+        debits, credits = d1 + d2, c1 + c2
+        closing = opening + sign * (debits - credits)
+        return Page(kind, currency, opening, debits, credits, closing, lines, len(found) > limit, through, point)
 
     def accounts(self, partner_id: str, after: str, limit: int) -> list[AccountTerms]:
         """Accounts of a partner and of all below it, by id, after one."""
@@ -181,21 +183,22 @@ class Pages:
             rows.setdefault(str(subject), []).append((str(command), json.loads(changes or "{}"), int(booked_at)))
         return [t for t in (_terms(account_id, rows[account_id]) for account_id in sorted(rows)) if t is not None]
 
-    def _sums(self, account_id: str, on: On, through: int, periods: list[tuple[date, date]]) -> list[tuple[int, int]]:
-        """Debits and credits of each period, up to the journal record `through`.
+    def _sums(self, account_id: str, on: On, through: int, since: date, day: date, until: date) -> _Parts:
+        """Debits and credits before `since`, from there to before `day`, and from there to `until`, up to the journal
+        record `through`.
 
         The sums come from a projection, which cannot leave out what came later; that is asked for apart, before and
         after them, and taken off when nothing came between.
         """
-        later = {"account": account_id, "through": through}
-        before = self._ask("beyond", on, **later)
+        asked = {"account": account_id, "since": since, "day": day, "until": until}
+        before = _parts(self._ask("beyond", on, through=through, **asked))
         for _ in range(_ASK_AGAIN):
-            out = [_sides(self._ask("sums", on, account=account_id, since=s, until=u)) for s, u in periods]
-            again = self._ask("beyond", on, **later)
+            sums = _parts(self._ask("sums", on, **asked))
+            again = _parts(self._ask("beyond", on, through=through, **asked))
             if again == before:
-                return [_less(sides, again, *period) for sides, period in zip(out, periods, strict=True)]
+                return [(d - x, c - y) for (d, c), (x, y) in zip(sums, again, strict=True)]
             before = again
-        return [_sides(self._ask("sums_through", on, since=s, until=u, **later)) for s, u in periods]
+        return _parts(self._ask("sums_through", on, through=through, **asked))
 
     def _ask(self, name: str, on: On = "value", **params: Any) -> list[tuple[Any, ...]]:
         return self._db.rows(query_text(name, on), params)
@@ -206,19 +209,10 @@ def query_text(name: str, on: On = "value") -> str:
     return QUERIES[name].replace("{day}", day_column(on))
 
 
-def _sides(rows: list[tuple[Any, ...]]) -> tuple[int, int]:
-    """Debits and credits from rows of side and sum."""
-    sums = {str(side): int(total) for side, total in rows}
-    return sums.get("debit", 0), sums.get("credit", 0)
-
-
-def _less(sides: tuple[int, int], beyond: list[tuple[Any, ...]], since: date, until: date) -> tuple[int, int]:
-    """The sums of a period without what came too late for it."""
-    d, c = _sides([])
-    for day, side, total, _ in beyond:
-        if since <= day <= until:
-            d, c = (d + int(total), c) if str(side) == "debit" else (d, c + int(total))
-    return sides[0] - d, sides[1] - c
+def _parts(rows: list[tuple[Any, ...]]) -> _Parts:
+    """Debits and credits of the three parts, from rows of part, side and sum."""
+    sums = {(int(part), str(side)): int(total) for part, side, total in rows}
+    return [(sums.get((part, "debit"), 0), sums.get((part, "credit"), 0)) for part in range(3)]
 
 
 def _terms(account_id: str, rows: list[tuple[str, dict[str, str], int]]) -> AccountTerms | None:

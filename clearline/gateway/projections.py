@@ -12,7 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from queue import LifoQueue
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from clearline.gateway.parts import Place
 from clearline.gateway.reads import (
@@ -25,17 +25,26 @@ from clearline.gateway.reads import (
     StatementLine,
     StatementPage,
 )
+from clearline.gateway.terms import StateRows as Rows
 from clearline.gateway.terms import Terms
 from schemas.errors import PartUnavailableError
 from schemas.identity import owner_of, partition_of
-from schemas.records import AccountState, PartnerState, ProductState
+from schemas.records import AccountState, PartitionState, PartnerState, ProductState
 from sinks.balance_reader import BalanceReader, Shards
 from sinks.balances import Shard
 from sinks.clickhouse import ClickHouseConfig
 from sinks.pages import AccountTerms, Key, Pages
-from streams.state_rows import StateRows
 
 T = TypeVar("T")
+
+
+class LiveRows(Rows, Protocol):
+    """The end of `ledger.state`: `streams.state_rows.StateRows`."""
+
+    def account(self, account_id: str) -> AccountState | None: ...
+    def head(self, partition: int) -> PartitionState | None: ...
+    def close(self) -> None: ...
+
 
 THREADS = 4
 WAITING_MAX = 64
@@ -96,7 +105,7 @@ class Projections:
     """The real `Reads`. `now_ms`: the time, milliseconds UTC. `close` closes what it was given, too."""
 
     def __init__(
-        self, rows: StateRows, balances: BalanceReader, pages: PagePool, partitions: int, now_ms: Callable[[], int]
+        self, rows: LiveRows, balances: BalanceReader, pages: PagePool, partitions: int, now_ms: Callable[[], int]
     ) -> None:
         self._rows = rows
         self._balances = balances
