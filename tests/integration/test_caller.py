@@ -27,12 +27,12 @@ from tests.integration.test_crossing import opening, transfer
 
 pytestmark = pytest.mark.stack
 
-WAIT_S = 60.0
+WAIT_S = 120.0
 
 
 def caller(world: World, slot: int = 0, kept: list[tuple[Command, Called]] | None = None) -> Caller:
     keep = (lambda command, called: kept.append((command, called))) if kept is not None else lambda _c, _d: None
-    return Caller(world.kafka, world.topics, world.codec, world.settings.partitions, slot, kept=keep)
+    return Caller(world.kafka, world.topics, world.codec, world.settings.partitions, slot, kept=keep, acknowledge_s=30)
 
 
 def payment(key: str, amount: int, payer: str = "acme:w:a", payee: str = "acme:w:b") -> Transaction:
