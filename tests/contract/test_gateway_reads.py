@@ -241,7 +241,8 @@ def test_statements_are_those_of_the_journal_however_they_are_paged(ground: Grou
         async with ground.projections() as reads:
             for account_id in ("acme:wallet:b", "acme/shop-2/till:wallet:a", "globex:wallet:a", "acme:wallet:usd"):
                 days = sorted(FIRST + timedelta(days=20 + rng.randrange(40)) for _ in range(2))
-                for since, until, size in ((FIRST, LAST, 1000), (*days, rng.randrange(3, 8))):
+                spans: list[tuple[date, date, int]] = [(FIRST, LAST, 1000), (days[0], days[1], rng.randrange(3, 8))]
+                for since, until, size in spans:
                     first, lines = await whole(reads, account_id, since, until, on, size)
                     books, must = await whole(twin, account_id, since, until, on, 1000)
                     assert lines == must
@@ -409,7 +410,7 @@ def test_nobody_is_told_that_an_account_is_not_there_by_stores_that_are_away(gro
         )  # fmt: skip
         for ask in (reads.account, reads.balance):
             with pytest.raises(PartUnavailableError):
-                await ask("acme:wallet:none")  # type: ignore[operator]
+                await ask("acme:wallet:none")
         with pytest.raises(PartUnavailableError):
             await reads.statement("acme:wallet:b", FIRST, LAST, "value", 9, None, -1)
         assert await reads.partner("acme") is not None

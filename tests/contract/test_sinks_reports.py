@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from schemas.errors import BadInputError
-from sinks import migrate, reports
+from sinks import migrate, pages, reports
 from sinks.clickhouse import ClickHouseConfig, Database
 from sinks.ledger_sink import LedgerSink
 from sinks.reports import Reports
@@ -267,21 +268,31 @@ INDEX_OF = {  # which index must answer each query
 }  # fmt: skip
 
 
+INDEX_OF_PAGE = {
+    "point": "by_partition", "opened": "PrimaryKey", "sums": "by_account", "beyond": "lines_of_account",
+    "sums_through": "lines_of_account", "sums_of_day": "lines_of_account", "lines": "lines_of_account",
+    "ids": "PrimaryKey", "changes": "PrimaryKey",
+}  # fmt: skip
+
+
 @pytest.mark.parametrize("on", ["value", "booking"])
-@pytest.mark.parametrize("name", list(reports.QUERIES))
+@pytest.mark.parametrize("name", [*reports.QUERIES, *(f"page {name}" for name in pages.QUERIES)])
 def test_every_report_is_answered_from_an_index(books: Books, name: str, on: reports.On) -> None:
-    params = {
+    params: dict[str, Any] = {
         "since": date(2026, 11, 20), "until": date(2026, 11, 25), "account": "p1:wallet:7", "limit": 10,
         "today": date(2026, 11, 22), "until_ms": 1_795_309_200_000, "who": ("p1", "p2"), "partner_id": "p0", "below": "p0/",
+        "partition": 1, "through": 90_000, "day": date(2026, 11, 21), "booked_at": 1_795_309_200_000, "sequence": 9,
+        "line": 0, "own": "p1:", "after": "p1:wallet:4", "accounts": ("p1:wallet:5", "p1:wallet:6"),
     }  # fmt: skip
+    of_page = name.removeprefix("page ")
     db = Database(books.wide)
     try:
-        query = reports.query_text(name, on)
+        query = pages.query_text(of_page, on) if of_page != name else reports.query_text(name, on)
         small = "SETTINGS min_table_rows_to_use_projection_index = 0"  # it is for tables of a million rows and more
         plan = "\n".join(row[0] for row in db.rows(f"EXPLAIN indexes = 1, projections = 1 {query} {small}", params))
     finally:
         db.close()
-    index = INDEX_OF[name]
+    index = INDEX_OF_PAGE[of_page] if of_page != name else INDEX_OF[name]
     used = {
         "PrimaryKey": "Keys:" in plan and "subject_id" in plan,
         "partner_id": "ReadFromMergeTree (by_day)" in plan
