@@ -17,7 +17,7 @@ from clearline.gateway import documents
 from clearline.gateway.documents import Document, Outcome
 from clearline.gateway.parts import Gate
 from schemas.identity import command_id, payload_digest
-from schemas.records import Command, Transaction
+from schemas.records import Command, Reply, Transaction
 from streams.calls import Called, Place
 
 log = structlog.get_logger()
@@ -99,6 +99,7 @@ class Outcomes:
         self._final_max = final_max
         self._final: OrderedDict[bytes, Kept] = OrderedDict()
         self._under_way: dict[bytes, UnderWay] = {}
+        self._replies: dict[int, asyncio.Future[Reply]] = {}
         self._writes: set[asyncio.Task[None]] = set()
 
     def __len__(self) -> int:
@@ -145,6 +146,15 @@ class Outcomes:
             del self._under_way[cid]
         self._end(entry, None)
 
+    def expect(self, command: Command) -> asyncio.Future[Reply]:
+        """The reply to this very call, when it comes. Give it back with `dismiss`."""
+        future = self._replies[id(command)] = asyncio.get_running_loop().create_future()
+        return future
+
+    def dismiss(self, command: Command) -> None:
+        """Nobody waits for the reply to this call any more."""
+        self._replies.pop(id(command), None)
+
     def kept(self, command: Command, called: Called) -> None:
         """Takes the outcome of a call: what the caller tells whoever keeps them."""
         reply = called.reply
@@ -153,6 +163,9 @@ class Outcomes:
         outcome = documents.of_reply(reply)
         if outcome is not None:
             self.keep(command, outcome)
+        waits = self._replies.get(id(command))
+        if waits is not None and not waits.done():
+            waits.set_result(reply)
 
     def keep(self, command: Command, outcome: Outcome) -> Kept:
         """Keeps a final outcome, here and in Redis, and tells who waits for it."""

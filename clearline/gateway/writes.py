@@ -106,8 +106,8 @@ async def write_many(parts: Parts, asked: Sequence[Asked], wait: Wait) -> list[W
     to_publish = [i for i, t in enumerate(tries) if out[i] is None and _is_to_publish(parts, t, loop.time())]
     if to_publish:
         contested = any(not tries[i].first for i in to_publish)
-        seconds = max(wait.seconds, CONTEST_S) if contested else wait.seconds
-        published = await _publish(parts, [tries[i] for i in to_publish], seconds)
+        until = max(deadline, loop.time() + CONTEST_S) if contested else deadline
+        published = await _publish(parts, [tries[i] for i in to_publish], until)
         for i, called in zip(to_publish, published, strict=True):
             out[i] = called if isinstance(called, Exception) else _outcome(parts, tries[i], called)
             if out[i] is None:
@@ -172,21 +172,45 @@ def _is_to_publish(parts: Parts, t: _Try, now_s: float) -> bool:
     return True
 
 
-async def _publish(parts: Parts, tries: Sequence[_Try], wait_s: float) -> list[Called | Exception]:
-    """Publishes these tries and notes where the log has them."""
+async def _publish(parts: Parts, tries: Sequence[_Try], until: float) -> list[Called | Exception]:
+    """Publishes these tries, notes where the log has them, and waits for their replies until then.
+
+    Whoever else waits under their keys is told at the acknowledgement: he may not want to wait as long.
+    """
+    loop = asyncio.get_running_loop()
+    waits = until > loop.time()
+    replies = [parts.outcomes.expect(t.command) for t in tries] if waits else []
     called: list[Called | Exception] = [PartUnavailableError("Kafka", "the caller", "it was interrupted")] * len(tries)
     try:
-        called = await parts.caller.call_many([t.command for t in tries], wait_s)
+        try:
+            called = await parts.caller.call_many([t.command for t in tries])
+        finally:
+            for t, c in zip(tries, called, strict=True):
+                _acknowledged(parts, t, c)
+        if not waits:
+            return called
+        wanted = [r for r, c in zip(replies, called, strict=True) if isinstance(c, Called) and not r.done()]
+        if wanted and (left := until - loop.time()) > 0:
+            await asyncio.wait(wanted, timeout=left)
+        return [
+            Called(c.places, r.result()) if isinstance(c, Called) and r.done() else c
+            for r, c in zip(replies, called, strict=True)
+        ]
     finally:
-        for t, c in zip(tries, called, strict=True):
-            if t.first and t.entry is not None:
-                if isinstance(c, Exception):
-                    parts.outcomes.give_up(t.cid, t.entry, c)
-                else:
-                    t.entry.place = c.places[0]
-                    if not t.entry.acknowledged.done():
-                        t.entry.acknowledged.set_result(None)
-    return called
+        for t in tries if waits else ():
+            parts.outcomes.dismiss(t.command)
+
+
+def _acknowledged(parts: Parts, t: _Try, called: Called | Exception) -> None:
+    """Tells who waits for the call under this key, when it is this try's."""
+    if not t.first or t.entry is None:
+        return
+    if isinstance(called, Exception):
+        parts.outcomes.give_up(t.cid, t.entry, called)
+        return
+    t.entry.place = called.places[0]
+    if not t.entry.acknowledged.done():
+        t.entry.acknowledged.set_result(None)
 
 
 def _outcome(parts: Parts, t: _Try, called: Called) -> Written | None:
@@ -221,7 +245,9 @@ async def _again(parts: Parts, t: _Try, called: Called, deadline: float) -> Writ
     # The same payload, but for the day of the first try: asked again under that day it is a repeat, and booked as one.
     same = _Try(Asked(msgspec.structs.replace(t.command, value_date=day)))
     loop = asyncio.get_running_loop()
-    again = await parts.caller.call(same.command, max(CONTEST_S, deadline - loop.time()))
+    (again,) = await _publish(parts, [same], max(deadline, loop.time() + CONTEST_S))
+    if isinstance(again, Exception):
+        raise again
     if again.reply is None:
         return same.pending(first, replayed=True)
     if again.reply.outcome == "repeated":
