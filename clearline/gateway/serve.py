@@ -79,6 +79,7 @@ async def _serve(settings: Settings, slot: int, ready_file: Path | None) -> None
         # What was made until now lives as long as the process: the collector need not look at it during calls.
         gc.collect()
         gc.freeze()
+        gc.set_threshold(200_000, 20, 100)  # outcomes that are kept are no garbage: looked through once in minutes
         log.info("gateway", url=listener.url, slot=slot, world=settings.world)
         try:
             await server.serve([listener.socket])

@@ -1,4 +1,4 @@
-"""The pipeline benchmark runs and says what it promises; how fast it was here says nothing and is not looked at."""
+"""The benchmarks of the pipeline and of the gateway run and say what they promise; how fast it was here says nothing and is not looked at."""
 
 from __future__ import annotations
 
@@ -42,8 +42,36 @@ def test_the_pipeline_benchmark_measures_what_it_promises(tmp_path: Path):
     assert len(kept) == len(lines), "every line is kept in the results as well"
 
 
-def test_a_part_that_does_not_exist_is_refused():
-    command = [sys.executable, "-m", "benchmarks.pipeline", "--only", "copy,speed"]
+@pytest.mark.stack
+@pytest.mark.timeout(400)
+def test_the_gateway_benchmark_measures_what_it_promises(tmp_path: Path):
+    command = [sys.executable, "-m", "benchmarks.gateway", "--quick", "--json", "--results", str(tmp_path)]
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=360)
+    assert done.returncode == 0, done.stdout[-2_000:] + done.stderr[-2_000:]
+    lines = {line["part"]: line for line in map(json.loads, done.stdout.splitlines())}
+    assert set(lines) == {"single", "batch", "check"}
+
+    (single,), (beside,) = lines["single"]["rates"], lines["single"]["noop"]
+    assert single["statuses"] == {"201": 90}
+    assert single["outcomes"] == {"settled": 90}
+    assert beside["statuses"] == {"200": 90}
+    (batch,) = lines["batch"]["rates"]
+    assert batch["statuses"] == {"200": 10}
+    assert batch["outcomes"] == {"settled": 100}
+    for found in (single, beside, batch):
+        assert found["missing"] == 0
+        assert found["p50_ms"] <= found["p99_ms"] <= found["max_ms"]
+        assert found["client_us_per_request"] > 0
+
+    check = lines["check"]
+    assert check["answered"]["distinct"] == check["journal"]["settled"] == 190
+    assert check["one_outcome_each"]
+    assert check["tied_out"]
+
+
+@pytest.mark.parametrize("benchmark", ["pipeline", "gateway"])
+def test_a_part_that_does_not_exist_is_refused(benchmark: str):
+    command = [sys.executable, "-m", f"benchmarks.{benchmark}", "--only", "speed"]
     done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2
     assert "speed is not a part of this benchmark" in done.stderr
