@@ -43,7 +43,7 @@ def test_every_long_running_service_has_a_health_check(services):
 
 def test_all_roles_are_one_image_without_rights(services):
     roles = [service for service in services.values() if "build" in service]
-    assert len(roles) == 6
+    assert len(roles) == len(role_names(Settings(workers=2))) + len(ONE_SHOT)
     assert {service["image"] for service in roles} == {"clearline:0.1.0"}
     assert all(service["read_only"] and service["cap_drop"] == ["ALL"] for service in roles)
 
