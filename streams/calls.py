@@ -45,6 +45,13 @@ class Found(NamedTuple):
     command: Command | None
 
 
+class Later(NamedTuple):
+    """Journal records after a command that name it; `whole`: whether the journal was looked through to its end."""
+
+    records: list[JournalRecord]
+    whole: bool
+
+
 Kept = Callable[[Command, Called], None]
 
 

@@ -20,9 +20,9 @@ from schemas.errors import PartUnavailableError
 from schemas.records import Command, JournalRecord
 from sinks.clickhouse import ClickHouseConfig
 from sinks.lookup import Lookup, Stored
-from streams.calls import Found
+from streams.calls import Found, Later
 from streams.clients import KafkaConfig
-from streams.places import Decode, KafkaLog, Log, Placed, find_outcome, last_word, of_command, record_at
+from streams.places import Decode, KafkaLog, Log, Placed, find_outcome, holding, last_word, of_command, record_at
 from streams.topics import Topics, topic_ids
 
 T = TypeVar("T")
@@ -33,6 +33,19 @@ class Index(Protocol):
 
     def ends(self) -> dict[int, int]: ...
     def by_command(self, command_id: bytes) -> list[Stored]: ...
+
+
+class NoIndex:
+    """Nothing is stored."""
+
+    def ends(self) -> dict[int, int]:
+        return {}
+
+    def by_command(self, command_id: bytes) -> list[Stored]:
+        return []
+
+    def close(self) -> None:
+        """There is nothing to close."""
 
 
 class _Candidate(NamedTuple):
@@ -81,6 +94,25 @@ class Search:
             return self.at(partition, r.first_offset)
         placed = last_word(self._log, self._decode, self._journal, partition, placed)
         return Found(placed.record, self._command(asked.value if asked is not None else None))
+
+    def record(self, partition: int, offset: int) -> JournalRecord | None:
+        """The journal record of the command at exactly this place, be it the last word or not."""
+        placed = self._placed(partition, offset)
+        return placed.record if placed is not None else None
+
+    def later(self, partition: int, offset: int, name: bytes, most: int) -> Later:
+        """Of the `most` journal records after that of the command at this place those that hold these bytes."""
+        placed = self._placed(partition, offset)
+        if placed is None:
+            return Later([], True)
+        return holding(self._log, self._decode, self._journal, partition, placed.offset + 1, name, most)
+
+    def _placed(self, partition: int, offset: int) -> Placed | None:
+        if not 0 <= partition < self._partitions or offset < 0:
+            return None
+        asked = record_at(self._log, self._submitted, partition, offset)
+        time_ms = asked.timestamp_ms if asked is not None else -1
+        return find_outcome(self._log, self._decode, self._journal, partition, offset, time_ms)
 
     def by_id(self, command_id: bytes) -> Found | None:
         """The command of this id. When the index does not answer, only what it did not have when it last did is
@@ -150,10 +182,12 @@ def _final(candidates: Iterable[_Candidate]) -> _Candidate | None:
 
 
 class Finder:
-    """Looks commands up in a running world, for an asyncio program. Each of `workers` threads has its own clients."""
+    """Looks commands up in a running world, for an asyncio program. Each of `workers` threads has its own clients.
+
+    Without a ClickHouse whoever asks by id has the whole journal read."""
 
     def __init__(
-        self, kafka: KafkaConfig, clickhouse: ClickHouseConfig, topics: Topics, decode: Decode, partitions: int,
+        self, kafka: KafkaConfig, clickhouse: ClickHouseConfig | None, topics: Topics, decode: Decode, partitions: int,
         workers: int = 2,
     ) -> None:  # fmt: skip
         self._kafka = kafka
@@ -164,10 +198,20 @@ class Finder:
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="finder")
         self._own = threading.local()
         self._opened: list[Any] = []
+        self._looking = 0
 
     async def at(self, partition: int, offset: int) -> Found | None:
         """The command at a place of the log, once the journal has it. Raises PartUnavailableError."""
         return await self._run(lambda search: search.at(partition, offset))
+
+    async def record(self, partition: int, offset: int) -> JournalRecord | None:
+        """The journal record of the command at exactly this place. Raises PartUnavailableError."""
+        return await self._run(lambda search: search.record(partition, offset))
+
+    async def later(self, partition: int, offset: int, name: bytes, most: int) -> Later:
+        """Of the `most` journal records after that of the command at this place those that hold these bytes. Raises
+        PartUnavailableError."""
+        return await self._run(lambda search: search.later(partition, offset, name, most))
 
     async def by_id(self, command_id: bytes) -> Found | None:
         """The command of this id. Raises PartUnavailableError."""
@@ -175,7 +219,9 @@ class Finder:
 
     async def close(self) -> None:
         """Waits for what is being looked for, and ends."""
-        await asyncio.to_thread(self._pool.shutdown, wait=True, cancel_futures=True)
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        while self._looking:  # no pool of threads waits for it: that may be gone when a program ends
+            await asyncio.sleep(0.005)
         for client in self._opened:
             client.close()
 
@@ -188,15 +234,22 @@ class Finder:
         await self.close()
 
     async def _run(self, what: Callable[[Search], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, lambda: what(self._search()))
+        self._looking += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._pool, lambda: what(self._search()))
+        finally:
+            self._looking -= 1
 
     def _search(self) -> Search:
         """This thread's own."""
         search: Search | None = getattr(self._own, "search", None)
         if search is None:
             journal = self._topics.journal
-            ids = topic_ids(self._kafka, [journal])
-            log, index = KafkaLog(self._kafka), Lookup(self._clickhouse, f"{journal}@{ids[journal]}")
+            ids = topic_ids(self._kafka, [journal]) if self._clickhouse is not None else {journal: ""}
+            log, index = KafkaLog(self._kafka), self._index(f"{journal}@{ids[journal]}")
             self._opened += [log, index]
             search = self._own.search = Search(log, index, self._decode, self._topics, self._partitions)
         return search
+
+    def _index(self, topic: str) -> Lookup | NoIndex:
+        return Lookup(self._clickhouse, topic) if self._clickhouse is not None else NoIndex()

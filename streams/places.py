@@ -18,6 +18,7 @@ from processors.settlement import decides
 from schemas.codec import HEADER_BYTES
 from schemas.errors import PartUnavailableError
 from schemas.records import JournalRecord
+from streams.calls import Later
 from streams.clients import KafkaConfig
 from streams.reader import LogRecord, record_of
 
@@ -100,6 +101,26 @@ def of_command(
         for r in records:
             if r.value is not None and r.value[HEADER_BYTES:_ID_END] == command_id:
                 yield Placed(r.offset, decode(r.value))
+
+
+def holding(log: Log, decode: Decode, journal: str, partition: int, start: int, name: bytes, most: int) -> Later:
+    """Of the `most` journal records from an offset on those that hold these bytes."""
+    found: list[JournalRecord] = []
+    seen = 0
+    chunks = log.chunks(journal, {partition: start})
+    try:
+        for records in chunks:
+            for r in records:
+                if seen >= most:
+                    return Later(found, False)
+                seen += 1
+                if r.value is not None and name in r.value:
+                    found.append(decode(r.value))
+    finally:
+        close = getattr(chunks, "close", None)
+        if close is not None:
+            close()
+    return Later(found, True)
 
 
 def record_at(log: Log, topic: str, partition: int, offset: int) -> LogRecord | None:

@@ -4,15 +4,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from clearline.config import Settings
 from clearline.webhooks.ports import WebhookParts
-from schemas.records import Command, Record
+from schemas.errors import PartUnavailableError
+from schemas.records import Command, HoldState, JournalRecord, Record
 from sinks.gate import Taken
-from streams.calls import Called, Found, Place
+from streams.calls import Called, Found, Later, Place
 
 if TYPE_CHECKING:
     from clearline.gateway.outcomes import Outcomes
@@ -24,6 +25,11 @@ __all__ = ["Called", "Caller", "Found", "Finder", "Gate", "Parts", "Place", "Row
 def wall_clock_ms() -> int:
     """Milliseconds since 1970 UTC."""
     return time.time_ns() // 1_000_000
+
+
+async def no_holds(partition: int) -> list[HoldState]:
+    """For parts that do not know of holds."""
+    raise PartUnavailableError("ledger.state", f"partition {partition}", "this gateway does not read holds")
 
 
 class Caller(Protocol):
@@ -50,6 +56,14 @@ class Finder(Protocol):
 
     async def at(self, partition: int, offset: int) -> Found | None:
         """The command at a place of the log, once the journal has it. Raises PartUnavailableError."""
+        ...
+
+    async def record(self, partition: int, offset: int) -> JournalRecord | None:
+        """The journal record of the command at exactly this place, be it the last word or not."""
+        ...
+
+    async def later(self, partition: int, offset: int, name: bytes, most: int) -> Later:
+        """Of the `most` journal records after that of the command at this place those that hold these bytes."""
         ...
 
 
@@ -81,7 +95,8 @@ class Gate(Protocol):
 @dataclass(slots=True)
 class Parts:
     """One gateway's parts. `base_url`: of the pages of codes, without a slash at the end. `now_ms`: the wall clock, or
-    a test's; `ready`: why this gateway cannot serve, one sentence each, empty when it can; `figures`: of status."""
+    a test's; `ready`: why this gateway cannot serve, one sentence each, empty when it can; `figures`: of status;
+    `holds`: the open holds of a partition; `memory`: what routes remember while the process lives."""
 
     settings: Settings
     base_url: str
@@ -97,3 +112,5 @@ class Parts:
     ready: Callable[[], list[str]] = list
     figures: Callable[[], dict[str, Any]] = dict
     webhooks: WebhookParts = field(default_factory=WebhookParts)
+    holds: Callable[[int], Awaitable[list[HoldState]]] = no_holds
+    memory: dict[str, Any] = field(default_factory=dict)

@@ -33,6 +33,7 @@ from schemas.records import (
     RECORDS,
     AdmitPartner,
     Command,
+    HoldState,
     JournalRecord,
     OpenAccount,
     Posting,
@@ -41,7 +42,7 @@ from schemas.records import (
     Record,
     Transaction,
 )
-from streams.calls import Calls, Waiting
+from streams.calls import Calls, Later, Waiting
 from streams.topics import DAY_MS
 
 START_MS = 1_795_338_000_000  # 2026-11-22 09:00 UTC
@@ -163,6 +164,15 @@ class LedgerTwin:
         """As `Finder.at`."""
         found = next((r for r in self._sides[partition].journal if r.source_offset == offset), None)
         return self._found(found) if found is not None else None
+
+    async def record(self, partition: int, offset: int) -> JournalRecord | None:
+        """As `Finder.record`."""
+        return next((r for r in self._sides[partition].journal if r.source_offset == offset), None)
+
+    async def later(self, partition: int, offset: int, name: bytes, most: int) -> Later:
+        """As `Finder.later`."""
+        after = [r for r in self._sides[partition].journal if r.source_offset > offset]
+        return Later([r for r in after[:most] if name in codec().encode(r)], len(after) <= most)
 
     def _found(self, r: JournalRecord) -> Found:
         side = self._sides[r.source_partition]
@@ -321,6 +331,10 @@ class LedgerTwin:
         """Rows of `ledger.state` by key: `l:` limits, `u:` what was used of them, `c:` calendars."""
         return {k: r for s in self._sides for k, r in sorted(s.base.rows.items()) if k.startswith(prefix)}
 
+    async def holds(self, partition: int) -> list[HoldState]:
+        """As `Parts.holds`."""
+        return [h.state() for _, h in sorted(self._sides[partition].base.holds.items())]
+
     def products(self) -> dict[str, tuple[ProductState, ...]]:
         """The versions of each product, rising."""
         return dict(sorted(self._sides[0].base.shelf.items()))
@@ -418,7 +432,7 @@ def make_twin(
     return Parts(
         settings, base_url, partitions, settings.settlement.message_bytes_max, twin, twin,
         access if access is not None else MemoryRows(), gate, reads if reads is not None else TwinReads(twin), outcomes,
-        now_ms=lambda: twin.now_ms, webhooks=WebhookParts(resolve=_this_machine),
+        now_ms=lambda: twin.now_ms, webhooks=WebhookParts(resolve=_this_machine), holds=twin.holds,
     )  # fmt: skip
 
 
