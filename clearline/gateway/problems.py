@@ -45,6 +45,7 @@ OWN: dict[str, Own] = {
     "scope_missing": Own(403, "The key has no scope for this.", "Have a key made with the scope that `scope` names."),
     "not_found": Own(404, "Nothing of yours is here.", "Check the id and its encoding."),
     "method_not_allowed": Own(405, "The path does not have this method.", "`Allow` names those it has."),
+    "checks_missing": Own(409, "The inspection is not complete.", "Do what `GET /v1/onboarding` says for each check."),
     "body_too_large": Own(413, "The body is too large.", "Send less at once; a batch takes up to 1,000."),
     "unsupported_media_type": Own(415, "Only JSON is taken.", "Send `Content-Type: application/json`."),
     "rate_limited": Own(429, "More calls than the partner may make at once.", "Wait for as long as Retry-After says."),

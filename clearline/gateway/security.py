@@ -13,7 +13,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from clearline import keys
-from clearline.gateway import signatures, tls
+from clearline.gateway import onboarding, signatures, tls
 from clearline.gateway.guard import add_headers
 from clearline.gateway.parts import Parts
 from clearline.gateway.principal import Principal
@@ -34,6 +34,8 @@ async def principal(request: Request) -> Principal:
     """Who asks, one call taken from the limits. Raises Problem."""
     parts = parts_of(request)
     key = await credential(request, parts)
+    if signatures.is_signed(request.headers):
+        onboarding.saw(parts, key.partner_id, onboarding.SIGNED)
     await _charge(request, parts, root_of(key.partner_id), 1)
     return Principal(key.key_id, key.partner_id, _acting(request, key), keys.scopes_of(key.scopes))
 

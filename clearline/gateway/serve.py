@@ -13,6 +13,7 @@ import signal
 import socket
 import time
 from contextlib import AsyncExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,12 @@ from clearline.gateway.tls import tls_options
 from clearline.webhooks.ports import QueuedInKafka, WebhookParts
 from schemas.codec import Codec, UndecodableError, UnknownSchemaError
 from schemas.errors import BadInputError, PartUnavailableError
+from schemas.records import HoldState
 from sinks.balance_reader import BalanceReader
 from sinks.gate import CallLimits, RedisGate
 from streams.caller import Caller
 from streams.finder import Finder
-from streams.reader import end_offsets
+from streams.reader import end_offsets, read_to_end
 from streams.registry import Registry, learn_schemas
 from streams.state_rows import StateRows
 from streams.table import Table
@@ -139,9 +141,24 @@ async def _parts(settings: Settings, slot: int, stack: AsyncExitStack, url: str)
     parts = Parts(
         settings, (g.public_url or url).rstrip("/"), settings.partitions, system.message_bytes_max, caller, finder,
         access, gate, reads, outcomes, ready=health.troubles, figures=health.figures,
+        holds=partial(_holds, system),
         webhooks=WebhookParts(QueuedInKafka(system.kafka, system.topics, system.codec)),
     )  # fmt: skip
     return parts, health
+
+
+async def _holds(system: Connection, partition: int) -> list[HoldState]:
+    """The open holds of a partition, from `ledger.state` as a worker that takes over would read it."""
+
+    def read() -> list[HoldState]:
+        last: dict[bytes, bytes] = {}
+        for r in read_to_end(system.kafka, system.topics.state, {partition: 0}):
+            if r.key is not None and r.key.startswith(b"h:"):
+                last[r.key] = r.value or b""
+        rows = (system.codec.decode(value) for _, value in sorted(last.items()) if value)
+        return [row for row in rows if isinstance(row, HoldState)]
+
+    return await asyncio.to_thread(read)
 
 
 class Learning:

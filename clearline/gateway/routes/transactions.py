@@ -18,11 +18,14 @@ from clearline.gateway import documents
 from clearline.gateway.answers import problem_document, problem_of
 from clearline.gateway.asking import HIDDEN, command_of, idempotency_key, json_body, only, refuse, today_of, wait_of
 from clearline.gateway.documents import Document
+from clearline.gateway.forced import replaced
+from clearline.gateway.onboarding import saw_outcome
 from clearline.gateway.parts import Parts, Place
 from clearline.gateway.principal import Principal
 from clearline.gateway.problems import Problem
 from clearline.gateway.security import Asker, charge, parts_of
 from clearline.gateway.writes import STALE_S, Asked, Written, answer, keep_found, write, write_many
+from schemas.errors import PartUnavailableError
 from schemas.records import Transaction
 
 router = APIRouter(prefix="/v1", tags=["transactions"])
@@ -45,8 +48,9 @@ async def post_transaction(request: Request, who: Asker) -> Response:
     """One transaction."""
     parts = parts_of(request)
     key, wait = idempotency_key(request), wait_of(request, parts)
-    asked = _asked(await json_body(request), who, key, today_of(parts))
+    asked = await replaced(parts, _asked(await json_body(request), who, key, today_of(parts)))
     written = await write(parts, asked.command, wait, undated=asked.undated)
+    saw_outcome(parts, who.partner_id, written.document, replayed=written.replayed)
     return answer(parts, written, wait)
 
 
@@ -59,6 +63,8 @@ async def post_batch(request: Request, who: Asker) -> Response:
     await charge(request, who, len(items) - 1)
     today = today_of(parts)
     read = [_item(item, i, who, key, today) for i, item in enumerate(items)]
+    if parts.settings.sandbox:
+        read = [await _replaced(parts, r) for r in read]
     good = [r for r in read if isinstance(r, Asked)]
     written = iter(await write_many(parts, good, wait))
     results = [_result(parts, next(written) if isinstance(r, Asked) else r) for r in read]
@@ -94,6 +100,14 @@ def _item(item: object, index: int, who: Principal, key: str, today: date) -> As
         return e
 
 
+async def _replaced(parts: Parts, asked: Asked | Exception) -> Asked | Exception:
+    """What a sandbox publishes for it."""
+    try:
+        return await replaced(parts, asked) if isinstance(asked, Asked) else asked
+    except (Problem, PartUnavailableError) as e:
+        return e
+
+
 def _result(parts: Parts, found: Written | Exception) -> Document:
     if isinstance(found, Written):
         return {"status": found.status, "body": found.body(parts), "replayed": found.replayed}
@@ -118,6 +132,7 @@ async def get_transaction(request: Request, id: str, who: Asker) -> Response:
     """One transaction, or another command, by its id."""
     who.need("read")
     document, _ = await find(parts_of(request), who, id)
+    saw_outcome(parts_of(request), who.partner_id, document, replayed=False)
     return Response(orjson.dumps(document), 200, media_type="application/json")
 
 
@@ -205,6 +220,7 @@ async def _follow_up(request: Request, id_hex: str, who: Principal, kind: str) -
         who, key, today_of(parts),
     )  # fmt: skip
     written = await write(parts, asked.command, wait, undated=True)
+    saw_outcome(parts, who.partner_id, written.document, replayed=written.replayed, refund=kind == "refund")
     return answer(parts, written, wait)
 
 

@@ -1,0 +1,265 @@
+"""A sandbox world: the bank's side of it, partners who let themselves in, and the way back to the beginning.
+
+Everything here is said to the ledger by ordinary commands, the bank's own, under keys that follow from what they are
+for. So each may be tried again, by this gateway or another one: it is a repeat, and nothing happens twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import secrets
+import unicodedata
+from collections.abc import Sequence
+from hashlib import sha256
+from typing import NamedTuple
+
+from clearline import keys
+from clearline.fields import EPOCH
+from clearline.gateway.asking import Wait, today_of
+from clearline.gateway.documents import PENDING, REJECTED
+from clearline.gateway.parts import Parts, Place
+from clearline.gateway.writes import Asked, Written, write_many
+from clearline.product_file import read_product, shelf_files
+from clearline.signing import new_key_pair
+from ledger.names import within
+from ledger.reasons import Reason
+from schemas.errors import PartUnavailableError
+from schemas.identity import BANK, owner_of, partition_of, root_of
+from schemas.records import (
+    AdmitPartner,
+    CloseDay,
+    Command,
+    OpenAccount,
+    Posting,
+    PublishProduct,
+    SetLimit,
+    Transaction,
+)
+
+WAIT = Wait(20, "")
+WHO = "sandbox"
+CURRENCIES = ("CNY", "USD")
+MAGIC = ":magic:"  # accounts that force outcomes, and partners whose last name starts with magic-, are left alone
+_LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
+
+
+class Wallet(NamedTuple):
+    """An account that a new partner gets. `funds`: minor units."""
+
+    name: str
+    currency: str
+    funds: int
+
+
+WALLETS = (
+    Wallet("wallet:main", "CNY", 100_000_000), Wallet("wallet:shop", "CNY", 0), Wallet("wallet:usd", "USD", 10_000_000)
+)  # fmt: skip
+
+
+class Joined(NamedTuple):
+    """What a new partner gets. `private_key`: PEM, empty when it sent a public key of its own."""
+
+    partner_id: str
+    token: str
+    key_id: str
+    private_key: str
+    public_key: str
+
+
+class Reset(NamedTuple):
+    """What a reset did: holds voided, subjects whose limits were lifted, accounts and their balance in minor units."""
+
+    voided: int
+    limits: int
+    accounts: tuple[tuple[str, str, int], ...]
+    skipped: tuple[str, ...]
+
+
+def name_of(*what: object) -> str:
+    """The key of a command of the bank, from what it is for."""
+    return "sandbox-" + sha256("\0".join(map(str, what)).encode()).hexdigest()[:40]
+
+
+async def give(parts: Parts, commands: Sequence[Command]) -> list[Written]:
+    """Gives commands, in their order, and waits for all outcomes. Raises Problem, PartUnavailableError."""
+    written = await write_many(parts, [Asked(c) for c in commands], WAIT)
+    out = []
+    for command, found in zip(commands, written, strict=True):
+        if isinstance(found, Exception):
+            raise found
+        if found.document["status"] == PENDING:
+            what = f"{type(command).__name__} {command.idempotency_key} has no outcome after {WAIT.seconds} s"
+            raise PartUnavailableError("Settlement", "the sandbox", what)
+        out.append(found)
+    return out
+
+
+def _must(written: Sequence[Written], *fine: Reason) -> None:
+    """Raises PartUnavailableError when one was rejected for another reason than these."""
+    for w in written:
+        reason = w.document["reason"]
+        if w.document["status"] == REJECTED and reason not in fine:
+            said = f"the sandbox's {w.document.get('command', 'transaction')} was rejected: {reason} {dict(w.detail)}"
+            raise PartUnavailableError("Settlement", "the sandbox", said)
+
+
+# ---- the world -------------------------------------------------------------------------------------------------------
+
+
+async def prepare_world(parts: Parts) -> None:
+    """The bank's accounts, and the products that come with Clearline when nothing is on the shelf; once per gateway."""
+    lock = parts.memory.setdefault("sandbox.world", asyncio.Lock())
+    async with lock:
+        if parts.memory.get("sandbox.ready"):
+            return
+        commands: list[Command] = [
+            OpenAccount(BANK, name_of("account", c), source_of(c), "equity", c, None, WHO) for c in CURRENCIES
+        ]
+        # A day that nobody does business on is closed, so that closing it once more is `day_closed`.
+        commands.append(CloseDay(BANK, name_of("day", 0), 0, WHO, "a day that is closed, to be refused for"))
+        if not await parts.reads.products():
+            commands += [
+                PublishProduct(BANK, name_of("product", p.product, p.document["version"]), p.product,
+                               p.document["version"], 0, p.text, WHO, "the shelf of a sandbox")
+                for p in map(read_product, shelf_files())
+            ]  # fmt: skip
+        _must(await give(parts, commands), Reason.ACCOUNT_EXISTS, Reason.DAY_CLOSED, Reason.PRODUCT_VERSION)
+        parts.memory["sandbox.ready"] = True
+
+
+def source_of(currency: str) -> str:
+    """The bank's account that sandbox money comes from."""
+    return f"bank:sandbox:{currency}"
+
+
+def funds(parts: Parts, key: str, account_id: str, currency: str, amount: int, note: str) -> Transaction:
+    """The bank's adjustment that puts money on an account, or takes it away when `amount` is below zero."""
+    sides = ("debit", "credit") if amount > 0 else ("credit", "debit")
+    legs = (Posting(source_of(currency), sides[0], abs(amount)), Posting(account_id, sides[1], abs(amount)))
+    day = (today_of(parts) - EPOCH).days
+    return Transaction(BANK, key, "", "adjustment", 0, currency, {}, legs, day, note=note)
+
+
+# ---- a partner lets itself in ----------------------------------------------------------------------------------------
+
+
+def new_partner_id(name: str) -> str:
+    """A partner's id from a name in any script: what of it is a-z 0-9, and something random."""
+    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
+    slug = re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:40].strip("-") or "partner"
+    return f"{slug}-{''.join(secrets.choice(_LETTERS) for _ in range(6))}"
+
+
+async def join(parts: Parts, name: str, public_key: str = "") -> Joined:
+    """Admits a new root partner, live at once, with accounts, money and a key. Raises KeyFieldError,
+    PartUnavailableError."""
+    private = ""
+    raw = keys.read_public_key(public_key) if public_key else b""
+    if not public_key:
+        private, public_key = new_key_pair()
+        raw = keys.read_public_key(public_key)
+    await prepare_world(parts)
+    partner_id = new_partner_id(name)
+    commands: list[Command] = [
+        AdmitPartner(BANK, name_of("admit", partner_id), partner_id, name, WHO, "self-service", "live")
+    ]
+    for w in WALLETS:
+        account_id = f"{partner_id}:{w.name}"
+        commands.append(OpenAccount(BANK, name_of("open", account_id), account_id, "liability", w.currency, 0, WHO))
+        if w.funds:
+            commands.append(funds(parts, name_of("fund", account_id), account_id, w.currency, w.funds, "sandbox money"))
+    _must(await give(parts, commands))
+    made = keys.make(
+        partner_id, keys.ALL_SCOPES, sandbox=True, now_ms=parts.now_ms(), requested_by=WHO, public_key=raw,
+        note="made with the partner",
+    )  # fmt: skip
+    await asyncio.to_thread(parts.access.put, keys.row_key(made.key.key_id), made.key)
+    return Joined(partner_id, made.token, made.key.key_id, private, public_key)
+
+
+# ---- and begins anew -------------------------------------------------------------------------------------------------
+
+
+async def reset(parts: Parts, partner_id: str) -> Reset:
+    """Voids the open holds of a partner's tree, lifts its limits, and brings the accounts that came with it back to
+    their first balance. Keys, history, and what it opened itself stay. Raises PartUnavailableError."""
+    await prepare_world(parts)
+    voided = await _void_holds(parts, partner_id)
+    limits, place = await _lift_limits(parts, partner_id)
+    accounts, skipped = [], []
+    for w in WALLETS:
+        account_id = f"{root_of(partner_id)}:{w.name}"
+        if not within(root_of(partner_id), partner_id) or await parts.reads.account(account_id) is None:
+            continue
+        if await _refill(parts, account_id, w, place):
+            accounts.append((account_id, w.currency, w.funds))
+        else:
+            skipped.append(account_id)
+    return Reset(voided, limits, tuple(accounts), tuple(skipped))
+
+
+async def _void_holds(parts: Parts, partner_id: str) -> int:
+    """A void is given by whom the hold is, under the key of the hold, which only its journal record has."""
+    commands: list[Command] = []
+    day = (today_of(parts) - EPOCH).days
+    for hold in await parts.holds(partition_of(root_of(partner_id), parts.partitions)):
+        found = await parts.finder.by_id(hold.hold_id) if within(hold.partner_id, partner_id) else None
+        if found is None:
+            continue
+        r = found.record
+        commands.append(
+            Transaction(r.partner_id, name_of("void", hold.hold_id.hex()), r.product, "void", 0, hold.currency, {}, (),
+                        day, original=r.idempotency_key)
+        )  # fmt: skip
+    written = await give(parts, commands) if commands else []
+    return sum(w.document["status"] != REJECTED for w in written)
+
+
+async def _lift_limits(parts: Parts, partner_id: str) -> tuple[int, Place]:
+    """Lifts the limits of the tree's partners and accounts. Returns of how many, and the place of the last command."""
+    subjects: list[tuple[str, str]] = []
+    after = ("", "")
+    while rows := await parts.reads.limits(partner_id, after, 1_000):
+        subjects += [(r.level, r.subject_id) for r in rows if _is_own(r.level, r.subject_id)]
+        after = (rows[-1].level, rows[-1].subject_id)
+    lifted = list(subjects)
+    if ("partner", partner_id) not in subjects:
+        subjects.append(("partner", partner_id))  # lifts nothing, and says up to where balances must have been read
+    token = secrets.token_hex(8)
+    written = await give(
+        parts,
+        [SetLimit(BANK, name_of("lift", token, *s), *s, (), WHO, "the sandbox is reset") for s in subjects],
+    )
+    _must(written)
+    position = written[-1].document["position"]
+    return len(lifted), Place(position["partition"], position["offset"])
+
+
+def _is_own(level: str, subject: str) -> bool:
+    """Whether a reset concerns it: what forces outcomes keeps its limits, and products have the bank's."""
+    owner = owner_of(subject) if level == "account" else subject
+    return level != "product" and MAGIC not in subject and not owner.rpartition("/")[2].startswith("magic-")
+
+
+async def _refill(parts: Parts, account_id: str, wallet: Wallet, place: Place) -> bool:
+    """Brings a balance back to its beginning; False when the account takes nothing any more.
+
+    The key says which counters were read. So a second reset that read the same ones asks for the same thing once.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + WAIT.seconds
+    while True:
+        balance = await parts.reads.balance(account_id)
+        places = balance.as_of if balance is not None else ()
+        if balance is not None and any(p.partition == place.partition and p.offset >= place.offset for p in places):
+            break
+        if loop.time() > deadline:
+            raise PartUnavailableError("Redis", account_id, f"its balance was not read within {WAIT.seconds} s")
+        await asyncio.sleep(0.05)
+    lacks = wallet.funds - (balance.credits_posted - balance.debits_posted)
+    if not lacks:
+        return True
+    key = name_of("refill", account_id, balance.debits_posted, balance.credits_posted)
+    (written,) = await give(parts, [funds(parts, key, account_id, wallet.currency, lacks, "the sandbox is reset")])
+    return bool(written.document["status"] != REJECTED)
