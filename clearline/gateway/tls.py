@@ -34,7 +34,7 @@ class CertificateProtocol(HttpToolsProtocol):
 def tls_options(settings: GatewaySettings) -> dict[str, Any]:
     """uvicorn's options: the protocol, and TLS when there is a certificate. `client_ca`: clients are asked for
     certificates of it, and those of other issuers are refused in the handshake; who shows none gets in, and may use the
-    keys that need none. Raises BadInputError for half of a pair, a file that is not there, a proxy that is no address."""
+    keys that need none. Raises BadInputError: half of a pair, no such file, a proxy that is no address."""
     # What X-Forwarded-For says of the peer would make anybody a trusted proxy.
     options: dict[str, Any] = {"http": CertificateProtocol, "proxy_headers": False}
     networks(tuple(settings.trusted_proxies))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 from collections.abc import Iterator
 from datetime import datetime
 from hashlib import blake2b
@@ -21,6 +19,7 @@ from clearline.contract import ContractError, FieldError, read_input
 from clearline.fields import Input, Text, Time
 from clearline.gateway.asking import HIDDEN, idempotency_key, json_body, refuse
 from clearline.gateway.documents import iso_time
+from clearline.gateway.paging import decode, encode, only_query
 from clearline.gateway.parts import Parts
 from clearline.gateway.principal import Principal
 from clearline.gateway.problems import Problem
@@ -55,22 +54,24 @@ async def list_keys(
     request: Request,
     who: Asker,
     limit: Annotated[int, Query(ge=1, le=1_000)] = 100,
-    cursor: Annotated[str | None, Query(max_length=64)] = None,
+    cursor: str | None = None,
 ) -> Response:
     """Keys of the tree by their ids, those that are over among them."""
     who.need("keys")
+    only_query(request, ("limit", "cursor"))
     parts = parts_of(request)
-    after = _after(cursor)
+    after = decode(cursor, "keys", who.acting, {}, str)[1] if cursor is not None else ""
     seen = [row for row in _rows(parts) if row.key_id > after and who.sees(row.partner_id)]
     page, more = seen[:limit], len(seen) > limit
     items = [_document(row, parts.now_ms()) for row in page]
-    return _json({"items": items, "next_cursor": _cursor(page[-1].key_id) if more else None})
+    return _json({"items": items, "next_cursor": encode("keys", who.acting, {}, page[-1].key_id) if more else None})
 
 
 @router.post("/keys", response_class=Response, status_code=201)
 async def make_key(request: Request, who: Asker) -> Response:
     """A key of the partner that the caller acts for; it can do nothing that the caller's own cannot."""
     who.need("keys")
+    only_query(request, ())
     parts = parts_of(request)
     name = idempotency_key(request)
     body = await json_body(request)
@@ -99,6 +100,7 @@ async def make_key(request: Request, who: Asker) -> Response:
 async def revoke_key(request: Request, key_id: str, who: Asker) -> Response:
     """Ends a key at once, also the one that asks. A key that was revoked before stays so."""
     who.need("keys")
+    only_query(request, ())
     parts = parts_of(request)
     idempotency_key(request)
     key = _seen(parts, who, key_id)
@@ -211,23 +213,6 @@ def _document(key: AccessKey, now_ms: int) -> dict[str, Any]:
         at = found[name]
         found[name] = iso_time(at) if isinstance(at, int) else None
     return found
-
-
-def _cursor(key_id: str) -> str:
-    return base64.urlsafe_b64encode(key_id.encode()).decode().rstrip("=")
-
-
-def _after(cursor: str | None) -> str:
-    """The key id that a page begins after. Raises Problem("cursor_invalid")."""
-    if cursor is None:
-        return ""
-    try:
-        after = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode()
-    except (ValueError, binascii.Error):
-        after = ""
-    if not keys.KEY_ID.fullmatch(after):
-        raise Problem("cursor_invalid")
-    return after
 
 
 def _json(document: dict[str, Any], status: int = 200, headers: dict[str, str] | None = None) -> Response:
