@@ -23,14 +23,17 @@ from clearline.commands import (
     demo,
     dlq,
     document,
+    explain,
     key,
     limit,
+    onboard,
     operate,
     partner,
     product,
     publish,
     receipt,
     report,
+    sandbox,
     stack,
 )
 from clearline.commands.common import PartlyDoneError
@@ -52,8 +55,8 @@ def build() -> typer.Typer:
         rich_markup_mode=None,
     )
     app.callback()(_settings)
-    nouns = (partner, account, limit, calendar, product, key)
-    for module in (stack, demo, publish, *nouns, report, operate, receipt, dlq, document, bench):
+    nouns = (partner, account, limit, calendar, product, key, sandbox, onboard)
+    for module in (stack, demo, publish, *nouns, report, operate, receipt, explain, dlq, document, bench):
         module.register(app)
     return app
 

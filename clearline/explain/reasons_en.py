@@ -151,9 +151,11 @@ REASONS: dict[Reason, Said] = {
         ("Nothing to do: the balances that this moves are zero already.",),
     ),
     Reason.INSUFFICIENT_FUNDS: Said(
-        ("Account {account} has {available!m} available, and must keep at least {allowed!m} ({level}: {limit}).",
+        ("Account {account} would be left with less than it must keep ({level}: {limit}).",
+         "It has {available!m} available and must keep at least {allowed!m}.",
          "This would leave {left!m}, which is {short!m} short."),
-        ("Bring in {short!m} or more, or move {short!m} less.",),
+        ("Bring in {short!m} or more, or move {short!m} less.",
+         "Have the owner of {others} bring money in, or move less."),
     ),
     Reason.COUNTER_OVERFLOW: Said(
         ("A counter would pass {limit!n} minor units, the most it holds ({field}).", "It is one of account {account}."),
@@ -172,7 +174,7 @@ REASONS: dict[Reason, Said] = {
         ("Nothing to do, or choose another name.",),
     ),
     Reason.ACCOUNT_NOT_EMPTY: Said(
-        ("Account {account} is not empty: {available!m} is available, or something is held on it ({field}).",),
+        ("Account {account} is not empty, or something is held on it ({field}).", "{available!m} is available."),
         ("Move the balance away and void its holds first.",),
     ),
     Reason.PARTNER_EXISTS: Said(

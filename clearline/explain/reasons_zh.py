@@ -149,9 +149,10 @@ REASONS: dict[Reason, Said] = {
         ("无需处理：相关余额已为零。",),
     ),
     Reason.INSUFFICIENT_FUNDS: Said(
-        ("账户 {account} 可用余额为 {available!m}，至少须保留 {allowed!m}（{level}：{limit}）。",
+        ("账户 {account} 的余额将低于其须保留的金额（{level}：{limit}）。",
+         "其可用余额为 {available!m}，至少须保留 {allowed!m}。",
          "本次之后将剩 {left!m}，差 {short!m}。"),
-        ("请转入至少 {short!m}，或将金额减少 {short!m}。",),
+        ("请转入至少 {short!m}，或将金额减少 {short!m}。", "请 {others} 的所有者转入资金，或减少金额。"),
     ),
     Reason.COUNTER_OVERFLOW: Said(
         ("计数器将超过上限 {limit!n} 个最小货币单位（{field}）。", "涉及账户 {account}。"),
@@ -170,7 +171,7 @@ REASONS: dict[Reason, Said] = {
         ("无需处理，或另取名称。",),
     ),
     Reason.ACCOUNT_NOT_EMPTY: Said(
-        ("账户 {account} 未清空：可用余额 {available!m}，或仍有冻结资金（{field}）。",),
+        ("账户 {account} 未清空，或仍有冻结资金（{field}）。", "可用余额为 {available!m}。"),
         ("请先转出余额并撤销其预授权。",),
     ),
     Reason.PARTNER_EXISTS: Said(

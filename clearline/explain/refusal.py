@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from clearline.explain import reasons_en, reasons_zh
@@ -16,8 +16,10 @@ REASONS: Mapping[Lang, Mapping[Reason, Said]] = {"en": reasons_en.REASONS, "zh":
 _MADE = {
     "left": ("available", "short", "allowed"), "difference": ("debits", "credits"), "next": ("highest",),
     "remaining": ("allowed", "used"), "window": ("limit",), "each": ("subject", "limit"),
-    "elsewhere": ("subject", "limit"),
+    "elsewhere": ("subject", "limit"), "others": ("account",),
 }  # fmt: skip
+
+_OF_BALANCES = frozenset({"available", "left", "short", "allowed"})
 
 
 class Refusal(NamedTuple):
@@ -27,12 +29,20 @@ class Refusal(NamedTuple):
     cure: str
 
 
-def refusal(r: JournalRecord, command: Command | None, lang: Lang) -> Refusal:
-    """What is said of a rejected record. Whatever it names and no sentence takes is said at the end as it is."""
+def refusal(
+    r: JournalRecord, command: Command | None, lang: Lang, sees: Callable[[str], bool] = lambda _account: True
+) -> Refusal:
+    """What is said of a rejected record. Whatever it names and no sentence takes is said at the end as it is.
+
+    `sees`: whether an account is the reader's; what is available on any other is not told.
+    """
     reason = Reason(r.reason)
     said = REASONS[lang][reason]
     currency = _currency(r, command)
     values = _values(reason, r, currency, lang)
+    account = r.detail.get("account", "")
+    if "available" in values and not sees(account):
+        values = {k: v for k, v in values.items() if k not in _OF_BALANCES} | {"others": account}
     why = say_all(said.why, values, currency, lang)
     left = [f"{k} {v}" for k, v in sorted(r.detail.items()) if v and k not in explained(reason, lang)]
     if left:

@@ -19,8 +19,8 @@ _EN: dict[str, str] = {
     "note": "Its note: {note}.",
     "asked_date": "It asked to count on {value_date}.",
     "of_accounts": "{amount!m} from {payer} to {payee}",
-    "of_roles": "{amount!m} between {roles}",
-    "of_roles_only": "between {roles}",
+    "of_roles": "{amount!m}, with {roles}",
+    "of_roles_only": "with {roles}",
     "of_parts": "in parts: {parts}",
     "of_postings": "{count} postings that debit {amount!m}",
     "of_postings_many": "{count} postings in several currencies",
@@ -63,8 +63,8 @@ _EN: dict[str, str] = {
     "under_way": "It is under way between partitions, and nothing is decided yet.",
     "pending": "It is acknowledged and stands in the log; it has no outcome yet.",
     # The hold it is about, and what became of a hold.
-    "original": "What it is about was asked for by {asker} under the key {key}, at offset {offset} of partition "
-    "{partition}.",
+    "original": "The transaction that it points back at was asked for by {asker} under the key {key}, at offset "
+    "{offset} of partition {partition}.",
     "hold_captured": "{asker} captured {amount!m} of it (key {key}).",
     "hold_voided": "{asker} gave up the rest of it (key {key}).",
     "hold_left": "{remaining!m} of the hold was left after that.",
@@ -131,7 +131,7 @@ _ZH: dict[str, str] = {
     "decided": "收到最后一个答复后作出决定。",
     "under_way": "仍在各分区之间处理，尚无定论。",
     "pending": "已确认并已写入日志，尚无结果。",
-    "original": "其所涉交易由 {asker} 以键 {key} 提出，位于分区 {partition} 的偏移量 {offset}。",
+    "original": "其所指的原交易由 {asker} 以键 {key} 提出，位于分区 {partition} 的偏移量 {offset}。",
     "hold_captured": "{asker} 请款 {amount!m}（幂等键 {key}）。",
     "hold_voided": "{asker} 放弃了余下部分（幂等键 {key}）。",
     "hold_left": "此后预授权尚余 {remaining!m}。",

@@ -24,11 +24,12 @@ LEGS_MAX = 40  # of one record that are told one by one
 
 
 class Told(NamedTuple):
-    """One step. `at`: when, ISO UTC; `partition` and `offset`: of the command that caused it."""
+    """One step. `at`: when, ISO UTC; `partition` and `offset`: of the command that caused it. None while they are not
+    known."""
 
-    at: str
-    partition: int
-    offset: int
+    at: str | None
+    partition: int | None
+    offset: int | None
     text: str
 
 
@@ -57,6 +58,23 @@ class Reader(NamedTuple):
 def tell(h: History, reader: Reader, lang: Lang) -> Explanation:
     """The story of a command."""
     return _Teller(h, reader, lang).tell()
+
+
+def of_pending(document: Mapping[str, Any], lang: Lang) -> Explanation:
+    """The story of a command that is acknowledged and has no journal record yet, from its document."""
+    words, d = SENTENCES[lang], document
+    place = d["position"] or {}
+    texts = [say(words["pending"], {}, "", lang)]
+    if place:
+        texts.insert(0, say(words["taken"], place, "", lang))
+    steps = [Told(None, place.get("partition"), place.get("offset"), text) for text in texts]
+    named = {"asker": d["partner_id"], **d}
+    if "command" in d:
+        summary = say(words["sum_control_under_way"], {**named, "subject": d["subject"] or d["command"]}, "", lang)
+    else:
+        amount = say(words["of_amount"], d, d["currency"], lang) if d["amount"] else d["idempotency_key"]
+        summary = say(words["sum_under_way"], {**named, "what": amount}, "", lang)
+    return Explanation(d["id"], lang, summary, steps, None, None)
 
 
 def accounts_of(h: History) -> list[str]:
@@ -90,8 +108,8 @@ class _Teller:
 
     def tell(self) -> Explanation:
         h = self.h
-        self._asked()
         self._original()
+        self._asked()
         if h.final is not h.first:
             self._outcome_parts(h.first)
             self._crossing()
@@ -102,7 +120,7 @@ class _Teller:
             self._told_parts()
             self._later()
         rejected = h.final is not None and h.final.outcome == "rejected"
-        said = refusal(h.final or h.first, h.command, self.lang) if rejected else None
+        said = refusal(h.final or h.first, h.command, self.lang, self.reader.sees) if rejected else None
         return Explanation(
             h.first.command_id.hex(), self.lang, self._summary(), self.steps, said and said.why, said and said.cure
         )
