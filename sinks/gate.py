@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from hashlib import blake2b, sha1
 from typing import Any, NamedTuple
 
@@ -30,6 +30,8 @@ NONCES_MAX = 1_000_000  # remembered by one process: 300 signed calls a second f
 OUTCOMES_MAX = 100_000
 _CONNECTIONS_MAX = 32
 _REFUSED = ("", "burst", "day")
+
+Outcomes = Sequence[tuple[bytes, dict[str, Any]]]  # command ids and what is kept under them
 
 # KEYS: the tree's calls. ARGV: calls, tokens per millisecond, burst, calls a day, now in ms (0: the server's clock).
 # Answers what refused it (0 nothing, 1 burst, 2 day), whole tokens left, calls of the day left, now. A call that is
@@ -151,11 +153,12 @@ class LocalGate:
         found: dict[str, Any] = orjson.loads(document)
         return found
 
-    async def keep_outcome(self, command_id: bytes, document: dict[str, Any]) -> None:
-        """Keeps an outcome; the oldest go when there are more than OUTCOMES_MAX."""
-        while len(self._outcomes) >= OUTCOMES_MAX:
-            del self._outcomes[next(iter(self._outcomes))]
-        self._outcomes[command_id] = self._now_ms() + self._outcome_ms, orjson.dumps(document)
+    async def keep_outcomes(self, documents: Outcomes) -> None:
+        """Keeps outcomes; the oldest go when there are more than OUTCOMES_MAX."""
+        for command_id, document in documents:
+            while len(self._outcomes) >= OUTCOMES_MAX:
+                del self._outcomes[next(iter(self._outcomes))]
+            self._outcomes[command_id] = self._now_ms() + self._outcome_ms, orjson.dumps(document)
 
     async def close(self) -> None:
         """Nothing to close."""
@@ -223,10 +226,13 @@ class RedisGate:
             return None
         return document if isinstance(document, dict) else None
 
-    async def keep_outcome(self, command_id: bytes, document: dict[str, Any]) -> None:
-        """Keeps an outcome for all gateways."""
-        name, value = self._outcome(command_id), orjson.dumps(document)
-        await self._ask(self._redis.execute_command, "SET", name, value, "EX", self._outcome_s)
+    async def keep_outcomes(self, documents: Outcomes) -> None:
+        """Keeps outcomes for all gateways: in one round trip, because a command on its own costs five times as much of
+        the event loop's time."""
+        pipe = self._redis.pipeline(transaction=False)
+        for command_id, document in documents:
+            pipe.execute_command("SET", self._outcome(command_id), orjson.dumps(document), "EX", self._outcome_s)
+        await self._ask(pipe.execute)
 
     async def close(self) -> None:
         """Closes the connections."""

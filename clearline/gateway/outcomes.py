@@ -24,6 +24,7 @@ log = structlog.get_logger()
 
 FINAL_MAX = 50_000  # about 1.5 KB each
 UNDER_WAY_MAX = 50_000
+_WRITE_MAX = 500  # outcomes that go to Redis together
 
 
 class Kept(NamedTuple):
@@ -100,7 +101,8 @@ class Outcomes:
         self._final: OrderedDict[bytes, Kept] = OrderedDict()
         self._under_way: dict[bytes, UnderWay] = {}
         self._replies: dict[int, asyncio.Future[Reply]] = {}
-        self._writes: set[asyncio.Task[None]] = set()
+        self._to_write: list[tuple[bytes, dict[str, Any]]] = []
+        self._writing: asyncio.Task[None] | None = None
 
     def __len__(self) -> int:
         return len(self._final)
@@ -184,16 +186,26 @@ class Outcomes:
             dict(sorted(outcome.detail.items())),
         )
         self._put(cid, kept)
-        task = asyncio.get_running_loop().create_task(self._gate.keep_outcome(cid, kept.stored()))
-        self._writes.add(task)
-        task.add_done_callback(self._written)
+        self._to_write.append((cid, kept.stored()))
+        if self._writing is None:
+            self._writing = asyncio.get_running_loop().create_task(self._write())
         self._answered(cid, entry, kept)
         return kept
 
     async def flush(self, timeout_s: float = 2.0) -> None:
         """Waits for what is on its way to Redis."""
-        if self._writes:
-            await asyncio.wait(self._writes, timeout=timeout_s)
+        if self._writing is not None:
+            await asyncio.wait((self._writing,), timeout=timeout_s)
+
+    async def _write(self) -> None:
+        """Brings outcomes to Redis: what comes while some are on their way goes together, the next time."""
+        while self._to_write:
+            some, self._to_write = self._to_write[:_WRITE_MAX], self._to_write[_WRITE_MAX:]
+            try:
+                await self._gate.keep_outcomes(some)
+            except Exception as e:  # these are not at hand for other gateways; the journal has them
+                log.error("outcomes_not_kept", error=f"{type(e).__name__}: {e}")
+        self._writing = None
 
     def _answered(self, cid: bytes, entry: UnderWay | None, kept: Kept) -> None:
         if entry is not None and entry.digest == kept.digest:
@@ -205,11 +217,6 @@ class Outcomes:
         self._final.move_to_end(cid)
         if len(self._final) > self._final_max:
             self._final.popitem(last=False)
-
-    def _written(self, task: asyncio.Task[None]) -> None:
-        self._writes.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            log.error("outcome_not_kept", error=f"{type(task.exception()).__name__}: {task.exception()}")
 
     @staticmethod
     def _end(entry: UnderWay, kept: Kept | None) -> None:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -85,7 +85,10 @@ class Gate(Protocol):
         ...
 
     async def outcome(self, command_id: bytes) -> dict[str, Any] | None: ...
-    async def keep_outcome(self, command_id: bytes, document: dict[str, Any]) -> None: ...
+    async def keep_outcomes(self, documents: Sequence[tuple[bytes, dict[str, Any]]]) -> None:
+        """Keeps what `outcome` gives, by command id."""
+        ...
+
     @property
     def local(self) -> bool:
         """Whether the last call found Redis away."""

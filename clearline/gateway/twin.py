@@ -409,9 +409,9 @@ class MemoryGate:
         """As `Gate.outcome`."""
         return self.outcomes.get(command_id)
 
-    async def keep_outcome(self, command_id: bytes, document: dict[str, Any]) -> None:
-        """As `Gate.keep_outcome`."""
-        self.outcomes[command_id] = document
+    async def keep_outcomes(self, documents: Sequence[tuple[bytes, dict[str, Any]]]) -> None:
+        """As `Gate.keep_outcomes`."""
+        self.outcomes.update(documents)
 
 
 def make_twin(

@@ -200,7 +200,7 @@ def test_outcomes_are_at_hand(run: Run) -> None:
     async def test(gate: Any, clock: Clock) -> None:
         document = {"id": "0" * 32, "amount": 10**15, "reason": None, "metadata": {"名": "值"}}
         assert await gate.outcome(b"\1" * 16) is None
-        await gate.keep_outcome(b"\1" * 16, document)
+        await gate.keep_outcomes([(b"\1" * 16, document)])
         assert await gate.outcome(b"\1" * 16) == document
         assert await gate.outcome(b"\2" * 16) is None
 
@@ -211,7 +211,7 @@ def test_what_is_kept_in_memory_ends_and_is_bounded(monkeypatch: pytest.MonkeyPa
     async def test() -> None:
         clock = Clock()
         gate = LocalGate(LIMITS, 60, clock)
-        await gate.keep_outcome(b"1", {"a": 1})
+        await gate.keep_outcomes([(b"1", {"a": 1})])
         assert await gate.first_use("k", "n", 600)
         clock.ms += 599_999
         assert await gate.outcome(b"1") is None
@@ -222,7 +222,7 @@ def test_what_is_kept_in_memory_ends_and_is_bounded(monkeypatch: pytest.MonkeyPa
         monkeypatch.setattr(gates, "OUTCOMES_MAX", 10)
         for i in range(50):
             assert await gate.first_use("k", f"n{i}", 600)
-            await gate.keep_outcome(bytes([i]), {"i": i})
+            await gate.keep_outcomes([(bytes([i]), {"i": i})])
         assert len(gate._nonces) <= 10
         assert len(gate._outcomes) <= 10
         assert not await gate.first_use("k", "n49", 600)
@@ -234,7 +234,7 @@ def test_redis_forgets_nonces_and_outcomes_by_itself(server: Server) -> None:
     async def test() -> None:
         gate = redis_gate(server, None, world="ttl")
         await gate.first_use("k", "n" * 16, 605)
-        await gate.keep_outcome(b"\1" * 16, {})
+        await gate.keep_outcomes([(b"\1" * 16, {})])
         await gate.take("acme", 1)
         await gate.close()
 
@@ -287,7 +287,7 @@ def test_redis_away_goes_on_in_memory_and_comes_back(tmp_path: Path) -> None:
         gate: Any = redis_gate(server, None, CallLimits(0.001, 5, 100))
         assert not (await gate.take("acme", 5)).local
         assert await gate.first_use("k", "before" * 3, 600)
-        await gate.keep_outcome(b"\1" * 16, {"a": 1})
+        await gate.keep_outcomes([(b"\1" * 16, {"a": 1})])
         server.stop()
         answers = [await gate.take("acme", 1) for _ in range(7)]
         assert all(a.local for a in answers)
@@ -297,7 +297,7 @@ def test_redis_away_goes_on_in_memory_and_comes_back(tmp_path: Path) -> None:
         assert await gate.first_use("k", "during" * 3, 600)
         assert not await gate.first_use("k", "during" * 3, 600)
         assert await gate.outcome(b"\1" * 16) is None
-        await gate.keep_outcome(b"\2" * 16, {"a": 2})  # nothing is raised
+        await gate.keep_outcomes([(b"\2" * 16, {"a": 2})])  # nothing is raised
         server.start()
         deadline = time.monotonic() + 30
         while (await gate.take("beta", 1)).local:
