@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -53,7 +53,7 @@ def explain(
         )
     document = told.to_dict()
     rows = [(s.at, s.partition, s.offset, s.text) for s in told.steps]
-    parts = [told.summary, screen.table("", ("at", "partition", "offset", "what happened"), rows)]
+    parts: list[Any] = [told.summary, screen.table("", ("at", "partition", "offset", "what happened"), rows)]
     parts += [text for text in (told.why, told.cure) if text]
     screen.answer(document, as_json, parts)
 
