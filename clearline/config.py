@@ -39,7 +39,8 @@ CONFIG_FILE_ENV = "CLEARLINE_CONFIG"
 CONFIG_FILE_DEFAULT = "clearline.toml"
 # Ours, but no settings: what the command line, the roles and the tests say to their own processes.
 _OTHER_NAMES = frozenset(
-    ENV_PREFIX + name for name in ("CONFIG", "DEBUG", "READY_FILE", "SLOT", "FAILPOINTS", "FAULT_SEED", "SEED")
+    ENV_PREFIX + name
+    for name in ("CONFIG", "DEBUG", "READY_FILE", "SLOT", "FAILPOINTS", "FAULT_SEED", "SEED", "API_KEY")
 )
 _OTHER_PREFIXES = (ENV_PREFIX + "TEST_", ENV_PREFIX + "KAFKA__CLIENT__")
 
