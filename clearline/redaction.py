@@ -24,7 +24,7 @@ _NAMES = re.compile(
 )
 _NOT_SECRET = re.compile(r"signature_age_s|tokens_left", re.I)
 _FORMS = (
-    (re.compile(r"\b((?:test|live)_[a-z0-9]{16}_)[A-Za-z0-9_-]{20,}"), rf"\1{HIDDEN}"),
+    (re.compile(r"\b((?:test|live)_[a-z0-9]{16}_)[A-Za-z0-9_-]+"), rf"\1{HIDDEN}"),
     (re.compile(r"\bwhsec_[A-Za-z0-9+/=_-]+"), f"whsec_{HIDDEN}"),
     (re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{8,}"), rf"\1 {HIDDEN}"),
     (re.compile(r"(?i)\b(authorization|cookie|x-api-key)(['\"]?\s*[:=,]\s*b?['\"]?)[^\s'\",;)]{8,}"), rf"\1\2{HIDDEN}"),
