@@ -148,7 +148,8 @@ class Outbox:
         the first record booked at or after `since_ms` (None: from its end)."""
         journal, state = self.topics.journal, self.topics.state
         new = [p for p in self.partitions if p not in progress]
-        found = offsets_at(self.kafka, journal, dict.fromkeys(new, since_ms)) if since_ms is not None and new else {}
+        since = dict.fromkeys(new, max(0, since_ms)) if since_ms is not None else {}
+        found = offsets_at(self.kafka, journal, since) if since else {}
         ends, state_ends = end_offsets(self.kafka, journal), end_offsets(self.kafka, state)
         start = {p: progress[p].journal_next if p in progress else found.get(p, ends[p]) for p in self.partitions}
         live = {p: progress[p].state_next if p in progress else state_ends[p] for p in self.partitions}

@@ -84,6 +84,7 @@ class Clerk:
         held = await asyncio.to_thread(self._at, wanted)
         for d in sorted(held, key=lambda d: d.number):
             queue.put(d, 0)
+        self.news.set()
         for (_, name), briefs in pending.items():
             if len(briefs) > HELD_MAX:
                 queue.spill(name, briefs[HELD_MAX].offset, len(briefs) - HELD_MAX)

@@ -201,6 +201,7 @@ class Session:
         for name in self.subscriptions.keys() - kept.keys():
             self.queue.drop(name)
             self.clerk.closed = True
+            self.clerk.news.set()
         self.subscriptions = kept
         for name, s in kept.items():
             self.queue.set_open(name, s.state == "verified")

@@ -1,0 +1,198 @@
+"""The webhook worker on a real broker with a real receiver that fails and hangs, killed at each of its steps: no event
+is lost, a repeat has the same id and body, and events about one account arrive in their order."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from confluent_kafka import Producer
+
+from clearline.webhooks.events import events_of
+from clearline.webhooks.interest import Event, Interest
+from schemas.failpoints import WEBHOOKS
+from schemas.records import Redelivery, Subscription, Want
+from streams.outbox import deliveries
+from streams.table import Table
+from tests.integration.conftest import World
+from tests.integration.test_sinks_kafka import died, finish
+from tests.journals import Line, Maker
+from tests.sink_servers import wait_for
+from tests.webhook_world import Receiver, WebhookRole, for_tests, subscription
+
+pytestmark = pytest.mark.stack
+
+ROOTS = ("p0", "p1", "p2", "p4", "p5", "p7")
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    r = Receiver()
+    yield r
+    r.close()
+
+
+@pytest.fixture
+def access(world: World) -> Iterator[Table]:
+    with Table(world.kafka, world.topics.access, world.codec) as table:
+        yield table
+
+
+def send(world: World, lines: Iterable[Line]) -> None:
+    """Produces journal records as settlement does: the time of each is when it was booked."""
+    p = Producer(world.kafka.producer())
+    for x in lines:
+        p.produce(world.topics.journal, x.value, None, x.partition, timestamp=x.record.booked_at)
+        p.poll(0)
+    assert p.flush(30) == 0
+
+
+def subscribe(access: Table, receiver: Receiver, maker: Maker) -> list[Subscription]:
+    """One subscription for each root partner, with thresholds on some of its accounts."""
+    made = []
+    for root in ROOTS:
+        accounts = [a for _, a in maker.accounts if a.startswith((f"{root}:", f"{root}/"))][:2]
+        balances = [Want(kind, a, "credit", 0) for a in accounts for kind in ("balance.below", "balance.above")]
+        s = subscription(
+            f"wh_{root}", root, f"{receiver.url}/{root}", ["transaction.settled", "transaction.rejected", *balances]
+        )
+        access.put(f"s:{s.subscription_id}", s)
+        made.append(s)
+    return made
+
+
+def expected(lines: Iterable[Line], subscriptions: list[Subscription]) -> list[Event]:
+    interest = Interest(subscriptions)
+    return [e for x in lines for e in events_of(x.record, interest)]
+
+
+def report_of(role: WebhookRole) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(role.ready_file.read_bytes()) if role.ready_file.exists() else {}
+    return found
+
+
+def check(receiver: Receiver, events: list[Event]) -> None:
+    """All of them came, nothing else, signed, each time the same, and each account's in their order."""
+    arrivals = receiver.seen()
+    by_id = {e.event_id: e for e in events}
+    assert len(by_id) == len(events)
+    assert all(a.verified for a in arrivals)
+    assert {a.id for a in arrivals} == set(by_id) == receiver.ids()
+    assert all(a.body == by_id[a.id].body for a in arrivals)
+    lines: dict[tuple[str, str], list[str]] = {}
+    for a in arrivals:  # in the order in which they came; one that failed before stands for all of its tries
+        e = by_id[a.id]
+        line = lines.setdefault((e.subscription_id, e.ordering), [])
+        if not line or line[-1] != a.id:
+            line.append(a.id)
+    wanted: dict[tuple[str, str], list[str]] = {}
+    for e in events:
+        wanted.setdefault((e.subscription_id, e.ordering), []).append(e.event_id)
+    assert lines == wanted
+
+
+def unkind(path: str, name: str, before: int) -> int:
+    """A third of all fail twice, some hang beyond the sender's patience once, one subscription is slow."""
+    n = int(name[:8], 16)
+    if n % 3 == 0 and before < 2:
+        return 503 if n % 2 else 302
+    if n % 37 == 1 and before == 0:
+        return -1_500
+    return 200
+
+
+def test_killed_at_every_step_nothing_is_lost_and_the_order_holds(
+    world: World, receiver: Receiver, access: Table, tmp_path: Path
+) -> None:
+    receiver.answer = unkind
+    role = WebhookRole(for_tests(world.settings), tmp_path / "ready.json")
+    maker = Maker(51, partitions=4, gap=0, step_ms=1500)
+    lines = maker.lines(100, world.codec)
+    subscriptions = subscribe(access, receiver, maker)
+    send(world, lines)
+    for point in WEBHOOKS:
+        hit = 1 if point in ("webhooks.after_fence", "webhooks.after_rebuild", "webhooks.after_read") else 3
+        process = role.start(f"{point}=kill@{hit}")
+        more = maker.lines(40, world.codec)
+        lines += more
+        wait_for(f"{point} to have died or begun", lambda: process.exitcode is not None or report_of(role))  # noqa: B023
+        send(world, more)
+        assert died(process) == -signal.SIGKILL, point
+    process = role.start()
+    events = expected(lines, subscriptions)
+    assert len(events) > 200
+    assert {e.type for e in events} == {"transaction.settled", "transaction.rejected", "balance.below", "balance.above"}
+    wait_for("every event to arrive", lambda: len(receiver.ids()) >= len(events))
+    wait_for("the queue to be empty", lambda: report_of(role).get("pending") == 0)
+    finish(process)
+    check(receiver, events)
+    assert len(receiver.seen()) > len(events), "some came again"
+    assert deliveries(world.kafka, world.topics, world.codec) == []
+
+
+def test_a_worker_that_wakes_up_behind_another_writes_nothing_more(
+    world: World, receiver: Receiver, access: Table, tmp_path: Path
+) -> None:
+    role = WebhookRole(for_tests(world.settings), tmp_path / "ready.json")
+    maker = Maker(52, partitions=4, gap=0, step_ms=1500)
+    lines = maker.lines(120, world.codec)
+    subscriptions = subscribe(access, receiver, maker)
+    send(world, lines)
+    zombie = role.start("webhooks.after_produce=stop@3")
+    assert zombie.pid is not None
+    wait_for("the first to stop", lambda: Path(f"/proc/{zombie.pid}/stat").read_text().split()[2] == "T")
+    process = role.start()
+    events = expected(lines, subscriptions)
+    wait_for("the second to deliver everything", lambda: len(receiver.ids()) == len(events))
+    os.kill(zombie.pid, signal.SIGCONT)
+    assert died(zombie) not in (0, None), "it was fenced, and ends"
+    more = maker.lines(40, world.codec)
+    send(world, more)
+    events += expected(more, subscriptions)
+    wait_for("the second to go on", lambda: len(receiver.ids()) == len(events))
+    finish(process)
+    check(receiver, events)
+
+
+def test_dead_after_its_days_listed_and_sent_again(
+    world: World, receiver: Receiver, access: Table, tmp_path: Path
+) -> None:
+    """The days are a second here. A restart forgets none of it, and a subscription that is deleted leaves no row."""
+    down = {"/p1", "/p2"}
+    receiver.answer = lambda path, _name, _before: 500 if path in down else 200
+    role = WebhookRole(for_tests(world.settings, give_up_days=1 / 86_400), tmp_path / "ready.json")
+    maker = Maker(53, partitions=4, gap=0, step_ms=1500)
+    lines = maker.lines(150, world.codec)
+    subscriptions = subscribe(access, receiver, maker)
+    send(world, lines)
+    events = expected(lines, subscriptions)
+    lost = [e for e in events if e.subscription_id in ("wh_p1", "wh_p2")]
+    process = role.start()
+    wait_for("what cannot be delivered to be dead", lambda: report_of(role).get("dead") == len(lost) > 10)
+    wait_for("the others to be delivered", lambda: len(receiver.ids()) == len(events) - len(lost))
+    dead = deliveries(world.kafka, world.topics, world.codec)
+    assert {d.delivery_id for d in dead} == {e.event_id for e in lost}
+    assert {(d.state, d.status, d.error) for d in dead} == {("dead", 500, "answered 500")}
+    assert all(d.attempts >= 1 and d.died_at for d in dead)
+    finish(process)
+    down.clear()
+    process = role.start()
+    again = [d for d in dead if d.subscription_id == "wh_p1"]
+    partition = next(x.partition for x in lines if x.record.partner_id == "p1")
+    for d in again:
+        access.put(f"r:{d.delivery_id}", Redelivery(d.delivery_id, "wh_p1", partition, 1, "test"))
+    wait_for("those to arrive", lambda: receiver.ids("/p1") == {d.delivery_id for d in again})
+    wait_for("the requests to be taken", lambda: not list(access.items("r:")))
+    assert receiver.ids("/p2") == set()
+    gone = next(s for s in subscriptions if s.subscription_id == "wh_p2")
+    access.put("s:wh_p2", msgspec.structs.replace(gone, state="deleted"))
+    wait_for("its rows to go", lambda: deliveries(world.kafka, world.topics, world.codec) == [])
+    finish(process)
+    bodies = {e.event_id: e.body for e in events}
+    assert all(a.verified and a.body == bodies[a.id] for a in receiver.seen())
