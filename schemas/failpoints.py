@@ -60,7 +60,12 @@ WEBHOOKS = (
     "webhooks.after_send",  # the receiver has answered, the row still stands
     "webhooks.after_fail",  # the receiver has failed, and the row does not say so yet
 )
-NAMES = (*SETTLEMENT, *SINK_CLICKHOUSE, *SINK_REDIS, *SEALER, *WEBHOOKS)
+GATEWAY = (
+    "gateway.before_publish",
+    "gateway.after_publish",  # the broker has it, nobody was told
+    "gateway.after_outcome",  # the outcome came, nobody was told
+)
+NAMES = (*SETTLEMENT, *SINK_CLICKHOUSE, *SINK_REDIS, *SEALER, *WEBHOOKS, *GATEWAY)
 
 
 class FailPointError(RuntimeError):

@@ -79,9 +79,10 @@ def kafka_spec(
 
 
 def _format(java: str, options: list[str], properties: Path) -> None:
+    # May begin with a dash, so it is never an argument of its own.
     cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
     jvm = (java, "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", *options)
-    tool = ("kafka.tools.StorageTool", "format", "--ignore-formatted", "-t", cluster, "-c", str(properties))
+    tool = ("kafka.tools.StorageTool", "format", "--ignore-formatted", f"--cluster-id={cluster}", "-c", str(properties))
     done = subprocess.run([*jvm, *tool], capture_output=True, text=True, timeout=_FORMAT_TIMEOUT_S, check=False)
     if done.returncode:
         last = (done.stderr or done.stdout).strip().splitlines()[-1:]

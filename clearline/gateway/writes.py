@@ -23,6 +23,7 @@ from clearline.gateway.problems import Problem
 from ledger.reasons import Reason
 from schemas.codec import Codec
 from schemas.errors import BadInputError, PartUnavailableError
+from schemas.failpoints import failpoint
 from schemas.identity import command_id, payload_digest
 from schemas.records import COMMANDS, Command, Transaction
 
@@ -183,7 +184,9 @@ async def _publish(parts: Parts, tries: Sequence[_Try], until: float) -> list[Ca
     called: list[Called | Exception] = [PartUnavailableError("Kafka", "the caller", "it was interrupted")] * len(tries)
     try:
         try:
+            failpoint("gateway.before_publish")
             called = await parts.caller.call_many([t.command for t in tries])
+            failpoint("gateway.after_publish")
         finally:
             for t, c in zip(tries, called, strict=True):
                 _acknowledged(parts, t, c)
@@ -192,6 +195,7 @@ async def _publish(parts: Parts, tries: Sequence[_Try], until: float) -> list[Ca
         wanted = [r for r, c in zip(replies, called, strict=True) if isinstance(c, Called) and not r.done()]
         if wanted and (left := until - loop.time()) > 0:
             await asyncio.wait(wanted, timeout=left)
+        failpoint("gateway.after_outcome")
         return [
             Called(c.places, r.result()) if isinstance(c, Called) and r.done() else c
             for r, c in zip(replies, called, strict=True)
