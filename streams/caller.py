@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
@@ -35,6 +35,15 @@ _FULL_S = 0.005
 _POLL_S = 0.2
 _READ_MAX = 2_000
 _PLACES_MAX = 100_000
+
+
+class Sending(NamedTuple):
+    """One command on its way. Both futures are done without a result, also when it failed: `call` says."""
+
+    call: Call
+    acknowledged: asyncio.Future[None]
+    answered: asyncio.Future[None]
+
 
 Acknowledgement = tuple[Call, int, int, Any]  # the call, partition and offset, the client's error or None
 
@@ -93,8 +102,8 @@ class Caller:
         while any(len(p) for p in self._producers) and loop.time() < deadline:
             await asyncio.sleep(_FULL_S)
         self._ended.set()
-        for thread in self._threads:
-            await asyncio.to_thread(thread.join, 10)
+        while any(t.is_alive() for t in self._threads):  # no pool of threads: it may be gone when a program ends
+            await asyncio.sleep(_FULL_S)
         self._calls.fail_all(self._unavailable("the caller was closed"))
 
     async def __aenter__(self) -> Caller:
@@ -117,14 +126,11 @@ class Caller:
 
     async def call_many(self, commands: Sequence[Command], wait_s: float = 0.0) -> list[Called | Exception]:
         """The same for many at once, each on its own; in their order."""
-        loop = asyncio.get_running_loop()
-        if loop is not self._loop or not self._producers:
-            raise RuntimeError("a Caller is used in the event loop in which it was started")
         if not commands:
             return []
+        loop = asyncio.get_running_loop()
         began = loop.time()
-        acknowledged, answered = loop.create_future(), loop.create_future()
-        waiting = Waiting(len(commands), partial(_done, acknowledged), partial(_done, answered))
+        waiting, acknowledged, answered = self._waiting(len(commands))
         calls = [await self._publish(command, waiting, began) for command in commands]
         await asyncio.wait((acknowledged,), timeout=self._acknowledge_s + _GUARD_S)
         if not acknowledged.done():
@@ -135,6 +141,18 @@ class Caller:
         if wait_s > 0 and left > 0 and not answered.done():
             await asyncio.wait((answered,), timeout=left)
         return [call.error or call.called for call in calls]
+
+    async def send(self, command: Command) -> Sending:
+        """The same in steps, for whoever waits for each by himself. Returns when it is in the client's queue."""
+        waiting, acknowledged, answered = self._waiting(1)
+        return Sending(await self._publish(command, waiting, asyncio.get_running_loop().time()), acknowledged, answered)
+
+    def _waiting(self, calls: int) -> tuple[Waiting, asyncio.Future[None], asyncio.Future[None]]:
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop or not self._producers:
+            raise RuntimeError("a Caller is used in the event loop in which it was started")
+        acknowledged, answered = loop.create_future(), loop.create_future()
+        return Waiting(calls, partial(_done, acknowledged), partial(_done, answered)), acknowledged, answered
 
     # ---- publishing, in the event loop -------------------------------------------------------------------------------
 
