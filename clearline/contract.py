@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, NamedTuple, NoReturn, TypeVar
 from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
+from clearline.cards import holds_card
 from clearline.contract_control import (
     AdmitPartnerInput,
     BlockAccountInput,
@@ -334,6 +335,7 @@ def _path(location: tuple[int | str, ...]) -> str:
             out += f"[{part}]"
         elif part != "[key]":
             name = part if part and part.isprintable() and len(part) <= 64 else shown(part)
+            name = "[a card number]" if holds_card(name) else name
             out += f".{name}" if out else name
     return out
 

@@ -10,6 +10,7 @@ from typing import Annotated, NoReturn
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
+from clearline.cards import holds_card
 from ledger.fields import METADATA_MAX, TEXT_MAX, VALUE_DATE_MAX
 from ledger.money import AMOUNT_MAX, EXPONENTS
 from ledger.names import LOCAL_NAME, PARTNER_ID
@@ -90,6 +91,12 @@ def _printable(value: str) -> str:
     return value
 
 
+def _no_card(value: str) -> str:
+    if holds_card(value):
+        stop("must not hold a card number: send the token of your card processor instead")
+    return value
+
+
 _ISO_DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 
 
@@ -164,11 +171,11 @@ PartnerId = Annotated[str, AfterValidator(_partner_id), WithJsonSchema(_PARTNER_
 AccountId = Annotated[str, AfterValidator(_account_id), WithJsonSchema(_ACCOUNT_ID)]
 Key = Annotated[str, StringConstraints(min_length=1, max_length=KEY_MAX), AfterValidator(_printable)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=64), AfterValidator(_printable)]
-Text = Annotated[str, StringConstraints(max_length=TEXT_MAX)]
+Text = Annotated[str, StringConstraints(max_length=TEXT_MAX), AfterValidator(_no_card)]
 Metadata = Annotated[
     dict[
-        Annotated[str, StringConstraints(min_length=1, max_length=METADATA_KEY_MAX)],
-        Annotated[str, StringConstraints(max_length=METADATA_VALUE_MAX)],
+        Annotated[str, StringConstraints(min_length=1, max_length=METADATA_KEY_MAX), AfterValidator(_no_card)],
+        Annotated[str, StringConstraints(max_length=METADATA_VALUE_MAX), AfterValidator(_no_card)],
     ],
     Field(max_length=METADATA_MAX),
 ]
