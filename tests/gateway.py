@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from functools import wraps
 from typing import Any
 
 import httpx
@@ -77,10 +78,10 @@ def keyed(key: str, wait: int | None = 5, **more: str) -> dict[str, str]:
 
 
 def in_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
-    """A test that awaits, as one that pytest calls."""
+    """A test that awaits, as one that pytest calls, with the same arguments."""
 
+    @wraps(test)
     def run(*args: Any, **named: Any) -> None:
         asyncio.run(test(*args, **named))
 
-    run.__name__, run.__doc__ = test.__name__, test.__doc__
     return run

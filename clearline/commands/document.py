@@ -16,6 +16,7 @@ Out = Annotated[Path | None, typer.Option(metavar="FILE", help="Write it there, 
 
 def register(app: typer.Typer) -> None:
     app.command("asyncapi", **example("clearline asyncapi --out asyncapi.yaml"))(asyncapi)
+    app.command("openapi", **example("clearline openapi --out openapi.json"))(openapi)
 
 
 def asyncapi(out: Out = None, as_json: screen.JsonFlag = False) -> None:
@@ -23,6 +24,18 @@ def asyncapi(out: Out = None, as_json: screen.JsonFlag = False) -> None:
     from clearline.asyncapi import document, to_yaml
 
     _give(screen.to_json(document()).decode() + "\n" if as_json else to_yaml(), out)
+
+
+def openapi(out: Out = None, as_json: screen.JsonFlag = False) -> None:
+    """Print the gateway's HTTP API as OpenAPI 3.1, in JSON. Nothing has to run."""
+    _give(openapi_text(), out)
+
+
+def openapi_text() -> str:
+    """The document as it is committed."""
+    from clearline.gateway.openapi.document import document
+
+    return screen.to_json(document()).decode() + "\n"
 
 
 def _give(text: str, out: Path | None) -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import time
+from collections.abc import Iterable
+from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from clearline.contract import ContractError
@@ -42,12 +45,28 @@ def create_app(parts: Parts) -> FastAPI:
 def routers() -> list[APIRouter]:
     """The routers of all nouns: every module of `routes` has one."""
     names = sorted(found.name for found in pkgutil.iter_modules(routes.__path__))
+    names.sort(key=lambda name: name != "transactions")  # asked for most; they are looked through in this order
     return [importlib.import_module(f"{routes.__name__}.{name}").router for name in names]
 
 
 async def _told(request: Request, error: Exception) -> Response:
     parts: Parts = request.app.state.parts
-    return problem_response(problem_of(error), parts.base_url)
+    problem = problem_of(error)
+    if problem.code == "method_not_allowed":  # Starlette names the methods of the first route only
+        problem.headers["Allow"] = ", ".join(sorted(allowed(request.app.router.routes, request.scope)))
+    return problem_response(problem, parts.base_url)
+
+
+def allowed(routes: Iterable[Any], scope: Scope) -> set[str]:
+    """The methods that the path of this call has."""
+    found: set[str] = set()
+    for route in routes:
+        inner = getattr(route, "original_router", None)
+        if inner is not None:
+            found |= allowed(inner.routes, scope)
+        elif route.matches(scope)[0] is not Match.NONE:
+            found |= set(route.methods or ())
+    return found
 
 
 class Edge:

@@ -105,10 +105,11 @@ def _by_secret(parts: Parts, authorization: str) -> AccessKey:
 
 def _acting(request: Request, key: AccessKey) -> str:
     """For whom the request is: the key's partner, or one below it that the header names."""
-    named = request.headers.get("clearline-partner")
-    if named is None or named == key.partner_id:
+    given = request.headers.getlist("clearline-partner")
+    if given in ([], [key.partner_id]):
         return key.partner_id
-    if not PARTNER_ID.fullmatch(named) or not within(named, key.partner_id):
+    named = given[0]
+    if len(given) > 1 or not PARTNER_ID.fullmatch(named) or not within(named, key.partner_id):
         raise Problem("forbidden", "Clearline-Partner names neither the credential's partner nor one below it")
     return named
 

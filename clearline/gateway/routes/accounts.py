@@ -49,7 +49,7 @@ async def list_accounts(
     """Accounts of the partner and of all below it, by id."""
     who.need("read")
     only_query(request, ("partner", "limit", "cursor"))
-    of, after = partner or who.acting, ""
+    of, after = partner if partner is not None else who.acting, ""
     if cursor is not None:
         query, after = decode(cursor, "accounts", who.acting, {"partner": partner}, str)
         of = query["partner"]

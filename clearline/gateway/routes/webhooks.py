@@ -69,7 +69,8 @@ async def make_webhook(request: Request, who: Asker) -> Response:
         if isinstance(there, Subscription):
             if there.asked != asked or there.state == DELETED:
                 raise Problem("idempotency_conflict", "Idempotency-Key: names a subscription that is another, or gone")
-            return _with_secret(there, vault, now, 201, {"Idempotent-Replayed": "true"}, by_key=subs.digest(key))
+            headers = {"Location": f"/v1/webhooks/{name}", "Idempotent-Replayed": "true"}
+            return _with_secret(there, vault, now, 201, headers, by_key=subs.digest(key))
         if sum(root_of(s.partner_id) == who.root for s in _all(parts)) >= SUBSCRIPTIONS_MAX:
             raise _wrong("", f"{who.root} has {SUBSCRIPTIONS_MAX} subscriptions; delete those that nobody uses")
         made = Subscription(

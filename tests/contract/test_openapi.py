@@ -1,0 +1,128 @@
+"""docs/openapi.json is what the gateway serves, is OpenAPI 3.1, and has every route with all that it can answer.
+
+When it differs: `python -m clearline openapi --out docs/openapi.json`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from openapi_spec_validator import OpenAPIV31SpecValidator
+
+from clearline import cli
+from clearline.gateway.openapi.document import document
+from clearline.gateway.openapi.operations import OPERATIONS
+from clearline.gateway.problems import OWN
+from tests.contract.gateway_world import GatewayWorld, routes_of
+
+ROOT = Path(__file__).resolve().parents[2]
+COMMITTED = ROOT / "docs" / "openapi.json"
+
+
+@pytest.fixture(scope="module")
+def world() -> GatewayWorld:
+    return GatewayWorld()
+
+
+@pytest.fixture(scope="module")
+def api() -> dict[str, Any]:
+    return document()
+
+
+def operations(api: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    for path, methods in api["paths"].items():
+        for method, operation in methods.items():
+            if method != "parameters":
+                yield method.upper(), path, operation
+
+
+def test_every_route_has_its_row_and_every_row_its_route(world):
+    assert set(routes_of(world.app)) == set(OPERATIONS)
+
+
+def test_the_committed_document_is_what_the_code_says():
+    from clearline.commands.document import openapi_text
+
+    assert COMMITTED.read_text(encoding="utf-8") == openapi_text(), __doc__
+
+
+def test_the_command_writes_it(tmp_path):
+    assert cli.main(["openapi", "--out", str(tmp_path / "api.json")]) == 0
+    assert json.loads((tmp_path / "api.json").read_bytes()) == document()
+
+
+def test_it_is_openapi_3_1(api):
+    assert [e.message for e in OpenAPIV31SpecValidator(api).iter_errors()] == []
+
+
+async def test_the_gateway_serves_it_with_its_own_address(world):
+    async with world.client() as client:
+        served = await client.get("/openapi.json")
+        assert served.json() == json.loads(json.dumps(document("https://api.example")))
+        page = await client.get("/docs")
+        assert page.headers["content-type"].startswith("text/html")
+        for name in re.findall(r'(?:href|src)="(docs/[^"]+)"', page.text):
+            assert (await client.get(f"/{name}")).status_code == 200
+        assert "://" not in re.sub(r'"https://api.example[^"]*"', "", " ".join(re.findall(r'(?:href|src)="[^"]*"', page.text)))
+
+
+def test_operations_have_names_of_their_own_and_say_what_they_do(api):
+    ids = [o["operationId"] for _, _, o in operations(api)]
+    assert len(ids) == len(set(ids)) >= 30
+    for _, _, o in operations(api):
+        assert o["summary"]
+        assert all(r["description"] for r in o["responses"].values())
+
+
+def test_whoever_needs_a_credential_says_so_and_what_it_is_told_without(api):
+    for method, path, o in operations(api):
+        if path.startswith("/v1/") and o["security"]:
+            assert {"401", "403", "429", "503"} <= set(o["responses"]), (method, path)
+            for status in ("401", "403", "429", "503"):
+                assert "application/problem+json" in o["responses"][status]["content"]
+
+
+def test_writes_need_a_key_and_say_what_a_wrong_one_is_told(api):
+    for method, path, o in operations(api):
+        names = {p["$ref"].rsplit("/", 1)[1] for p in o.get("parameters", ())}
+        if method != "GET" and o["security"]:
+            assert "idempotency_key" in names, (method, path)
+            assert "400" in o["responses"]
+        if "requestBody" in o:
+            assert {"400", "413", "415", "422"} <= set(o["responses"]), (method, path)
+
+
+def test_every_answer_of_json_and_every_body_has_an_example(api):
+    without = []
+    for method, path, o in operations(api):
+        for status, answer in o["responses"].items():
+            content = answer.get("content", {}).get("application/json") if status < "300" else None
+            if content and "examples" not in content and path.startswith("/v1/") and (status == "200" or method != "GET"):
+                without.append((method, path, status))
+        if "requestBody" in o and not o["requestBody"]["content"]["application/json"].get("examples"):
+            without.append((method, path, "body"))
+    assert [w for w in without if w[2] != "202"] == []
+
+
+def test_every_code_of_the_gateways_own_has_an_example(api):
+    shown = {name.removeprefix("problem_") for name in api["components"]["examples"] if name.startswith("problem_")}
+    assert set(OWN) - {"internal"} <= shown
+
+
+def test_every_status_that_a_problem_has_is_one_of_its_code(api):
+    for name, example in api["components"]["examples"].items():
+        if name.startswith("problem_"):
+            code = example["value"]["code"]
+            assert example["value"]["status"] == (OWN[code].status if code in OWN else 422)
+
+
+def test_the_page_of_the_gateway_lists_the_codes_that_are_its_own():
+    text = (ROOT / "docs" / "gateway.md").read_text(encoding="utf-8")
+    section = text.split("## Codes that are the gateway's own")[1].split("\n## ")[0]
+    named = set(re.findall(r"`([a-z_]+)`", section)) - {"scope", "instance"}
+    assert named == set(OWN)
