@@ -8,7 +8,7 @@ from the clock, from the gateway that answers, or from the order in which a map 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import Any, NamedTuple
 
 from clearline.fields import EPOCH
@@ -20,6 +20,7 @@ from streams.calls import Place, place_of
 
 Document = dict[str, Any]
 
+_EPOCH_TIME = datetime(1970, 1, 1)
 PENDING, SETTLED, APPLIED, REJECTED = "pending", "settled", "applied", "rejected"
 
 
@@ -166,4 +167,4 @@ def iso_day(days: int) -> str:
 
 def iso_time(ms: int) -> str:
     """A time as 2026-11-22T09:00:00.123Z; `ms` since 1970 UTC."""
-    return datetime.fromtimestamp(ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S") + f".{ms % 1000:03d}Z"
+    return (_EPOCH_TIME + timedelta(milliseconds=ms)).isoformat(timespec="milliseconds") + "Z"
