@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import multiprocessing
+import ssl
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -63,6 +64,7 @@ class Receiver:
     arrivals: list[Arrival] = field(default_factory=list)
     headers: dict[str, str] = field(default_factory=dict)  # of every answer
     echo: bool = True
+    tls: ssl.SSLContext | None = None
 
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
@@ -86,11 +88,13 @@ class Receiver:
                 """A worker that is killed leaves broken connections."""
 
         self.server = Server(("127.0.0.1", 0), Handler)
+        if self.tls is not None:
+            self.server.socket = self.tls.wrap_socket(self.server.socket, server_side=True)
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.server.server_port}"
+        return f"http{'s' if self.tls else ''}://127.0.0.1:{self.server.server_port}"
 
     def close(self) -> None:
         self.server.shutdown()
