@@ -108,6 +108,14 @@ from clearline.config import load_settings
 redaction.know(load_settings(clickhouse={{"password": "{WORD}9"}}))
 log_to_stderr()
 log = structlog.get_logger()
+def with_locals():
+    unknown = "{WORD}"  # of no form that is known: what a traceback with variables would show
+    raise LookupError("an error of ours")
+try:
+    with_locals()
+except LookupError as e:
+    log.error("no variables", exc_info=e)
+    logging.getLogger("uvicorn.error").error("nor here", exc_info=e)
 log.warning("refused", token="{TOKEN}", headers=[("authorization", "Bearer {WORD}")], note="{TOKEN}", other="{WORD}9")
 try:
     raise ValueError("could not use {WORD}9 or {TOKEN}")
