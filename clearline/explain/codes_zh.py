@@ -19,6 +19,7 @@ CODES: dict[str, tuple[str, str]] = {
     "scope_missing": ("该密钥没有此项权限。", "请申请具有 `scope` 所列权限的密钥。"),
     "not_found": ("此处没有属于您的内容。", "请检查标识及其编码。"),
     "method_not_allowed": ("该路径不支持此方法。", "`Allow` 列出了支持的方法。"),
+    "checks_missing": ("检查尚未全部完成。", "请按 `GET /v1/onboarding` 的说明完成各项检查。"),
     "body_too_large": ("请求体过大。", "请减少单次内容；一批最多 1,000 笔。"),
     "unsupported_media_type": ("只接受 JSON。", "请发送 `Content-Type: application/json`。"),
     "rate_limited": ("合作方的瞬时请求数超过上限。", "请按 Retry-After 所示时间等待。"),

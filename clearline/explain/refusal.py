@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
 from typing import NamedTuple
 
 from clearline.explain import reasons_en, reasons_zh
+from clearline.explain.codes_zh import CODES
 from clearline.explain.said import Lang, Said, money, names_of, say_all
-from ledger.reasons import Reason
+from ledger.reasons import CURE, MEANING, Reason
 from schemas.records import Command, JournalRecord, Transaction
 
 REASONS: Mapping[Lang, Mapping[Reason, Said]] = {"en": reasons_en.REASONS, "zh": reasons_zh.REASONS}
@@ -40,21 +42,31 @@ def refusal(
     said = REASONS[lang][reason]
     currency = _currency(r, command)
     values = _values(reason, r, currency, lang)
-    account = r.detail.get("account", "")
+    account, hidden = r.detail.get("account", ""), frozenset[str]()
     if "available" in values and not sees(account):
-        values = {k: v for k, v in values.items() if k not in _OF_BALANCES} | {"others": account}
-    why = say_all(said.why, values, currency, lang)
-    left = [f"{k} {v}" for k, v in sorted(r.detail.items()) if v and k not in explained(reason, lang)]
+        hidden = _OF_BALANCES
+        values = {k: v for k, v in values.items() if k not in hidden} | {"others": account}
+    plain = {"en": (MEANING[reason], CURE[reason]), "zh": CODES[reason]}[lang]  # where nothing is named
+    why = say_all(said.why, values, currency, lang) or plain[0]
+    cure = say_all(said.cure, values, currency, lang) or plain[1]
+    told = _told((*said.why, *said.cure), values.keys()) | hidden
+    left = [f"{k} {v}" for k, v in sorted(r.detail.items()) if v and k not in told]
     if left:
         why += {"en": f" It also names: {', '.join(left)}.", "zh": f"其他信息：{'、'.join(left)}。"}[lang]
-    return Refusal(why, say_all(said.cure, values, currency, lang))
+    return Refusal(why, cure)
 
 
 def explained(reason: Reason, lang: Lang) -> set[str]:
     """The keys of a detail that the sentences of a reason tell."""
     said = REASONS[lang][reason]
-    named = set().union(*(names_of(c) for c in (*said.why, *said.cure)))
-    return named.union(*(_MADE.get(name, ()) for name in named))
+    clauses = (*said.why, *said.cure)
+    return _told(clauses, set().union(*map(names_of, clauses)))
+
+
+def _told(clauses: Iterable[str], given: Collection[str]) -> set[str]:
+    """The keys of a detail that the clauses tell of which all that they name is given."""
+    names = set().union(*(names_of(c) for c in clauses if names_of(c) <= set(given)))
+    return names.union(*(_MADE.get(name, ()) for name in names))
 
 
 def _values(reason: Reason, r: JournalRecord, currency: str, lang: Lang) -> dict[str, object]:
@@ -63,16 +75,17 @@ def _values(reason: Reason, r: JournalRecord, currency: str, lang: Lang) -> dict
     out: dict[str, object] = {"partition": r.source_partition, **detail}
     if r.first_offset >= 0:
         out["first_offset"] = r.first_offset
-    match reason:
-        case Reason.INSUFFICIENT_FUNDS:
-            out["left"] = int(detail["allowed"]) - int(detail["short"])
-        case Reason.POSTINGS_UNBALANCED:
-            out["difference"] = abs(int(r.detail["debits"]) - int(r.detail["credits"]))
-            out |= {"debits": r.detail["debits"], "credits": r.detail["credits"]}
-        case Reason.PRODUCT_VERSION:
-            out["next"] = int(detail["highest"]) + 1
-        case Reason.LIMIT_EXCEEDED:
-            out |= _of_limit(detail, currency, lang)
+    # A step between partitions hands on what it was given, so nothing is sure to be there.
+    with suppress(KeyError, ValueError):
+        match reason:
+            case Reason.INSUFFICIENT_FUNDS:
+                out["left"] = int(detail["allowed"]) - int(detail["short"])
+            case Reason.POSTINGS_UNBALANCED:
+                out["difference"] = abs(int(detail["debits"]) - int(detail["credits"]))
+            case Reason.PRODUCT_VERSION:
+                out["next"] = int(detail["highest"]) + 1
+            case Reason.LIMIT_EXCEEDED:
+                out |= _of_limit(detail, currency, lang)
     return out
 
 
