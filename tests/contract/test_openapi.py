@@ -12,13 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jsonschema import Draft202012Validator, FormatChecker
 from openapi_spec_validator import OpenAPIV31SpecValidator
+from referencing import Registry, Resource
+from referencing.jsonschema import DRAFT202012
 
 from clearline import cli
+from clearline.commands.document import openapi_text
 from clearline.gateway.openapi.document import document
 from clearline.gateway.openapi.operations import OPERATIONS
 from clearline.gateway.problems import OWN
+from tests.contract import api_story
 from tests.contract.gateway_world import GatewayWorld, routes_of
+from tests.gateway import in_loop
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMITTED = ROOT / "docs" / "openapi.json"
@@ -46,8 +52,6 @@ def test_every_route_has_its_row_and_every_row_its_route(world):
 
 
 def test_the_committed_document_is_what_the_code_says():
-    from clearline.commands.document import openapi_text
-
     assert COMMITTED.read_text(encoding="utf-8") == openapi_text(), __doc__
 
 
@@ -60,6 +64,7 @@ def test_it_is_openapi_3_1(api):
     assert [e.message for e in OpenAPIV31SpecValidator(api).iter_errors()] == []
 
 
+@in_loop
 async def test_the_gateway_serves_it_with_its_own_address(world):
     async with world.client() as client:
         served = await client.get("/openapi.json")
@@ -68,7 +73,9 @@ async def test_the_gateway_serves_it_with_its_own_address(world):
         assert page.headers["content-type"].startswith("text/html")
         for name in re.findall(r'(?:href|src)="(docs/[^"]+)"', page.text):
             assert (await client.get(f"/{name}")).status_code == 200
-        assert "://" not in re.sub(r'"https://api.example[^"]*"', "", " ".join(re.findall(r'(?:href|src)="[^"]*"', page.text)))
+        assert "://" not in re.sub(
+            r'"https://api.example[^"]*"', "", " ".join(re.findall(r'(?:href|src)="[^"]*"', page.text))
+        )
 
 
 def test_operations_have_names_of_their_own_and_say_what_they_do(api):
@@ -102,11 +109,41 @@ def test_every_answer_of_json_and_every_body_has_an_example(api):
     for method, path, o in operations(api):
         for status, answer in o["responses"].items():
             content = answer.get("content", {}).get("application/json") if status < "300" else None
-            if content and "examples" not in content and path.startswith("/v1/") and (status == "200" or method != "GET"):
+            if (
+                content
+                and "examples" not in content
+                and path.startswith("/v1/")
+                and (status == "200" or method != "GET")
+            ):
                 without.append((method, path, status))
         if "requestBody" in o and not o["requestBody"]["content"]["application/json"].get("examples"):
             without.append((method, path, "body"))
     assert [w for w in without if w[2] != "202"] == []
+
+
+def test_the_examples_are_what_the_gateway_answers():
+    """`python -m tests.contract.api_story` writes them anew."""
+    told = api_story.record()
+    assert json.loads(told) == json.loads(api_story.FILE.read_text(encoding="utf-8"))
+
+
+def test_every_example_fits_its_schema(api):
+    """Bodies fit what the operation takes; answers fit what it says it answers."""
+    resource = Resource(contents=api, specification=DRAFT202012)
+    registry = Registry().with_resource("api", resource)
+    tried = 0
+    for method, path, o in operations(api):
+        contents = [r.get("content", {}) for r in o["responses"].values()] + [
+            o.get("requestBody", {}).get("content", {})
+        ]
+        for media in (media for content in contents for media in content.values()):
+            schema = {"$ref": "api" + media["schema"]["$ref"]} if "$ref" in media["schema"] else media["schema"]
+            check = Draft202012Validator(schema, registry=registry, format_checker=FormatChecker())
+            for reference in media.get("examples", {}).values():
+                value = api["components"]["examples"][reference["$ref"].rsplit("/", 1)[1]]["value"]
+                assert [e.message for e in check.iter_errors(value)] == [], (method, path, reference)
+                tried += 1
+    assert tried > 200
 
 
 def test_every_code_of_the_gateways_own_has_an_example(api):
@@ -124,5 +161,5 @@ def test_every_status_that_a_problem_has_is_one_of_its_code(api):
 def test_the_page_of_the_gateway_lists_the_codes_that_are_its_own():
     text = (ROOT / "docs" / "gateway.md").read_text(encoding="utf-8")
     section = text.split("## Codes that are the gateway's own")[1].split("\n## ")[0]
-    named = set(re.findall(r"`([a-z_]+)`", section)) - {"scope", "instance"}
+    named = set(re.findall(r"`([a-z_]+)`", section)) - {"instance", "missing"}
     assert named == set(OWN)

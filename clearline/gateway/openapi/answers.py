@@ -130,8 +130,9 @@ _COMMAND_SCHEMAS: dict[str, Schema] = {
             },
             "transaction": {"anyOf": [ref("Transaction"), ref("Command")]},
             "scope": described(TEXT, "The scope that is missing."),
+            "missing": described(listed(TEXT), "The checks that are not passed."),
         },
-        optional=("errors", "reason_detail", "transaction", "scope"),
+        optional=("errors", "reason_detail", "transaction", "scope", "missing"),
     ),
     "Batch": closed(
         "The answers, in the order of what was asked.",
@@ -172,6 +173,80 @@ _KEY_SCHEMAS: dict[str, Schema] = {
         {**_KEY, "token": or_null({"type": "string", "pattern": "^(test|live)_[a-z0-9]{16}_[A-Za-z0-9_-]{43}$"})},
     ),
     "Keys": page("Key"),
+}
+_AMOUNT_ON = listed(closed("Money on an account.", {"account_id": TEXT, "currency": CURRENCY, "balance": MONEY}))
+_ONBOARDING_SCHEMAS: dict[str, Schema] = {
+    "Explanation": closed(
+        "What became of a command, in words.",
+        {
+            "id": _ID,
+            "language": {"type": "string", "enum": ["en", "zh"]},
+            "summary": TEXT,
+            "steps": listed(
+                closed(
+                    "One step.",
+                    {
+                        "at": or_null(TIME),
+                        "partition": or_null(COUNT),
+                        "offset": described(or_null(COUNT), "Of the command that caused it."),
+                        "text": TEXT,
+                    },
+                )
+            ),
+            "why": described(or_null(TEXT), "Why it was rejected; null when it was not."),
+            "cure": described(or_null(TEXT), "What would make it pass; null when it was not rejected."),
+        },
+    ),
+    "Onboarding": closed(
+        "Where a partner stands on its way to live.",
+        {
+            "partner_id": TEXT,
+            "partner_state": or_null(TEXT),
+            "checks": listed(
+                closed(
+                    "One check of the inspection.",
+                    {"check": TEXT, "passed_at": or_null(TIME), "do": described(TEXT, "What passes it.")},
+                )
+            ),
+            "missing": listed(TEXT),
+            "go_live": closed(
+                "Whether it was asked for and approved: two persons.",
+                {
+                    "state": {"type": "string", "enum": ["open", "requested", "approved"]},
+                    "requested_by": or_null(TEXT),
+                    "requested_at": or_null(TIME),
+                    "note": or_null(TEXT),
+                    "approved_by": or_null(TEXT),
+                    "approved_at": or_null(TIME),
+                    "live_as": or_null(TEXT),
+                },
+            ),
+        },
+    ),
+    "Joined": closed(
+        "A new partner of the sandbox. `private_key`: of the pair that was made; null when a public key was given.",
+        {
+            "partner_id": TEXT,
+            "name": TEXT,
+            "token": described(TEXT, "What goes into Authorization; shown this once."),
+            "key_id": _KEY["key_id"],
+            "scopes": listed(TEXT),
+            "public_key": TEXT,
+            "private_key": or_null(TEXT),
+            "accounts": _AMOUNT_ON,
+            "curl": described(listed(TEXT), "Three calls to begin with."),
+        },
+    ),
+    "ResetDone": closed(
+        "What was done.",
+        {
+            "partner_id": TEXT,
+            "holds_voided": COUNT,
+            "limits_lifted": COUNT,
+            "accounts": _AMOUNT_ON,
+            "skipped": described(listed(TEXT), "Accounts that could not be brought back."),
+        },
+    ),
 }
 _STATUS_SCHEMAS: dict[str, Schema] = {
     "Alive": closed("The process answers.", {"status": {"const": "ok"}}),
@@ -246,7 +321,7 @@ _WEBHOOK_SCHEMAS: dict[str, Schema] = {
 }
 
 SCHEMAS: dict[str, Schema] = {
-    **_COMMAND_SCHEMAS, **_KEY_SCHEMAS, **_WEBHOOK_SCHEMAS, **_STATUS_SCHEMAS, "AnyDocument": {"type": "object"},
+    **_COMMAND_SCHEMAS, **_KEY_SCHEMAS, **_WEBHOOK_SCHEMAS, **_ONBOARDING_SCHEMAS, **_STATUS_SCHEMAS, "AnyDocument": {"type": "object"},
 }  # fmt: skip
 
 _RATE_ITEM = r'"(burst|day)";[a-z]+=[0-9]+;[a-z]+=[0-9]+'

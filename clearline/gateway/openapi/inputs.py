@@ -13,6 +13,8 @@ from clearline.contract_control import OpenAccountInput, SetLimitInput
 from clearline.gateway.asking import HIDDEN
 from clearline.gateway.openapi.parts import Schema
 from clearline.gateway.routes.keys import KeyInput
+from clearline.gateway.routes.onboarding import GoLiveInput
+from clearline.gateway.routes.sandbox import JoinInput
 from clearline.webhooks.subscriptions import WebhookChange, WebhookInput
 
 BATCH_MAX = 1_000
@@ -52,7 +54,7 @@ def body_schemas() -> dict[str, Schema]:
     found["ReversalInput"] = _part(follow_up, ("reference", "metadata"))
     found["OpenAccountInput"] = _of(OpenAccountInput, found, without=(*HIDDEN, "requested_by"))
     found["LimitsInput"] = _of(SetLimitInput, found, without=(*HIDDEN, "requested_by", "level", "subject_id"))
-    for model in (KeyInput, WebhookInput, WebhookChange):
+    for model in (KeyInput, WebhookInput, WebhookChange, JoinInput, GoLiveInput):
         found[model.__name__] = _of(model, found)
     return dict(sorted(found.items()))
 
