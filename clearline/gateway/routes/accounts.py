@@ -53,9 +53,10 @@ async def list_accounts(
     if cursor is not None:
         query, after = decode(cursor, "accounts", who.acting, {"partner": partner}, str)
         of = query["partner"]
-    if not who.sees(of):
+    reads = parts_of(request).reads
+    if not who.sees(of) or (of != who.acting and await reads.partner(of) is None):
         raise Problem("not_found")
-    rows = await parts_of(request).reads.accounts(of, after, limit + 1)
+    rows = await reads.accounts(of, after, limit + 1)
     following = (
         encode("accounts", who.acting, {"partner": of}, rows[limit - 1].account_id) if len(rows) > limit else None
     )
