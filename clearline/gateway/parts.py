@@ -6,12 +6,12 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from clearline.config import Settings
 from clearline.webhooks.ports import WebhookParts
 from schemas.errors import PartUnavailableError
-from schemas.records import Command, HoldState, JournalRecord, Record
+from schemas.records import AccountState, Command, HoldState, JournalRecord, Record
 from sinks.gate import Taken
 from streams.calls import Called, Found, Later, Place
 
@@ -27,9 +27,18 @@ def wall_clock_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-async def no_holds(partition: int) -> list[HoldState]:
-    """For parts that do not know of holds."""
-    raise PartUnavailableError("ledger.state", f"partition {partition}", "this gateway does not read holds")
+class Tree(NamedTuple):
+    """What `ledger.state` has of a root partner's tree: open holds, accounts by id. `next_offset`: of the first command
+    that is not in it."""
+
+    holds: list[HoldState]
+    accounts: dict[str, AccountState]
+    next_offset: int
+
+
+async def no_tree(root: str) -> Tree:
+    """For parts that do not read whole trees."""
+    raise PartUnavailableError("ledger.state", root, "this gateway does not read whole trees")
 
 
 class Caller(Protocol):
@@ -99,7 +108,7 @@ class Gate(Protocol):
 class Parts:
     """One gateway's parts. `base_url`: of the pages of codes, without a slash at the end. `now_ms`: the wall clock, or
     a test's; `ready`: why this gateway cannot serve, one sentence each, empty when it can; `figures`: of status;
-    `holds`: the open holds of a partition; `memory`: what routes remember while the process lives."""
+    `tree`: all that the state has of a root, read anew; `memory`: what routes remember while the process lives."""
 
     settings: Settings
     base_url: str
@@ -115,5 +124,5 @@ class Parts:
     ready: Callable[[], list[str]] = list
     figures: Callable[[], dict[str, Any]] = dict
     webhooks: WebhookParts = field(default_factory=WebhookParts)
-    holds: Callable[[int], Awaitable[list[HoldState]]] = no_holds
+    tree: Callable[[str], Awaitable[Tree]] = no_tree
     memory: dict[str, Any] = field(default_factory=dict)

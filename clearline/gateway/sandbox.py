@@ -18,7 +18,7 @@ from clearline import keys
 from clearline.fields import EPOCH
 from clearline.gateway.asking import Wait, today_of
 from clearline.gateway.documents import PENDING, REJECTED
-from clearline.gateway.parts import Parts, Place
+from clearline.gateway.parts import Parts, Tree
 from clearline.gateway.writes import Asked, Written, write_many
 from clearline.product_file import read_product, shelf_files
 from clearline.signing import new_key_pair
@@ -27,6 +27,7 @@ from ledger.reasons import Reason
 from schemas.errors import PartUnavailableError
 from schemas.identity import BANK, owner_of, partition_of, root_of
 from schemas.records import (
+    AccountState,
     AdmitPartner,
     CloseDay,
     Command,
@@ -185,26 +186,32 @@ async def reset(parts: Parts, partner_id: str) -> Reset:
     """Voids the open holds of a partner's tree, lifts its limits, and brings the accounts that came with it back to
     their first balance. Keys, history, and what it opened itself stay. Raises PartUnavailableError."""
     await prepare_world(parts)
-    voided = await _void_holds(parts, partner_id)
-    limits, place = await _lift_limits(parts, partner_id)
+    root = root_of(partner_id)
+    voided = await _void_holds(parts, partner_id, await parts.tree(root))
+    limits, offset = await _lift_limits(parts, partner_id)
     accounts, skipped = [], []
-    for w in WALLETS:
-        account_id = f"{root_of(partner_id)}:{w.name}"
-        if not within(root_of(partner_id), partner_id) or await parts.reads.account(account_id) is None:
-            continue
-        if await _refill(parts, account_id, w, place):
-            accounts.append((account_id, w.currency, w.funds))
-        else:
-            skipped.append(account_id)
+    if partner_id == root:
+        tree = await _tree_after(parts, root, offset)
+        for w in WALLETS:
+            account = tree.accounts.get(f"{root}:{w.name}")
+            if account is None:
+                continue
+            if await _refill(parts, account, w.funds):
+                accounts.append((account.account_id, w.currency, w.funds))
+            else:
+                skipped.append(account.account_id)
     return Reset(voided, limits, tuple(accounts), tuple(skipped))
 
 
-async def _void_holds(parts: Parts, partner_id: str) -> int:
+async def _void_holds(parts: Parts, partner_id: str, tree: Tree) -> int:
     """A void is given by whom the hold is, under the key of the hold, which only its journal record has."""
     commands: list[Command] = []
     day = (today_of(parts) - EPOCH).days
-    for hold in await parts.holds(partition_of(root_of(partner_id), parts.partitions)):
-        found = await parts.finder.by_id(hold.hold_id) if within(hold.partner_id, partner_id) else None
+    partition = partition_of(root_of(partner_id), parts.partitions)
+    for hold in tree.holds:
+        if not within(hold.partner_id, partner_id):
+            continue
+        found = await parts.finder.at(partition, hold.opened_at_offset)
         if found is None:
             continue
         r = found.record
@@ -216,8 +223,8 @@ async def _void_holds(parts: Parts, partner_id: str) -> int:
     return sum(w.document["status"] != REJECTED for w in written)
 
 
-async def _lift_limits(parts: Parts, partner_id: str) -> tuple[int, Place]:
-    """Lifts the limits of the tree's partners and accounts. Returns of how many, and the place of the last command."""
+async def _lift_limits(parts: Parts, partner_id: str) -> tuple[int, int]:
+    """Lifts the limits of the tree's partners and accounts. Returns of how many, and the offset of the last command."""
     subjects: list[tuple[str, str]] = []
     after = ("", "")
     while rows := await parts.reads.limits(partner_id, after, 1_000):
@@ -225,15 +232,14 @@ async def _lift_limits(parts: Parts, partner_id: str) -> tuple[int, Place]:
         after = (rows[-1].level, rows[-1].subject_id)
     lifted = list(subjects)
     if ("partner", partner_id) not in subjects:
-        subjects.append(("partner", partner_id))  # lifts nothing, and says up to where balances must have been read
+        subjects.append(("partner", partner_id))  # lifts nothing, and says up to where the state must have been read
     token = secrets.token_hex(8)
     written = await give(
         parts,
         [SetLimit(BANK, name_of("lift", token, *s), *s, (), WHO, "the sandbox is reset") for s in subjects],
     )
     _must(written)
-    position = written[-1].document["position"]
-    return len(lifted), Place(position["partition"], position["offset"])
+    return len(lifted), int(written[-1].document["position"]["offset"])
 
 
 def _is_own(level: str, subject: str) -> bool:
@@ -242,24 +248,26 @@ def _is_own(level: str, subject: str) -> bool:
     return level != "product" and MAGIC not in subject and not owner.rpartition("/")[2].startswith("magic-")
 
 
-async def _refill(parts: Parts, account_id: str, wallet: Wallet, place: Place) -> bool:
-    """Brings a balance back to its beginning; False when the account takes nothing any more.
+async def _tree_after(parts: Parts, root: str, offset: int) -> Tree:
+    """The tree with the command at this offset in it."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + WAIT.seconds
+    while (tree := await parts.tree(root)).next_offset <= offset:
+        if loop.time() > deadline:
+            raise PartUnavailableError("ledger.state", root, f"it is behind offset {offset} after {WAIT.seconds} s")
+        await asyncio.sleep(0.05)
+    return tree
+
+
+async def _refill(parts: Parts, account: AccountState, wanted: int) -> bool:
+    """Brings a balance to `wanted` minor units; False when the account takes nothing any more.
 
     The key says which counters were read. So a second reset that read the same ones asks for the same thing once.
     """
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + WAIT.seconds
-    while True:
-        balance = await parts.reads.balance(account_id)
-        places = balance.as_of if balance is not None else ()
-        if balance is not None and any(p.partition == place.partition and p.offset >= place.offset for p in places):
-            break
-        if loop.time() > deadline:
-            raise PartUnavailableError("Redis", account_id, f"its balance was not read within {WAIT.seconds} s")
-        await asyncio.sleep(0.05)
-    lacks = wallet.funds - (balance.credits_posted - balance.debits_posted)
+    lacks = wanted - (account.credits_posted - account.debits_posted)
     if not lacks:
         return True
-    key = name_of("refill", account_id, balance.debits_posted, balance.credits_posted)
-    (written,) = await give(parts, [funds(parts, key, account_id, wallet.currency, lacks, "the sandbox is reset")])
+    key = name_of("refill", account.account_id, account.debits_posted, account.credits_posted)
+    adjustment = funds(parts, key, account.account_id, account.currency, lacks, "the sandbox is reset")
+    (written,) = await give(parts, [adjustment])
     return bool(written.document["status"] != REJECTED)

@@ -25,14 +25,15 @@ import uvloop
 from clearline.config import Settings
 from clearline.connection import Connection, clickhouse_config, connect, redis_config, registry_of
 from clearline.gateway.app import create_app
-from clearline.gateway.outcomes import Outcomes
-from clearline.gateway.parts import Parts, wall_clock_ms
+from clearline.gateway.outcomes import Outcomes, keep_ms
+from clearline.gateway.parts import Parts, Tree, wall_clock_ms
 from clearline.gateway.projections import PagePool, Projections
 from clearline.gateway.tls import tls_options
 from clearline.webhooks.ports import QueuedInKafka, WebhookParts
 from schemas.codec import Codec, UndecodableError, UnknownSchemaError
 from schemas.errors import BadInputError, PartUnavailableError
-from schemas.records import HoldState
+from schemas.identity import partition_of, root_of
+from schemas.records import AccountState, HoldState, PartitionState
 from sinks.balance_reader import BalanceReader
 from sinks.gate import CallLimits, RedisGate
 from streams.caller import Caller
@@ -122,7 +123,7 @@ async def _parts(settings: Settings, slot: int, stack: AsyncExitStack, url: str)
     redis = redis_config(settings)
     gate = RedisGate(redis, limits, g.outcome_hours * 3600)
     stack.push_async_callback(gate.close)
-    outcomes = Outcomes(gate)
+    outcomes = Outcomes(gate, wall_clock_ms, keep_ms(settings))
     stack.push_async_callback(outcomes.flush)
     access = await asyncio.to_thread(Table, system.kafka, system.topics.access, system.codec)
     stack.callback(access.close)
@@ -141,22 +142,26 @@ async def _parts(settings: Settings, slot: int, stack: AsyncExitStack, url: str)
     parts = Parts(
         settings, (g.public_url or url).rstrip("/"), settings.partitions, system.message_bytes_max, caller, finder,
         access, gate, reads, outcomes, ready=health.troubles, figures=health.figures,
-        holds=partial(_holds, system),
+        tree=partial(_tree, system, decode),
         webhooks=WebhookParts(QueuedInKafka(system.kafka, system.topics, system.codec)),
     )  # fmt: skip
     return parts, health
 
 
-async def _holds(system: Connection, partition: int) -> list[HoldState]:
-    """The open holds of a partition, from `ledger.state` as a worker that takes over would read it."""
+async def _tree(system: Connection, decode: Learning, root: str) -> Tree:
+    """A tree as a worker that takes over its partition would read it. Raises PartUnavailableError."""
+    partition = partition_of(root, system.partitions)
+    own = tuple(f"a:{root}{mark}".encode() for mark in (":", "/"))
 
-    def read() -> list[HoldState]:
+    def read() -> Tree:
         last: dict[bytes, bytes] = {}
         for r in read_to_end(system.kafka, system.topics.state, {partition: 0}):
-            if r.key is not None and r.key.startswith(b"h:"):
+            if r.key is not None and (r.key == b"meta" or r.key.startswith((b"h:", *own))):
                 last[r.key] = r.value or b""
-        rows = (system.codec.decode(value) for _, value in sorted(last.items()) if value)
-        return [row for row in rows if isinstance(row, HoldState)]
+        rows = [decode(value) for _, value in sorted(last.items()) if value]
+        holds = [r for r in rows if isinstance(r, HoldState) and root_of(r.partner_id) == root]
+        accounts = {r.account_id: r for r in rows if isinstance(r, AccountState)}
+        return Tree(holds, accounts, max((r.next_offset for r in rows if isinstance(r, PartitionState)), default=0))
 
     return await asyncio.to_thread(read)
 
@@ -213,7 +218,7 @@ class Health:
             try:
                 self._behind = await asyncio.to_thread(self._measure)
                 self._broker = ""
-            except PartUnavailableError as e:
+            except Exception as e:  # whatever it is: it is told, and asked again
                 self._broker = str(e)
             await asyncio.sleep(BROKER_S)
 

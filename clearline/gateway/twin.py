@@ -16,8 +16,8 @@ from typing import Any
 from clearline import keys
 from clearline.config import Settings
 from clearline.fields import EPOCH
-from clearline.gateway.outcomes import Outcomes
-from clearline.gateway.parts import Called, Found, Gate, Parts, Place, Rows, Taken
+from clearline.gateway.outcomes import Outcomes, keep_ms
+from clearline.gateway.parts import Called, Found, Gate, Parts, Place, Rows, Taken, Tree
 from clearline.gateway.reads import Reads
 from clearline.gateway.twin_reads import TwinReads
 from clearline.outcomes import decides
@@ -28,12 +28,11 @@ from ledger.state import Draft, PartitionBase, Partner
 from processors.settlement import Batch, Outlets, Part, Settlement, is_final, merge
 from schemas.codec import Codec
 from schemas.errors import BadInputError, PartUnavailableError
-from schemas.identity import BANK, command_id, partition_of, tree_of
+from schemas.identity import BANK, command_id, partition_of, root_of, tree_of
 from schemas.records import (
     RECORDS,
     AdmitPartner,
     Command,
-    HoldState,
     JournalRecord,
     OpenAccount,
     Posting,
@@ -331,9 +330,12 @@ class LedgerTwin:
         """Rows of `ledger.state` by key: `l:` limits, `u:` what was used of them, `c:` calendars."""
         return {k: r for s in self._sides for k, r in sorted(s.base.rows.items()) if k.startswith(prefix)}
 
-    async def holds(self, partition: int) -> list[HoldState]:
-        """As `Parts.holds`."""
-        return [h.state() for _, h in sorted(self._sides[partition].base.holds.items())]
+    async def tree(self, root: str) -> Tree:
+        """As `Parts.tree`."""
+        base = self._sides[partition_of(root, self.partitions)].base
+        holds = [h.state() for _, h in sorted(base.holds.items()) if root_of(h.partner_id) == root]
+        accounts = {a.account_id: a.state() for a in base.accounts.values() if root_of(a.owner) == root}
+        return Tree(holds, accounts, base.head.next_offset)
 
     def products(self) -> dict[str, tuple[ProductState, ...]]:
         """The versions of each product, rising."""
@@ -427,12 +429,12 @@ def make_twin(
         )  # fmt: skip
     twin = LedgerTwin(settings, partitions)
     gate = gate if gate is not None else MemoryGate(10_000_000, 10_000_000)
-    outcomes = Outcomes(gate)
+    outcomes = Outcomes(gate, lambda: twin.now_ms, keep_ms(settings))
     twin.calls = Calls(outcomes.kept)
     return Parts(
         settings, base_url, partitions, settings.settlement.message_bytes_max, twin, twin,
         access if access is not None else MemoryRows(), gate, reads if reads is not None else TwinReads(twin), outcomes,
-        now_ms=lambda: twin.now_ms, webhooks=WebhookParts(resolve=_this_machine), holds=twin.holds,
+        now_ms=lambda: twin.now_ms, webhooks=WebhookParts(resolve=_this_machine), tree=twin.tree,
     )  # fmt: skip
 
 
