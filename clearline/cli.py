@@ -35,6 +35,7 @@ from clearline.commands import (
     report,
     sandbox,
     stack,
+    webhook,
 )
 from clearline.commands.common import PartlyDoneError
 from schemas.errors import ClearlineError
@@ -56,7 +57,7 @@ def build() -> typer.Typer:
     )
     app.callback()(_settings)
     nouns = (partner, account, limit, calendar, product, key, sandbox, onboard)
-    for module in (stack, demo, publish, *nouns, report, operate, receipt, explain, dlq, document, bench):
+    for module in (stack, demo, publish, *nouns, report, operate, receipt, explain, dlq, webhook, document, bench):
         module.register(app)
     return app
 

@@ -93,6 +93,7 @@ def test_the_tree_has_what_the_design_names():
         "account close", "account freeze", "account unfreeze", "partner state", "limit show", "limit set",
         "product list", "product show", "product test", "product publish", "calendar show", "calendar set", "close", "report trial-balance", "report statement", "report totals", "report top-partners", "report rollup",
         "dlq ls", "dlq show", "redis rebuild", "key create", "key list", "key rotate", "key revoke",
+        "webhook ls", "webhook show", "webhook redeliver",
     }  # fmt: skip
 
 
@@ -180,7 +181,7 @@ def test_a_wrong_setting_is_named(monkeypatch, capsys):
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["status"], ["partner", "list"], ["account", "list"], ["dlq", "ls"], ["dlq", "show", "0:0"],
+        ["status"], ["partner", "list"], ["account", "list"], ["dlq", "ls"], ["dlq", "show", "0:0"], ["webhook", "ls"],
         ["balance", "acme:wallet:alice"], ["report", "trial-balance"], ["sql", "SELECT 1"], ["tieout"], ["verify"], ["receipt", "acme", "o-1"],
         ["account", "close", "acme:wallet:alice"],
     ],
