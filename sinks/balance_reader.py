@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import redis
@@ -30,8 +31,8 @@ class BalanceReader:
     """Asks Redis over a pool of connections. Raises PartUnavailableError when it does not answer, at once within a
     second after it did not."""
 
-    def __init__(self, config: RedisConfig, connections_max: int = 16) -> None:
-        self._config = config
+    def __init__(self, config: RedisConfig, connections_max: int = 16, timeout_s: float = 0.5) -> None:
+        self._config = config = replace(config, timeout_s=timeout_s)
         pool = redis.asyncio.BlockingConnectionPool.from_url(
             config.url, decode_responses=True, socket_timeout=config.timeout_s, timeout=config.timeout_s,
             socket_connect_timeout=config.timeout_s, retry=Retry(NoBackoff(), 0), max_connections=connections_max,

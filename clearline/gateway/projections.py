@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import date
 from queue import LifoQueue
 from typing import Any, Protocol, TypeVar
@@ -48,7 +49,7 @@ class LiveRows(Rows, Protocol):
 
 THREADS = 4
 WAITING_MAX = 64
-SOON_S = 3.0
+ANSWER_S, SOON_S = 10.0, 3.0
 _DEBIT_NORMAL = ("asset", "expense")
 
 
@@ -57,7 +58,7 @@ class PagePool:
     whoever asks next would wait longer still."""
 
     def __init__(self, config: ClickHouseConfig, threads: int = THREADS, waiting_max: int = WAITING_MAX) -> None:
-        self._config = config
+        self._config = config = replace(config, timeout_s=ANSWER_S)
         self._most = threads + waiting_max
         self._under_way = 0
         self._threads = ThreadPoolExecutor(threads, "clickhouse")
