@@ -8,6 +8,7 @@ numbers. What Redis forgets (FLUSHALL) gives partners a full bucket and a new da
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -264,8 +265,11 @@ class RedisGate:
             self._local = True
             return None
         if self._local:
+            # The pool's other connections are of before: each of them would fail one call, and make Redis away again.
+            with contextlib.suppress(RedisError, OSError, TimeoutError):
+                await self._redis.connection_pool.disconnect(inuse_connections=False)
             log.info("redis_back", address=self._config.address)
-        self._local = False
+            self._local = False
         return none if answer is None else answer
 
 

@@ -313,6 +313,29 @@ def test_redis_away_goes_on_in_memory_and_comes_back(tmp_path: Path) -> None:
         server.stop()
 
 
+def test_no_connection_of_before_fails_a_call_when_redis_is_back(tmp_path: Path) -> None:
+    server = Server(tmp_path)
+
+    async def test() -> None:
+        gate: Any = redis_gate(server, None, CallLimits(1000.0, 5000, 100_000))
+        await asyncio.gather(*(gate.take("acme", 1) for _ in range(100)))  # every connection of the pool
+        server.stop()
+        assert (await gate.take("acme", 1)).local
+        server.start()
+        deadline = time.monotonic() + 30
+        while (await gate.take("acme", 1)).local:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.01)
+        answers = await asyncio.gather(*(gate.take("acme", 1) for _ in range(100)))
+        assert not any(a.local for a in answers)
+        await gate.close()
+
+    try:
+        asyncio.run(test())
+    finally:
+        server.stop()
+
+
 def test_a_redis_that_hangs_is_waited_for_once(server: Server) -> None:
     async def test() -> None:
         config = RedisConfig(server.url, "hangs")
