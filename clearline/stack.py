@@ -19,6 +19,7 @@ from typing import Any, Self
 
 import psutil
 
+from clearline import redaction
 from clearline.config import Settings, settings_env
 from clearline.embedded.clickhouse_part import clickhouse_spec
 from clearline.embedded.downloads import Artifact, Downloads, Progress, Silent, locked_artifacts, repositories
@@ -204,7 +205,7 @@ class Stack:
             "data_dir": str(self.folder.root),
             "supervisor": {"pid": own, "create_time": create_time(own)},
             "ports": self._ports,
-            "addresses": asdict(self.addresses()) if self._ports else {},
+            "addresses": redaction.hide_all(asdict(self.addresses())) if self._ports else {},
             "parts": {n: d for n, d in described.items() if n in PARTS},
             "roles": {n: d for n, d in described.items() if n not in PARTS},
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from clearline import cli, keys, redaction
 from clearline.config import load_settings
 from clearline.signing import Signer
-from clearline.stack import CHECKOUT
+from clearline.stack import CHECKOUT, Stack
 from clearline.vault import vault_of
 from schemas.errors import PartUnavailableError
 from tests.signed import PRIVATE, PUBLIC, Door, a_request
@@ -96,6 +97,15 @@ def test_the_secrets_of_the_settings_are_known_wherever_they_stand(settings: Any
     assert redaction.hide("clearline-settlement") == "clearline-settlement"
     assert WORD not in repr(settings)
     assert vault_of(settings) is not None
+
+
+def test_what_a_stack_says_of_itself_has_no_secret(settings: Any) -> None:
+    """run.json and `clearline status`: addresses of parts elsewhere may have passwords in them."""
+    stack = Stack(settings)
+    stack._ports = {"kafka": 1}
+    said = json.dumps(stack.status())
+    assert "@h:1/0" in said
+    assert WORD not in said
 
 
 def test_every_log_of_a_role_is_without_them(settings: Any, capsys: pytest.CaptureFixture[str]) -> None:
