@@ -11,7 +11,7 @@ import httpx
 
 from clearline.config import GatewaySettings, Settings
 from clearline.gateway.app import create_app
-from clearline.gateway.outcomes import Outcomes
+from clearline.gateway.outcomes import Outcomes, keep_ms
 from clearline.gateway.parts import Parts
 from clearline.gateway.twin import LedgerTwin, give_key, ledger_of, make_twin
 from streams.calls import Calls
@@ -44,7 +44,7 @@ class Gate:
 
     def other_gateway(self) -> None:
         """From here on a gateway answers that has seen nothing: another one, or the same after a kill. Redis stays."""
-        self.parts.outcomes = Outcomes(self.parts.gate)
+        self.parts.outcomes = Outcomes(self.parts.gate, self.parts.now_ms, keep_ms(self.parts.settings))
         self.ledger.calls = Calls(self.parts.outcomes.kept)
 
     def records(self, key: str, partner_id: str = "acme") -> list[str]:

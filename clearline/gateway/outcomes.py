@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import msgspec
 import structlog
 
+from clearline.config import Settings
 from clearline.gateway import documents
 from clearline.gateway.documents import Document, Outcome
 from clearline.gateway.parts import Gate
@@ -29,10 +31,11 @@ _WRITE_MAX = 500  # outcomes that go to Redis together
 
 class Kept(NamedTuple):
     """A final outcome. `digest`: of the payload that the key names; `value_date`: what was asked for, in days since
-    1970-01-01, -1 for a command that has none; `detail`: what a rejection names."""
+    1970-01-01, -1 for a command that has none; `booked_at`: milliseconds UTC; `detail`: what a rejection names."""
 
     digest: bytes
     value_date: int
+    booked_at: int
     document: Document
     detail: dict[str, str]
 
@@ -49,7 +52,7 @@ class Kept(NamedTuple):
     def stored(self) -> dict[str, Any]:
         """As it is kept in Redis."""
         return {
-            "digest": self.digest.hex(), "value_date": self.value_date,
+            "digest": self.digest.hex(), "value_date": self.value_date, "booked_at": self.booked_at,
             "document": self.document, "detail": self.detail,
         }  # fmt: skip
 
@@ -58,15 +61,17 @@ class Kept(NamedTuple):
         """What `stored` made; None when it is something else."""
         try:
             return cls(
-                bytes.fromhex(stored["digest"]), stored["value_date"], stored["document"], dict(stored["detail"])
-            )
+                bytes.fromhex(stored["digest"]), stored["value_date"], stored["booked_at"], stored["document"],
+                dict(stored["detail"]),
+            )  # fmt: skip
         except (KeyError, TypeError, ValueError):
             return None
 
 
 class UnderWay:
-    """A call of this gateway that has no outcome yet. `done` has its outcome when it comes, or None when the call
-    failed; `acknowledged` is set when the broker has it, or the call failed."""
+    """A call of this gateway that has no outcome yet. `acknowledged` is set when the broker has it, with the error when
+    the call failed. `done` is set when nothing more is to come: the outcome under the key, or why this payload has
+    none, or None when others have to find it."""
 
     __slots__ = ("acknowledged", "command", "digest", "done", "place", "since")
 
@@ -75,7 +80,7 @@ class UnderWay:
         self.command, self.digest, self.since = command, digest, now_s
         self.place: Place | None = None
         self.acknowledged: asyncio.Future[Exception | None] = loop.create_future()
-        self.done: asyncio.Future[Kept | None] = loop.create_future()
+        self.done: asyncio.Future[Kept | Exception | None] = loop.create_future()
 
     def names(self, command: Command, digest: bytes, *, undated: bool) -> bool:
         """Whether a command is this payload."""
@@ -92,11 +97,22 @@ def is_payload(command: Command, digest: bytes, wanted: bytes, value_date: int, 
     return payload_digest(msgspec.structs.replace(command, value_date=value_date)) == wanted
 
 
-class Outcomes:
-    """Both tables, by command id. Used in the event loop only."""
+def keep_ms(settings: Settings) -> int:
+    """For how long outcomes are kept, in milliseconds: never longer than the ledger keeps the key."""
+    hours = min(settings.gateway.outcome_hours, 24 * settings.settlement.idempotency_days)
+    return hours * 3_600_000
 
-    def __init__(self, gate: Gate, final_max: int = FINAL_MAX) -> None:
+
+class Outcomes:
+    """Both tables, by command id. Used in the event loop only.
+
+    `now_ms`: the wall clock. An outcome is forgotten `keep_ms` after it was booked, whoever kept it meanwhile: one that
+    is remembered for longer than the ledger remembers the key would be given to another transaction under it.
+    """
+
+    def __init__(self, gate: Gate, now_ms: Callable[[], int], keep_ms: int, final_max: int = FINAL_MAX) -> None:
         self._gate = gate
+        self._now_ms, self._keep_ms = now_ms, keep_ms
         self._final_max = final_max
         self._final: OrderedDict[bytes, Kept] = OrderedDict()
         self._under_way: dict[bytes, UnderWay] = {}
@@ -115,8 +131,12 @@ class Outcomes:
     def get(self, cid: bytes) -> Kept | None:
         """The final outcome of a command, if it is in memory."""
         found = self._final.get(cid)
-        if found is not None:
-            self._final.move_to_end(cid)
+        if found is None:
+            return None
+        if self._is_old(found):
+            del self._final[cid]
+            return None
+        self._final.move_to_end(cid)
         return found
 
     async def at_hand(self, cid: bytes) -> Kept | None:
@@ -125,8 +145,9 @@ class Outcomes:
         if found is None:
             stored = await self._gate.outcome(cid)
             found = Kept.read(stored) if stored is not None else None
-            if found is not None:
-                self._put(cid, found)
+            if found is None or self._is_old(found):
+                return None
+            self._put(cid, found)
         return found
 
     def call_of(self, cid: bytes) -> UnderWay | None:
@@ -134,19 +155,24 @@ class Outcomes:
         return self._under_way.get(cid)
 
     def begin(self, cid: bytes, entry: UnderWay) -> None:
-        """A call is about to be published. The oldest are forgotten when there are too many: others find them."""
+        """A call is about to be published, in place of an older one under its key that nothing was heard of. The oldest
+        of all are forgotten when there are too many: others find them."""
+        former = self._under_way.pop(cid, None)
+        if former is not None:
+            self.end(cid, former, None)
         self._under_way[cid] = entry
         if len(self._under_way) > UNDER_WAY_MAX:
             oldest = next(iter(self._under_way))
-            self._end(self._under_way.pop(oldest), None)
+            self.end(oldest, self._under_way[oldest], None)
 
-    def give_up(self, cid: bytes, entry: UnderWay, error: Exception) -> None:
-        """Nobody knows whether the log has this call."""
-        if not entry.acknowledged.done():
-            entry.acknowledged.set_result(error)
+    def end(self, cid: bytes, entry: UnderWay, with_: Kept | Exception | None) -> None:
+        """Nothing more is to come of a call. Who waits is told what there is."""
         if self._under_way.get(cid) is entry:
             del self._under_way[cid]
-        self._end(entry, None)
+        if not entry.acknowledged.done():
+            entry.acknowledged.set_result(with_ if isinstance(with_, Exception) else None)
+        if not entry.done.done():
+            entry.done.set_result(with_)
 
     def expect(self, command: Command) -> asyncio.Future[Reply]:
         """The reply to this very call, when it comes. Give it back with `dismiss`."""
@@ -163,9 +189,14 @@ class Outcomes:
         if reply is None:
             return
         outcome = documents.of_reply(reply)
+        waits = self._replies.get(id(command))
         if outcome is not None:
             self.keep(command, outcome)
-        waits = self._replies.get(id(command))
+        elif waits is None:  # a repeat, and nobody who will look up what it repeats
+            cid = reply.command_id
+            entry = self._under_way.get(cid)
+            if entry is not None and entry.command is command:
+                self.end(cid, entry, None)
         if waits is not None and not waits.done():
             waits.set_result(reply)
 
@@ -182,6 +213,7 @@ class Outcomes:
         kept = Kept(
             digest,
             command.value_date if isinstance(command, Transaction) else -1,
+            outcome.booked_at,
             documents.document(command, cid.hex(), None, outcome),
             dict(sorted(outcome.detail.items())),
         )
@@ -207,18 +239,15 @@ class Outcomes:
                 log.error("outcomes_not_kept", error=f"{type(e).__name__}: {e}")
         self._writing = None
 
+    def _is_old(self, kept: Kept) -> bool:
+        return self._now_ms() - kept.booked_at > self._keep_ms
+
     def _answered(self, cid: bytes, entry: UnderWay | None, kept: Kept) -> None:
         if entry is not None and entry.digest == kept.digest:
-            del self._under_way[cid]
-            self._end(entry, kept)
+            self.end(cid, entry, kept)
 
     def _put(self, cid: bytes, kept: Kept) -> None:
         self._final[cid] = kept
         self._final.move_to_end(cid)
         if len(self._final) > self._final_max:
             self._final.popitem(last=False)
-
-    @staticmethod
-    def _end(entry: UnderWay, kept: Kept | None) -> None:
-        if not entry.done.done():
-            entry.done.set_result(kept)

@@ -114,6 +114,7 @@ async def write_many(parts: Parts, asked: Sequence[Asked], wait: Wait) -> list[W
             if out[i] is None:
                 assert isinstance(called, Called)
                 out[i] = await _answered(_again(parts, tries[i], called, deadline))
+                _ended(parts, tries[i], out[i])
     for i, t in enumerate(tries):
         if out[i] is None:
             out[i] = await _answered(_joined(parts, t, deadline))
@@ -126,6 +127,12 @@ async def _answered(answer: Any) -> Written | Exception:
     except (Problem, PartUnavailableError, BadInputError) as e:
         return e
     return found
+
+
+def _ended(parts: Parts, t: _Try, answer: Written | Exception | None) -> None:
+    """A call that turned out to be a repeat is over: who joined it has the same answer."""
+    if t.first and t.entry is not None:
+        parts.outcomes.end(t.cid, t.entry, answer if isinstance(answer, Exception) else parts.outcomes.get(t.cid))
 
 
 def _known(parts: Parts, t: _Try) -> Written | Exception | None:
@@ -163,11 +170,11 @@ def _texts(value: Any) -> list[str]:
 def _is_to_publish(parts: Parts, t: _Try, now_s: float) -> bool:
     """Whether a try is published, or waits for the one under its key that is under way."""
     entry = parts.outcomes.call_of(t.cid)
-    if entry is None:
+    if entry is None or now_s - entry.since >= STALE_S:
         t.entry, t.first = UnderWay(t.command, t.digest, now_s), True
         parts.outcomes.begin(t.cid, t.entry)
         return True
-    if entry.names(t.command, t.digest, undated=t.undated) and now_s - entry.since < STALE_S:
+    if entry.names(t.command, t.digest, undated=t.undated):
         t.entry = entry
         return False
     return True
@@ -210,7 +217,7 @@ def _acknowledged(parts: Parts, t: _Try, called: Called | Exception) -> None:
     if not t.first or t.entry is None:
         return
     if isinstance(called, Exception):
-        parts.outcomes.give_up(t.cid, t.entry, called)
+        parts.outcomes.end(t.cid, t.entry, called)
         return
     t.entry.place = called.places[0]
     if not t.entry.acknowledged.done():
@@ -274,7 +281,8 @@ async def _first(parts: Parts, t: _Try, place: Place, deadline: float) -> Writte
         if left <= 0:
             return t.pending(place, replayed=True)
         entry = parts.outcomes.call_of(t.cid)
-        if entry is not None:
+        same = entry is not t.entry and entry is not None and entry.names(t.command, t.digest, undated=t.undated)
+        if same and entry is not None:
             kept = await _done(entry, min(left, STALE_S))
             if kept is not None:
                 return Written(kept.document, kept.detail, True)
@@ -305,7 +313,7 @@ async def _joined(parts: Parts, t: _Try, deadline: float) -> Written:
     assert entry is not None
     error = await asyncio.shield(entry.acknowledged)
     if error is not None:
-        raise error
+        raise error  # nobody knows whether the log has it; the next try asks
     left = deadline - asyncio.get_running_loop().time()
     kept = await _done(entry, left) if left > 0 or entry.done.done() else None
     if kept is not None:
@@ -315,7 +323,10 @@ async def _joined(parts: Parts, t: _Try, deadline: float) -> Written:
 
 async def _done(entry: UnderWay, seconds: float) -> Kept | None:
     await asyncio.wait((entry.done,), timeout=max(0.0, seconds))
-    return entry.done.result() if entry.done.done() else None
+    found = entry.done.result() if entry.done.done() else None
+    if isinstance(found, Exception):
+        raise found
+    return found
 
 
 def conflict() -> Problem:
