@@ -71,6 +71,9 @@ def measure(settings: Settings, folder: DataFolder) -> dict[str, Any]:
                 roles[name] = _behind(ends, verified)
                 if told.get("waiting_for"):
                     waiting[name] = str(told["waiting_for"])
+        for name in (f"gateway-{i}" for i in range(settings.gateway.instances)):  # it follows nothing to an end
+            if why := (_told(folder, name) or {}).get("waiting_for"):
+                waiting[name] = str(why)
         return {"submitted": submitted, "roles": roles, "waiting": waiting}
     except ClearlineError as e:
         return {"roles": {}, "waiting": {}, "error": str(e)}

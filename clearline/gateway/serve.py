@@ -235,7 +235,7 @@ async def _heartbeat(parts: Parts, health: Health, ready_file: Path | None, slot
     while ready_file is not None:
         facts = {
             "pid": os.getpid(), "role": "gateway", "slot": slot, "url": url, "metrics": f"{url}/metrics",
-            "limiter": "local" if parts.gate.local else "redis", "troubles": health.troubles(),
+            "limiter": "local" if parts.gate.local else "redis", "waiting_for": "; ".join(health.troubles()),
             "at": int(time.time() * 1000),
         }  # fmt: skip
         draft = ready_file.with_name(ready_file.name + ".tmp")

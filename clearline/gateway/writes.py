@@ -111,10 +111,10 @@ async def write_many(parts: Parts, asked: Sequence[Asked], wait: Wait) -> list[W
         published = await _publish(parts, [tries[i] for i in to_publish], until)
         for i, called in zip(to_publish, published, strict=True):
             out[i] = called if isinstance(called, Exception) else _outcome(parts, tries[i], called)
-            if out[i] is None:
-                assert isinstance(called, Called)
-                out[i] = await _answered(_again(parts, tries[i], called, deadline))
-                _ended(parts, tries[i], out[i])
+        repeats = [(tries[i], c) for i, c in zip(to_publish, published, strict=True) if out[i] is None]
+        found = iter(await asyncio.gather(*(_repeated(parts, t, c, deadline) for t, c in repeats)))
+        for i in to_publish:
+            out[i] = out[i] or next(found)
     for i, t in enumerate(tries):
         if out[i] is None:
             out[i] = await _answered(_joined(parts, t, deadline))
@@ -129,10 +129,13 @@ async def _answered(answer: Any) -> Written | Exception:
     return found
 
 
-def _ended(parts: Parts, t: _Try, answer: Written | Exception | None) -> None:
-    """A call that turned out to be a repeat is over: who joined it has the same answer."""
+async def _repeated(parts: Parts, t: _Try, called: Called | Exception, deadline: float) -> Written | Exception:
+    """The answer of a call that turned out to be a repeat. It is over then: who joined it has the same answer."""
+    assert isinstance(called, Called)
+    answer = await _answered(_again(parts, t, called, deadline))
     if t.first and t.entry is not None:
         parts.outcomes.end(t.cid, t.entry, answer if isinstance(answer, Exception) else parts.outcomes.get(t.cid))
+    return answer
 
 
 def _known(parts: Parts, t: _Try) -> Written | Exception | None:
