@@ -1,53 +1,66 @@
-"""The contract's verdict on an ordinary transaction, without asking pydantic again about what it has said already.
+"""The contract's verdict on ordinary transactions, without asking pydantic again about what it has said already.
 
-Whoever publishes many transactions sends few partners, products and accounts again and again, and with each a new key,
-amount and reference. So what the full check (`clearline.contract`) said of the former is remembered, with the bytes
-that it came to, and only the latter are looked at. Everything else goes to the full check, which has the last word.
-A shape is remembered only when the bytes put together here are those of the codec; a property test holds verdicts and
-bytes equal.
+Whoever publishes many transactions names few partners, products and accounts, and with each a new key, amount and
+reference. So what the full check (`clearline.contract`) said of the former is remembered, with the bytes that it came
+to; types and lengths are looked at in C. Everything that is not ordinary goes to the full check, which has the last
+word. What is remembered is remembered only when the bytes put together here are those of the codec; a property test
+holds verdicts and bytes equal.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import date
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+from pydantic import TypeAdapter
 
 from clearline.contract import ContractError, FieldError, read_command
-from clearline.fields import EPOCH, KEY_MAX, METADATA_KEY_MAX, METADATA_VALUE_MAX
+from clearline.fields import EPOCH, KEY_MAX, METADATA_KEY_MAX, METADATA_VALUE_MAX, AccountId
 from ledger.fields import METADATA_MAX, TEXT_MAX
 from ledger.money import AMOUNT_MAX
 from schemas.codec import HEADER_BYTES, Codec
-from schemas.identity import BANK, partition_of, tree_of
+from schemas.identity import BANK, partition_of, root_of, tree_of
 from schemas.records import Command, Transaction
 from schemas.writer import base128, zigzag
+from streams.bulk import BulkMessage
 
 _REMEMBERED_MAX = 100_000
-_SHORT = [zigzag(n) for n in range(8_192)]
-_LOW = [bytes((n & 127 | 128, n >> 7 | 128)) for n in range(1 << 14)]
-_NONE = b"\0"  # an empty text, map or array
-_TAIL = b"\0\0\0\0\0\0\1"  # original, final, expires_at, note, amounts, rate and exponent at their defaults
+_ACCOUNT_ID: TypeAdapter[str] = TypeAdapter(AccountId)
+
+# Bytes are put together as text with one character per byte, which one format string does faster than anything else.
+_BYTES = "latin-1"
+_NUMBER = [zigzag(n).decode(_BYTES) for n in range(8_192)]
+_LOW = [bytes((n & 127 | 128, n >> 7 | 128)).decode(_BYTES) for n in range(1 << 14)]
+_TAIL = "\0\0\0\0\0\0\1"  # original, final, expires_at, note, amounts, rate and exponent at their defaults
 
 
-class _Names(dict[str, bytes]):
-    """Names of metadata that keep the contract's rule, on the wire. Raises ValueError for any other."""
-
-    def __missing__(self, name: object) -> bytes:
-        if type(name) is not str or not 0 < len(name) <= METADATA_KEY_MAX:
-            raise ValueError
-        out = _string(name)
-        if len(self) < _REMEMBERED_MAX:
-            self[name] = out
-        return out
+class _Accounts(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    payer: str
+    payee: str
 
 
-class _High(dict[int, bytes]):
-    """The digits of numbers beyond the first two, on the wire."""
+class _Plain(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    """An ordinary transaction: these fields and no others."""
 
-    def __missing__(self, n: int) -> bytes:
-        out = base128(n)
-        if len(self) < _REMEMBERED_MAX:
-            self[n] = out
-        return out
+    partner_id: str
+    idempotency_key: Annotated[str, Meta(min_length=1, max_length=KEY_MAX)]
+    product: str
+    operation: str
+    amount: Annotated[int, Meta(ge=1, le=AMOUNT_MAX)]
+    currency: str
+    accounts: _Accounts
+    value_date: str | UnsetType = UNSET
+    reference: Annotated[str, Meta(max_length=TEXT_MAX)] = ""
+    metadata: Annotated[
+        dict[
+            Annotated[str, Meta(min_length=1, max_length=METADATA_KEY_MAX)],
+            Annotated[str, Meta(max_length=METADATA_VALUE_MAX)],
+        ],
+        Meta(max_length=METADATA_MAX),
+    ] = {}
 
 
 class Route(NamedTuple):
@@ -57,16 +70,35 @@ class Route(NamedTuple):
     partitions: tuple[int, ...]
 
 
-Ready = tuple[bytes, Route]  # a checked command in wire format, and where it goes
-
-
 class _Shape(NamedTuple):
-    """The parts of a transaction's bytes that its accounts, product and partner decide."""
+    """What partner, product, operation and currency come to."""
 
-    before: bytes  # of the key
-    between: bytes  # key and amount
-    after: bytes  # the amount, before the day
-    route: Route
+    before: str  # of the key
+    between: str  # key and amount
+    after: str  # the amount, up to the payer
+    key: bytes
+    partition: int
+
+
+class _AccountIds(dict[str, str]):
+    """Account ids that keep the contract's rule, on the wire. Raises ValueError for any other."""
+
+    def __missing__(self, account_id: str) -> str:
+        out = _text(_ACCOUNT_ID.validate_python(account_id, strict=True))
+        if len(self) >= _REMEMBERED_MAX:
+            self.clear()
+        self[account_id] = out
+        return out
+
+
+class _High(dict[int, str]):
+    """The digits of numbers beyond the first two, on the wire."""
+
+    def __missing__(self, n: int) -> str:
+        out = base128(n).decode(_BYTES)
+        if len(self) < _REMEMBERED_MAX:
+            self[n] = out
+        return out
 
 
 class QuickCheck:
@@ -76,89 +108,81 @@ class QuickCheck:
         self._codec = codec
         self._partitions = partitions
         self._bytes_max = bytes_max
-        self._shapes: dict[tuple[str, ...], _Shape] = {}
-        self._days: dict[object, bytes] = {}
-        self._today = (EPOCH, zigzag(0))
+        self._shapes: dict[tuple[str, str, str, str], _Shape] = {}
+        self._days: dict[str, str] = {}
+        self._account_ids = _AccountIds()
 
-    def ready(self, document: object, today: date) -> Ready:
-        """The document, ready to be sent; `today` is the value date of whoever named none. Raises ContractError."""
-        if today is not self._today[0]:
-            self._today = (today, zigzag((today - EPOCH).days))
-        found = self.quick(document, self._today[1])
-        return found if found is not None else self.full(document, today)
-
-    def full(self, document: object, today: date) -> Ready:
-        """The full check. What it says of an ordinary transaction is remembered. Raises ContractError."""
+    def full(self, document: object, today: date) -> tuple[bytes, Route]:
+        """A document on the wire, and where it goes; `today` is the value date of whoever named none. What the full
+        check says of an ordinary transaction is remembered. Raises ContractError."""
         command = read_command(document, today)
         value = self._codec.encode(command)
         if len(value) > self._bytes_max:
             rule = f"the command takes {len(value)} bytes on the wire, the most is {self._bytes_max}"
             raise ContractError([FieldError("", rule)])
-        ready = value, where(command, self._partitions)
+        route = where(command, self._partitions)
         if type(command) is Transaction and isinstance(document, dict):
-            self._learn(document, command, ready)
-        return ready
+            self._learn(document, command, value, route, today)
+        return value, route
 
-    def quick(self, document: Any, today: bytes) -> Ready | None:
-        """The same for a transaction of a shape that is known; None: ask `full`. `today` on the wire."""
+    def quick(self, documents: Sequence[Any], today: date) -> dict[int, list[BulkMessage]] | None:
+        """Documents as messages by partition, in their order. None unless each of them is an ordinary transaction that
+        keeps the contract, of a partner, product, operation, currency and day that are known: ask `full`."""
+        parts: dict[int, list[BulkMessage]] = {}
+        shapes, ids, days, most, number = self._shapes, self._account_ids, self._days, self._bytes_max, _NUMBER
+        on = _number((today - EPOCH).days)
         try:
-            accounts = document["accounts"]
-            shape = self._shapes[
-                document["partner_id"], document["product"], document["operation"], document["currency"],
-                accounts["payer"], accounts["payee"],
-            ]  # fmt: skip
-            name, amount = document["idempotency_key"], document["amount"]
-            if (
-                type(amount) is not int or not 0 < amount <= AMOUNT_MAX
-                or len(accounts) != 2 or next(iter(accounts)) != "payer"  # the order of a map is part of its bytes
-                or type(name) is not str or not 0 < len(name) <= KEY_MAX or not name.isprintable()
-            ):  # fmt: skip
-                return None
-            fields = 7
-            text = own = _NONE
-            if "value_date" in document:
-                fields += 1
-                today = self._days[document["value_date"]]
-            if "reference" in document:
-                fields += 1
-                reference = document["reference"]
-                if type(reference) is not str or len(reference) > TEXT_MAX:
+            for t in msgspec.convert(documents, list[_Plain]):
+                before, between, after, key, p = shapes[t.partner_id, t.product, t.operation, t.currency]
+                name, amount, text, accounts = t.idempotency_key, t.amount, t.reference, t.accounts
+                payer, payee = ids[accounts.payer], ids[accounts.payee]
+                if not name.isprintable() or payer == payee:
                     return None
-                raw = reference.encode()
-                text = _SHORT[len(raw)] + raw
-            if "metadata" in document:
-                fields += 1
-                own = _metadata(document["metadata"])
-            if len(document) != fields or document.__class__ is not dict or accounts.__class__ is not dict:
-                return None
-            raw = name.encode()
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError):
+                if not name.isascii():
+                    name = name.encode().decode(_BYTES)
+                if not text.isascii():
+                    text = text.encode().decode(_BYTES)
+                day = on if t.value_date is UNSET else days[t.value_date]
+                own = "\0"
+                if t.metadata:
+                    own = number[len(t.metadata)]
+                    for label, content in t.metadata.items():
+                        if not content.isascii():
+                            content = content.encode().decode(_BYTES)
+                        own += f"{_NAMES[label]}{number[len(content)]}{content}"
+                    own += "\0"
+                size = _LOW[amount << 1 & 16383] + _HIGH[amount >> 13] if amount > 8191 else number[amount]
+                value = (
+                    f"{before}{number[len(name)]}{name}{between}{size}{after}{payer}{_PAYEE}{payee}\0\0{day}"
+                    f"{number[len(text)]}{text}{own}{_TAIL}"
+                ).encode(_BYTES)
+                if len(value) > most:
+                    return None
+                try:
+                    parts[p].append({"value": value, "key": key})
+                except KeyError:
+                    parts[p] = [{"value": value, "key": key}]
+        except (KeyError, ValueError, msgspec.ValidationError):  # what is not known, and what is wrong
             return None
-        size = _LOW[amount << 1 & 16383] + _HIGH[amount >> 13] if amount > 8191 else _SHORT[amount]
-        value = b"".join(
-            (shape.before, _SHORT[len(raw)], raw, shape.between, size, shape.after, today, text, own, _TAIL)
-        )
-        return (value, shape.route) if len(value) <= self._bytes_max else None
+        return parts
 
-    def _learn(self, document: dict[str, Any], t: Transaction, ready: Ready) -> None:
+    def _learn(self, document: dict[str, Any], t: Transaction, value: bytes, route: Route, today: date) -> None:
         """Remembers the shape of a document, if its bytes are those that are put together from it."""
-        if len(self._shapes) >= _REMEMBERED_MAX:
-            self._shapes.clear()
-        if len(self._days) >= _REMEMBERED_MAX:
-            self._days.clear()
-        if list(t.accounts) != ["payer", "payee"]:
+        if list(t.accounts) != ["payer", "payee"] or root_of(t.partner_id) == BANK:
+            return  # the bank's own transactions go where their accounts are
+        for remembered in (self._shapes, self._days):
+            if len(remembered) >= _REMEMBERED_MAX:
+                remembered.clear()
+        if isinstance(document.get("value_date"), str):
+            self._days[document["value_date"]] = _number(t.value_date)
+        named = t.partner_id, t.product, t.operation, t.currency
+        if named in self._shapes:
             return
-        if type(document.get("value_date")) in (str, date):
-            self._days[document["value_date"]] = zigzag(t.value_date)
-        roles = b"".join(_string(role) + _string(account) for role, account in t.accounts.items())
-        shape = _Shape(
-            ready[0][:HEADER_BYTES] + _string(t.partner_id), _string(t.product) + _string(t.operation),
-            _string(t.currency) + b"\4" + roles + _NONE + _NONE, ready[1],
+        self._shapes[named] = _Shape(
+            value[:HEADER_BYTES].decode(_BYTES) + _text(t.partner_id), _text(t.product) + _text(t.operation),
+            _text(t.currency) + _number(2) + _text("payer"), route.key, route.partitions[0],
         )  # fmt: skip
-        named = (t.partner_id, t.product, t.operation, t.currency, *t.accounts.values())
-        self._shapes[named] = shape
-        again = self.quick(document, zigzag(t.value_date))
-        if again != ready:
+        if self.quick([document], today) != {route.partitions[0]: [{"value": value, "key": route.key}]}:
             del self._shapes[named]
 
 
@@ -170,24 +194,23 @@ def where(command: Command, partitions: int) -> Route:
     return Route(root.encode(), (partition_of(root, partitions),))
 
 
-def _string(text: str) -> bytes:
+def _number(n: int) -> str:
+    return zigzag(n).decode(_BYTES)
+
+
+def _text(text: str) -> str:
     raw = text.encode()
-    return zigzag(len(raw)) + raw
+    return (zigzag(len(raw)) + raw).decode(_BYTES)
 
 
-def _metadata(values: dict[str, str]) -> bytes:
-    """A map that keeps the contract's rules, on the wire. Raises ValueError for any other."""
-    if values.__class__ is not dict or len(values) > METADATA_MAX:
-        raise ValueError
-    if not values:
-        return _NONE
-    out = _SHORT[len(values)]
-    for name, value in values.items():
-        if type(value) is not str or len(value) > METADATA_VALUE_MAX:
-            raise ValueError
-        raw = value.encode()
-        out += _NAMES[name] + _SHORT[len(raw)] + raw
-    return out + _NONE
+class _Names(dict[str, str]):
+    """Names of metadata on the wire."""
+
+    def __missing__(self, name: str) -> str:
+        out = _text(name)
+        if len(self) < _REMEMBERED_MAX:
+            self[name] = out
+        return out
 
 
-_NAMES, _HIGH = _Names(), _High()
+_HIGH, _NAMES, _PAYEE = _High(), _Names(), _text("payee")

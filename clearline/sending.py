@@ -356,22 +356,26 @@ def encode_chunk(
 ) -> dict[int, list[BulkMessage]]:
     """The documents as messages by partition, in their order; those that break the contract go to `refuse` with their
     index. `on`: the value date of whoever named none."""
+    quick = check.quick(documents, on)
+    if quick is not None:
+        return quick
     parts: dict[int, list[BulkMessage]] = {}
-    ready = check.ready
     for i, document in enumerate(documents):
-        if document.__class__ is not dict or "idempotency_key" not in document:
-            document = with_key(document) if isinstance(document, Mapping) else document
+        one = check.quick((document,), on)
         try:
-            value, (key, partitions) = ready(document, on)
+            one = one if one is not None else _full(check, document, on)
         except ContractError as e:
             refuse(i, e)
             continue
-        for p in partitions:
-            try:
-                parts[p].append({"value": value, "key": key})
-            except KeyError:
-                parts[p] = [{"value": value, "key": key}]
+        for p, messages in one.items():
+            parts.setdefault(p, []).extend(messages)
     return parts
+
+
+def _full(check: QuickCheck, document: Any, on: date) -> dict[int, list[BulkMessage]]:
+    """Messages of one document by the full check, with a key when it has none. Raises ContractError."""
+    value, (key, partitions) = check.full(with_key(document) if isinstance(document, Mapping) else document, on)
+    return {p: [{"value": value, "key": key}] for p in partitions}
 
 
 def with_key(document: Mapping[str, Any]) -> dict[str, Any]:

@@ -90,7 +90,7 @@ class Bulk:
 
     def _make_room(self, wanted: int) -> None:
         while len(self._producer) and len(self._producer) + wanted > self._queue_max:
-            self._producer.poll(0.002)
+            self._producer.poll(0.05)  # returns when something was reported
             if self._failed:
                 self._again()
 

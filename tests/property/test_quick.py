@@ -1,0 +1,174 @@
+"""The quick check of the publisher says of every document what the full check says, in bytes that mean the same."""
+
+from __future__ import annotations
+
+import json
+from datetime import date
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from clearline.contract import ContractError
+from clearline.quick import QuickCheck
+from clearline.sending import encode_chunk
+from tests.journals import local_codec
+
+CODEC = local_codec()
+DAY = date(2026, 11, 22)
+PARTITIONS = 4
+BYTES_MAX = 2_000
+PARTNERS = ("acme", "acme/shop-17", "zeta", "bank", "Acme", "", "a" * 65)
+ACCOUNTS = ("acme:wallet:alice", "acme:wallet:bob", "zeta:w:a", "bank:clearing:CNY", "acme", ":x", "acme:W", "")
+TEXTS = st.one_of(
+    st.text(max_size=8),
+    st.sampled_from(["", "order 1", "订单 1", "Größe", "a\nb", "\x7f", "\ud800", "x" * 1024, "x" * 1025]),
+)
+ODD: st.SearchStrategy[Any] = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), TEXTS, st.just([]), st.just({}), st.just({"payer": 1})
+)
+AMOUNTS = st.one_of(
+    st.integers(-1, 20_000), st.sampled_from([63, 64, 8191, 8192, 2**31, 2**63 - 1, 2**63, 1.0, True, "5"])
+)
+
+
+def ordinary(draw: Any) -> dict[str, Any]:
+    """A transaction as most are, seldom quite right."""
+    names = draw(
+        st.sampled_from([("payer", "payee"), ("payer", "payee"), ("payee", "payer"), ("payer", "fee"), ("payer",)])
+    )
+    document = {
+        "partner_id": draw(st.sampled_from(PARTNERS)),
+        "idempotency_key": draw(
+            st.one_of(st.text(min_size=1, max_size=12), st.sampled_from(["o-1", "k" * 128, "k" * 129]))
+        ),
+        "product": draw(st.sampled_from(["wallet", "wallet", "钱包", "", "p\n"])),
+        "operation": draw(
+            st.sampled_from(["transfer", "transfer", "hold", "collect", "refund", "exchange", "capture"])
+        ),
+        "amount": draw(AMOUNTS),
+        "currency": draw(st.sampled_from(["CNY", "CNY", "USD", "cny", "XXX"])),
+        "accounts": {name: draw(st.sampled_from(ACCOUNTS)) for name in names},
+    }
+    for name, values in (
+        ("value_date", st.sampled_from(["2026-11-22", "2026-11-23", "2026-02-30", "", None])),
+        ("reference", TEXTS),
+        ("metadata", st.dictionaries(st.one_of(TEXTS, st.just("k" * 64), st.just("k" * 65)), TEXTS, max_size=3)),
+        ("command", st.sampled_from(["Transaction", "OpenAccount"])),
+        ("note", TEXTS),
+        ("final", st.booleans()),
+    ):  # fmt: skip
+        if draw(st.integers(0, 5)) > (1 if name in ("value_date", "reference", "metadata") else 4):
+            document[name] = draw(values)
+    return document
+
+
+@st.composite
+def documents(draw: Any) -> dict[str, Any]:
+    document = ordinary(draw)
+    for _ in range(draw(st.sampled_from([0, 0, 0, 1, 2]))):
+        name = draw(st.sampled_from([*document, "idempotency_key", "surprise"]))
+        if draw(st.booleans()):
+            document.pop(name, None)
+        else:
+            document[name] = draw(ODD)
+    return document
+
+
+def verdict(check: QuickCheck, document: dict[str, Any]) -> tuple[Any, Any, Any]:
+    """What the full check says: the command, key and partitions; or its errors."""
+    try:
+        value, (key, partitions) = check.full(document, DAY)
+    except ContractError as e:
+        return e.errors, None, None
+    return CODEC.decode(value), key, partitions
+
+
+def known() -> QuickCheck:
+    """A check that knows the ordinary shapes."""
+    check = QuickCheck(CODEC, PARTITIONS, BYTES_MAX)
+    for partner in ("acme", "acme/shop-17", "zeta"):
+        for currency in ("CNY", "USD"):
+            for operation in ("transfer", "hold", "collect"):
+                for product in ("wallet", "钱包"):
+                    check.full(plain(partner, currency=currency, operation=operation, product=product), DAY)
+    return check
+
+
+def plain(partner: str = "acme", key: str = "o-1", **more: Any) -> dict[str, Any]:
+    return {
+        "partner_id": partner, "idempotency_key": key, "product": "wallet", "operation": "transfer", "amount": 12_550,
+        "currency": "CNY", "accounts": {"payer": "acme:wallet:alice", "payee": "acme:wallet:bob"},
+        "value_date": "2026-11-22", "reference": "order 1001", "metadata": {"shop": "17"}, **more,
+    }  # fmt: skip
+
+
+CHECK = known()
+
+
+@settings(max_examples=1_500, deadline=None)
+@given(documents())
+def test_the_quick_check_takes_nothing_that_the_full_check_refuses_and_means_the_same(document: dict[str, Any]):
+    fresh = QuickCheck(CODEC, PARTITIONS, BYTES_MAX)
+    said, key, partitions = verdict(fresh, document)
+    quick = CHECK.quick((document,), DAY)
+    if quick is not None:
+        ((p, (message,)),) = quick.items()
+        assert (CODEC.decode(message["value"]), message["key"], (p,)) == (said, key, partitions)
+        if list(document["accounts"]) == ["payer", "payee"]:
+            assert message["value"] == fresh.full(document, DAY)[0]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(documents(), max_size=6))
+def test_a_chunk_is_each_of_its_documents_in_order(chunk: list[dict[str, Any]]):
+    fresh = QuickCheck(CODEC, PARTITIONS, BYTES_MAX)
+    refused: dict[int, Any] = {}
+    found = encode_chunk(CHECK, chunk, DAY, lambda i, e: refused.__setitem__(i, e.errors))
+    expected: dict[int, list[Any]] = {}
+    wrong: dict[int, Any] = {}
+    for i, document in enumerate(chunk):
+        keyed = document if "idempotency_key" in document else {**document, "idempotency_key": "made up"}
+        said, key, partitions = verdict(fresh, keyed)
+        if partitions is None:
+            wrong[i] = said
+            continue
+        for p in partitions:
+            expected.setdefault(p, []).append((said, key, "idempotency_key" in document))
+    assert refused == wrong
+    assert {p: len(m) for p, m in found.items()} == {p: len(m) for p, m in expected.items()}
+    for p, messages in found.items():
+        for message, (said, key, keyed) in zip(messages, expected[p], strict=True):
+            command = CODEC.decode(message["value"])
+            assert message["key"] == key
+            if keyed:
+                assert command == said
+            else:
+                assert command.idempotency_key.startswith("sdk-")
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.text(min_size=1, max_size=40).filter(str.isprintable),
+    st.integers(1, 2**63 - 1),
+    st.text(max_size=60),
+    st.sampled_from(("acme", "acme/shop-17", "zeta")),
+)
+def test_ordinary_transactions_are_quick(key: str, amount: int, reference: str, partner: str):
+    document = json.loads(
+        json.dumps(plain(partner, key, amount=amount, reference=reference, metadata={"店": reference}))
+    )
+    quick = CHECK.quick((document,), DAY)
+    assert quick is not None
+    ((_, (message,)),) = quick.items()
+    assert message["value"] == QuickCheck(CODEC, PARTITIONS, BYTES_MAX).full(document, DAY)[0]
+
+
+def test_what_is_remembered_is_bounded_and_the_banks_own_is_not_remembered():
+    check = QuickCheck(CODEC, PARTITIONS, BYTES_MAX)
+    check.full(plain("bank", accounts={"payer": "bank:clearing:CNY", "payee": "acme:wallet:bob"}), DAY)
+    assert not check._shapes
+    check.full(plain(), DAY)
+    assert len(check._shapes) == len(check._days) == 1
+    assert check.quick((plain(value_date="2026-11-23"),), DAY) is None, "a day that was not seen"
+    assert check.quick((plain(reference="x" * 1024, metadata={"a": "x" * 1024}),), DAY) is None, "too large"
