@@ -162,6 +162,8 @@ class LedgerTwin:
     async def at(self, partition: int, offset: int) -> Found | None:
         """As `Finder.at`."""
         found = next((r for r in self._sides[partition].journal if r.source_offset == offset), None)
+        if found is not None and found.outcome == "repeated":
+            return await self.at(partition, found.first_offset)
         return self._found(found) if found is not None else None
 
     async def record(self, partition: int, offset: int) -> JournalRecord | None:
