@@ -64,7 +64,7 @@ class Story:
 
     async def call(
         self, name: str, summary: str, method: str, path: str, body: Any = None, *, status: int = 0, token: str | None = None,
-        raw: bytes | None = None, auth: httpx.Auth | None = None, tamper: bool = False, **headers: str,
+        raw: bytes | None = None, auth: httpx.Auth | None = None, tamper: bool = False, **headers: Any,
     ) -> Any:  # fmt: skip
         """One call, kept under a name; the JSON of its answer. `status`: what it must be, 2xx unless it is given."""
         given = {k.replace("_", "-"): v for k, v in headers.items()}
@@ -73,7 +73,7 @@ class Story:
         client = self.world.client(token) if token else self.world.client()
         kind = {"content": raw} if raw is not None else {"json": body} if body is not None else {}
         async with client:
-            request = client.build_request(method, path, headers=given, **kind)  # type: ignore[arg-type]
+            request = client.build_request(method, path, headers=given, **kind)
             if isinstance(auth, Signer):
                 auth.sign(request)
                 if tamper:
@@ -121,7 +121,7 @@ async def tell() -> Story:
     return s
 
 
-def _w(key: str, wait: bool = True) -> dict[str, str]:
+def _w(key: str, wait: bool = True) -> dict[str, Any]:
     return {"Idempotency_Key": key, **({"Prefer": "wait=5"} if wait else {})}
 
 

@@ -21,7 +21,7 @@ from clearline import cli
 from clearline.commands.document import openapi_text
 from clearline.gateway.openapi.document import document
 from clearline.gateway.openapi.operations import OPERATIONS
-from clearline.gateway.problems import OWN
+from clearline.gateway.problems import OWN, codes
 from tests.contract import api_story
 from tests.contract.gateway_world import GatewayWorld, routes_of
 from tests.gateway import in_loop
@@ -129,7 +129,7 @@ def test_the_examples_are_what_the_gateway_answers():
 
 def test_every_example_fits_its_schema(api):
     """Bodies fit what the operation takes; answers fit what it says it answers."""
-    resource = Resource(contents=api, specification=DRAFT202012)
+    resource: Resource[Any] = DRAFT202012.create_resource(api)
     registry = Registry().with_resource("api", resource)
     tried = 0
     for method, path, o in operations(api):
@@ -149,6 +149,21 @@ def test_every_example_fits_its_schema(api):
 def test_every_code_of_the_gateways_own_has_an_example(api):
     shown = {name.removeprefix("problem_") for name in api["components"]["examples"] if name.startswith("problem_")}
     assert set(OWN) - {"internal"} <= shown
+
+
+@in_loop
+async def test_the_page_of_every_code_opens_at_its_type(world, api):
+    """The `type` of each problem that an example shows, and of every other code that there is."""
+    shown = {e["value"]["type"] for n, e in api["components"]["examples"].items() if n.startswith("problem_")}
+    every = {f"https://api.example/reasons/{code}" for code in codes()}
+    assert shown <= every
+    async with world.client() as client:
+        for uri in sorted(every):
+            page = await client.get(uri)
+            assert page.status_code == 200, uri
+            assert page.headers["content-type"].startswith("text/html")
+            assert uri.rsplit("/", 1)[1] in page.text
+        assert (await client.get("https://api.example/reasons/no_such_code")).status_code == 404
 
 
 def test_every_status_that_a_problem_has_is_one_of_its_code(api):

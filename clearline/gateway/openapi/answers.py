@@ -321,7 +321,8 @@ _WEBHOOK_SCHEMAS: dict[str, Schema] = {
 }
 
 SCHEMAS: dict[str, Schema] = {
-    **_COMMAND_SCHEMAS, **_KEY_SCHEMAS, **_WEBHOOK_SCHEMAS, **_ONBOARDING_SCHEMAS, **_STATUS_SCHEMAS, "AnyDocument": {"type": "object"},
+    **_COMMAND_SCHEMAS, **_KEY_SCHEMAS, **_WEBHOOK_SCHEMAS, **_ONBOARDING_SCHEMAS, **_STATUS_SCHEMAS,
+    "AnyDocument": {"type": "object"},
 }  # fmt: skip
 
 _RATE_ITEM = r'"(burst|day)";[a-z]+=[0-9]+;[a-z]+=[0-9]+'

@@ -60,8 +60,8 @@ PATH_PARAMETERS: dict[str, dict[str, Any]] = {
 
 PARAMETERS: dict[str, dict[str, Any]] = {
     "idempotency_key": {
-        "name": "Idempotency-Key", "in": "header", "required": True, "example": "o-1001",
-        "description": "The caller's own name for this write. The same key and payload never act twice.",
+        "name": "Idempotency-Key", "in": "header", "required": True,
+        "description": "The caller's own name for this write, such as o-1001. One key and payload never act twice.",
         "schema": {"type": "string", "minLength": 1, "maxLength": KEY_MAX, "pattern": "^[!-~]([ -~]*[!-~])?$"},
     },
     "prefer": {
