@@ -150,7 +150,10 @@ class StateRows:
 
     def _follow(self, reader: LogReader, ends: dict[int, int], position: dict[int, int]) -> None:
         while not self._ended.is_set():
-            records = reader.poll(10_000, 0.1)
+            # The first one at once, then what came with it: whoever was just answered reads what he wrote.
+            records = reader.poll(1, 0.1)
+            if records:
+                records += reader.poll(10_000, 0)
             unknown = self._codec.unknown_ids(r.value for r in records)
             if unknown:
                 self._learn(unknown)

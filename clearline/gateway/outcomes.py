@@ -116,6 +116,7 @@ class Outcomes:
         self._final_max = final_max
         self._final: OrderedDict[bytes, Kept] = OrderedDict()
         self._under_way: dict[bytes, UnderWay] = {}
+        self._newest: dict[int, int] = {}
         self._replies: dict[int, asyncio.Future[Reply]] = {}
         self._to_write: list[tuple[bytes, dict[str, Any]]] = []
         self._writing: asyncio.Task[None] | None = None
@@ -127,6 +128,10 @@ class Outcomes:
     def under_way(self) -> int:
         """Calls without an outcome yet."""
         return len(self._under_way)
+
+    def newest(self, partition: int) -> int:
+        """The highest offset in a partition of a command whose outcome this gateway has seen; -1 for none."""
+        return self._newest.get(partition, -1)
 
     def get(self, cid: bytes) -> Kept | None:
         """The final outcome of a command, if it is in memory."""
@@ -203,6 +208,9 @@ class Outcomes:
     def keep(self, command: Command, outcome: Outcome) -> Kept:
         """Keeps a final outcome, here and in Redis, and tells who waits for it."""
         cid = command_id(command.partner_id, command.idempotency_key)
+        partition, offset = outcome.place
+        if offset > self._newest.get(partition, -1):
+            self._newest[partition] = offset
         entry = self._under_way.get(cid)
         known = self._final.get(cid)
         if known is not None and known.place == outcome.place:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from datetime import date
 from queue import LifoQueue
@@ -50,6 +51,7 @@ class LiveRows(Rows, Protocol):
 THREADS = 4
 WAITING_MAX = 64
 ANSWER_S, SOON_S = 10.0, 3.0
+CATCH_UP_S = 0.5
 _DEBIT_NORMAL = ("asset", "expense")
 
 
@@ -103,11 +105,14 @@ class PagePool:
 
 
 class Projections:
-    """The real `Reads`. `now_ms`: the time, milliseconds UTC. `close` closes what it was given, too."""
+    """The real `Reads`. `now_ms`: the time, milliseconds UTC; `answered`: the last offset of a partition whose outcome
+    this gateway has given away, so that somebody may expect to read it. `close` closes what it was given, too."""
 
     def __init__(
-        self, rows: LiveRows, balances: BalanceReader, pages: PagePool, partitions: int, now_ms: Callable[[], int]
-    ) -> None:
+        self, rows: LiveRows, balances: BalanceReader, pages: PagePool, partitions: int, now_ms: Callable[[], int],
+        answered: Callable[[int], int] = lambda _partition: -1,
+    ) -> None:  # fmt: skip
+        self._answered = answered
         self._rows = rows
         self._balances = balances
         self._pages = pages
@@ -183,10 +188,12 @@ class Projections:
 
     async def partner(self, partner_id: str) -> PartnerState | None:
         """As `Reads.partner`."""
+        await self._caught_up(self._place(partner_id))
         return self._terms.partner(partner_id)
 
     async def partners(self, above: str, after: str, limit: int) -> list[PartnerState]:
         """As `Reads.partners`."""
+        await self._caught_up(self._place(above))
         return self._terms.partners(above, after, limit)
 
     async def products(self) -> list[ProductState]:
@@ -195,6 +202,7 @@ class Projections:
 
     async def limits(self, partner_id: str, after: tuple[str, str], limit: int) -> list[LimitRow]:
         """As `Reads.limits`."""
+        await self._caught_up(self._place(partner_id))
         return self._terms.limits(partner_id, after, limit)
 
     async def limit(self, level: Level, subject_id: str, root: str) -> LimitRow | None:
@@ -213,6 +221,7 @@ class Projections:
         ago finds it here. None when neither has it: with `redis` there is none, with `clickhouse` that one must say.
         """
         place = self._place(account_id)
+        await self._caught_up(place)
         recent, through = self._recent(place, account_id)
         shards = await self._shards(account_id, [account_id])
         shard = shards.shards.get(account_id) if shards is not None else None
@@ -221,6 +230,17 @@ class Projections:
         if recent is not None:
             return _shard(recent), max(through, recent.source_offset), "state"
         return None, -1, "redis" if shards is not None else "clickhouse"
+
+    async def _caught_up(self, place: int) -> None:
+        """Waits for a moment until `ledger.state` has told this process of what it has answered itself."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + CATCH_UP_S
+        with suppress(PartUnavailableError):
+            while loop.time() < deadline:
+                head = self._rows.head(place)
+                if (head.next_offset if head is not None else 0) > self._answered(place):
+                    return
+                await asyncio.sleep(0.002)
 
     def _recent(self, place: int, account_id: str) -> tuple[AccountState | None, int]:
         """The account as `ledger.state` told it last, and up to which offset nothing newer came."""

@@ -131,7 +131,9 @@ async def _parts(settings: Settings, slot: int, stack: AsyncExitStack, url: str)
     finder = Finder(system.kafka, house, system.topics, decode, settings.partitions)
     stack.push_async_callback(finder.close)
     rows = StateRows(system.kafka, system.topics.state, system.codec, decode.learn)
-    reads = Projections(rows, BalanceReader(redis), PagePool(house), settings.partitions, wall_clock_ms)
+    reads = Projections(
+        rows, BalanceReader(redis), PagePool(house), settings.partitions, wall_clock_ms, outcomes.newest
+    )  # fmt: skip
     stack.push_async_callback(reads.close)
     caller = Caller(
         system.kafka, system.topics, system.codec, settings.partitions, slot, kept=outcomes.kept

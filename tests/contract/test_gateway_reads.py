@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from msgspec.structs import replace
 
 from clearline.config import Settings
 from clearline.fields import EPOCH
@@ -396,6 +397,37 @@ def test_what_changed_a_moment_ago_is_told_before_the_stores_have_it(ground: Gro
             assert found is not None and (found.source, found.credits_posted) == ("redis", known.credits_posted)
             rows.away = True
             assert (await reads.balance(known.account_id)) == found
+
+    run(same())
+
+
+def test_a_read_waits_for_what_this_gateway_has_answered(ground: Ground) -> None:
+    """And not without end for what does not come."""
+
+    class Behind(Rows):
+        """`ledger.state` as it is a few looks later, or never."""
+
+        looks = 0
+
+        def head(self, partition: int) -> PartitionState | None:
+            self.looks += 1
+            found = super().head(partition)
+            assert found is not None
+            return found if self.looks > 3 else replace(found, next_offset=1)
+
+    async def same() -> None:
+        place = TwinReads(ground.twin)._place("acme")
+        end = ground.twin.base(place).head.next_offset
+        for answered, looks in ((-1, 1), (0, 1), (end - 1, 4)):
+            rows = Behind(ground.twin)
+            async with ground.projections(rows) as reads:
+                reads._answered = lambda _partition, answered=answered: answered  # type: ignore[misc]
+                assert await reads.partner("acme") is not None
+                assert rows.looks == looks
+        rows = Behind(ground.twin)
+        async with ground.projections(rows) as reads:
+            reads._answered = lambda _partition: end
+            assert await reads.partner("acme") is not None and rows.looks > 10
 
     run(same())
 
