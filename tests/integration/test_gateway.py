@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -18,14 +19,17 @@ import redis
 
 from clearline import keys
 from clearline.config import Settings, load_settings, settings_env
-from clearline.connection import connect
+from clearline.connection import clickhouse_config, connect
 from clearline.embedded.probes import ready_file
 from clearline.stack import CHECKOUT, Stack
 from schemas.failpoints import GATEWAY
 from schemas.records import AdmitPartner, OpenAccount, Posting, PublishProduct, Transaction
+from streams.caller import Caller
+from streams.finder import Finder
 from streams.reader import read_to_end
 from streams.table import Table
 from tests.gateway import keyed, pay, send
+from tests.gateway_contract import CHECKS, Subject
 from tests.sink_servers import wait_for
 
 FUNDS = 1_000_000
@@ -137,6 +141,22 @@ def test_a_gateway_says_what_it_is(gateways):
     metrics = gateways.get(0, "/metrics").text
     assert "clearline_gateway_ready 1.0" in metrics
     assert 'route="/v1/status",status="200"' in metrics
+
+
+def test_the_real_caller_and_finder_pass_the_twins_contract(gateways):
+    async def run() -> None:
+        system = connect(gateways.settings)
+        house = clickhouse_config(gateways.settings)
+        s = Subject(None, None, int(time.time() // 86_400))  # type: ignore[arg-type]
+        async with (
+            Caller(system.kafka, system.topics, system.codec, system.partitions, 2, kept=s.keep) as s.caller,
+            Finder(system.kafka, house, system.topics, system.codec.decode, system.partitions) as s.finder,
+        ):
+            for check in CHECKS:
+                s.name = check.__name__
+                await check(s)
+
+    asyncio.run(run())
 
 
 @pytest.mark.parametrize("body", [pay(10), send(10), pay(10**9)], ids=["here", "crossing", "rejected"])
