@@ -46,7 +46,8 @@ Asker = Annotated[Principal, Depends(principal)]
 async def credential(request: Request, parts: Parts) -> AccessKey:
     """The key that the request has proven to hold. Raises Problem."""
     signed = signatures.is_signed(request.headers)
-    bearer = request.headers.get("authorization")
+    given = request.headers.getlist("authorization")
+    bearer = ", ".join(given) if given else None  # two are none: who knows which was meant
     key: AccessKey | None = None
     if signed:
         key = await signatures.check(request, parts)

@@ -347,6 +347,32 @@ async def test_the_header_is_taken_once():
         assert (answer.status_code, answer.json()["code"]) == (403, "forbidden"), twice
 
 
+@in_loop
+async def test_a_credential_is_given_once():
+    m = Matrix()
+    one, other = (f"Bearer {m.world.key(p)}" for p in ("acme", "zeta"))
+    for twice in ((one, other), (other, one), (one, one), (one, "")):
+        answer = await m.world.client().get("/v1/partner", headers=[("Authorization", value) for value in twice])
+        assert (answer.status_code, answer.json()["code"]) == (401, "unauthenticated"), twice
+
+
+@in_loop
+async def test_limits_are_set_for_what_is_below():
+    m = Matrix()
+    for asker, owner in product(PARTNERS, PARTNERS):
+        for level, subject in (("partner", owner), ("account", f"{owner}:wallet:till")):
+            path = f"/v1/limits/{level}/{quote(subject, safe=':')}"
+            answer = await m.ask(m.clients[asker], "PUT", path, {"limits": LIMITS})
+            if not above(asker, owner):
+                assert answer.status_code == 404, (asker, subject, answer.text)
+            elif asker == owner and level == "partner":
+                assert (answer.status_code, answer.json()["code"]) == (422, "not_permitted"), (asker, answer.text)
+            else:
+                assert answer.status_code == 201, (asker, subject, answer.text)
+    answer = await m.ask(m.clients["acme"], "PUT", "/v1/limits/product/wallet", {"limits": LIMITS})
+    assert answer.json()["code"] == "not_permitted"
+
+
 LISTS = {
     "/v1/accounts": lambda item: item["partner_id"],
     "/v1/partners": lambda item: item["partner_id"],
