@@ -30,7 +30,10 @@ _TOLD = (Problem, ContractError, RequestValidationError, HTTPException, PartUnav
 
 def create_app(parts: Parts) -> FastAPI:
     """The gateway over these parts. The parts are started and stopped by whoever made them."""
-    app = FastAPI(title=TITLE, version="1", openapi_url=None, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title=TITLE, version="1", openapi_url=None, docs_url=None, redoc_url=None,
+        redirect_slashes=False,  # the redirect would go to whatever Host the request names
+    )  # fmt: skip
     app.state.parts = parts
     app.state.metrics = Metrics(parts)
     for router in routers():

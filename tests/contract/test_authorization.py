@@ -373,6 +373,20 @@ async def test_limits_are_set_for_what_is_below():
     assert answer.json()["code"] == "not_permitted"
 
 
+@over(list(ROWS))
+@in_loop
+async def test_a_slash_at_the_end_is_another_path_and_none(method, path):
+    """Nothing is redirected: to where, the request itself would say."""
+    m = Matrix()
+    row = ROWS[method, path]
+    values = await m.make(row.of, "acme")
+    body = row.body("acme") if row.body is not None else None
+    answer = await m.ask(m.clients["acme"], method, path_of(path, values) + "/", body)
+    # Where ids may have slashes it is a longer id, of nothing; and one that is empty cannot be made anything of.
+    longer = {"PUT /v1/limits/{level}/{subject}": "account_unknown", "POST /v1/accounts": "method_not_allowed"}
+    assert answer.json()["code"] == longer.get(f"{method} {path}", "not_found"), answer.text
+
+
 LISTS = {
     "/v1/accounts": lambda item: item["partner_id"],
     "/v1/partners": lambda item: item["partner_id"],
