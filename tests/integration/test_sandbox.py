@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 import uuid
@@ -43,16 +45,18 @@ SAMPLE = (
 class Bank:
     """Two worlds on one broker, a worker in each, and the command line in either."""
 
-    def __init__(self, broker: Settings, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys: pytest.CaptureFixture[str]  # of the test that runs
+
+    def __init__(self, broker: Settings, folder: Path) -> None:
         number = uuid.uuid4().hex[:6]
-        self.capsys = capsys
+        self.url = ""
         self.worlds = {name: _world(broker, f"{name}-{number}", folder) for name in ("sandbox", "live")}
         self.sandbox = self.worlds["sandbox"].settings.world
         self._ready = folder / "gateway.json"
         self._gateway: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> str:
-        """Workers and the sandbox's gateway; its address."""
+    def start(self) -> None:
+        """Workers and the sandbox's gateway."""
         for world in self.worlds.values():
             world.start()
         sandbox = self.worlds["sandbox"]
@@ -67,10 +71,10 @@ class Bank:
         def url() -> str:
             if not self._ready.exists():
                 return ""
-            facts = json.loads(self._ready.read_bytes())
-            return "" if facts["troubles"] else str(facts["url"])
+            found = str(json.loads(self._ready.read_bytes())["url"])
+            return found if httpx.get(f"{found}/readyz").status_code == 200 else ""
 
-        return wait_for("the gateway", url, 60)
+        self.url = wait_for("the gateway", url, 120)
 
     def stop(self) -> None:
         for process in [*(w for world in self.worlds.values() for w in world.workers.values()), self._gateway]:
@@ -83,12 +87,16 @@ class Bank:
 
     def run(self, world: str, *arguments: str, code: int = 0) -> Any:
         """One command in a world with --json; its document."""
+        return json.loads(self.shown(world, *arguments, "--json", code=code))
+
+    def shown(self, world: str, *arguments: str, code: int = 0) -> str:
+        """One command in a world, and what it prints."""
         with pytest.MonkeyPatch.context() as environment:
             for name, value in self.environment(world).items():
                 environment.setenv(name, value)
             self.capsys.readouterr()
-            assert cli.main([*arguments, "--json"]) == code, self.capsys.readouterr().err
-        return json.loads(self.capsys.readouterr().out)
+            assert cli.main(list(arguments)) == code, self.capsys.readouterr().err
+        return self.capsys.readouterr().out
 
 
 def _world(broker: Settings, name: str, folder: Path) -> World:
@@ -101,15 +109,69 @@ def _world(broker: Settings, name: str, folder: Path) -> World:
     return World(settings, kafka, topics, codec, folder / name)
 
 
-@pytest.fixture
-def bank(broker: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Bank]:
-    found = Bank(broker, tmp_path, capsys)
+@pytest.fixture(scope="module")
+def both_worlds(broker: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bank]:
+    found = Bank(broker, tmp_path_factory.mktemp("bank"))
+    found.start()
     yield found
     found.stop()
 
 
+@pytest.fixture
+def bank(both_worlds: Bank, capsys: pytest.CaptureFixture[str]) -> Bank:
+    both_worlds.capsys = capsys
+    return both_worlds
+
+
+def test_the_quickstart_does_what_it_shows(bank: Bank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every command of the page in its order, but for the clone, and the stack that this test has already."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CLEARLINE_GATEWAY__PUBLIC_URL", bank.url)
+    page = (CHECKOUT / "docs" / "QUICKSTART.md").read_text()
+    commands = re.findall(r"^\$ (.+)$", page, re.M)
+    assert commands[0].startswith("git clone")
+    assert commands[1].endswith("./run --world sandbox up")
+    assert commands[-1] == "./run --world sandbox down"
+    settled_after = next(i for i, c in enumerate(commands) if c.startswith("curl")) + 1
+    assert settled_after <= 6
+    mine: dict[str, str] = {}  # what the page has, and what this run has in its place
+    seen = []
+    for command in commands[2:-1]:
+        command = _with(mine, command)
+        if command.startswith("./run "):
+            seen.append(bank.shown("sandbox", *shlex.split(command)[1:]))
+        else:
+            seen.append(subprocess.run(command, shell=True, check=True, capture_output=True, text=True).stdout)
+        if not mine:
+            mine = {pattern(page): pattern(seen[0]) for pattern in (_id, _token, _url)}
+    joined, paid, balance, refused, inspected = seen
+    assert joined.splitlines()[-3:] == [_with(mine, c) for c in commands[3:6]]  # what was pasted is what was printed
+    assert json.loads(paid)["status"] == "settled"
+    assert json.loads(balance)["available"] == 100_000_000 - 12_550
+    assert json.loads(refused)["code"] == "insufficient_funds"
+    assert "nothing is missing" in inspected
+
+
+def _id(text: str) -> str:
+    return str(re.findall(r"my-shop-[a-z0-9]{6}", text)[0])
+
+
+def _token(text: str) -> str:
+    return str(re.findall(r"test_[a-z0-9]{16}_[A-Za-z0-9_-]+", text)[0])
+
+
+def _url(text: str) -> str:
+    return str(re.findall(r"curl -sS (http://[^/]+)", text)[0])
+
+
+def _with(mine: dict[str, str], text: str) -> str:
+    for shown, own in mine.items():
+        text = text.replace(shown, own)
+    return text
+
+
 def test_from_nothing_to_live(bank: Bank, tmp_path: Path) -> None:
-    url, pem = bank.start(), tmp_path / "key.pem"
+    url, pem = bank.url, tmp_path / "key.pem"
 
     # The partner's developer, in the sandbox.
     one = bank.run("sandbox", "sandbox", "join", "Acme", "--url", url, "--save-key", str(pem))
