@@ -45,6 +45,13 @@ class Found(NamedTuple):
     command: Command | None
 
 
+class Unsettled(NamedTuple):
+    """A command that stands in the log and has no outcome yet."""
+
+    place: Place
+    command: Command
+
+
 class Later(NamedTuple):
     """Journal records after a command that name it; `whole`: whether the journal was looked through to its end."""
 

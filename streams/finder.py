@@ -17,15 +17,28 @@ from ledger.reasons import Reason
 from processors.settlement import decides
 from schemas.codec import UndecodableError
 from schemas.errors import PartUnavailableError
+from schemas.identity import command_id as command_id_of
 from schemas.records import Command, JournalRecord
 from sinks.clickhouse import ClickHouseConfig
 from sinks.lookup import Lookup, Stored
-from streams.calls import Found, Later
+from streams.calls import Found, Later, Place, Unsettled
 from streams.clients import KafkaConfig
-from streams.places import Decode, KafkaLog, Log, Placed, find_outcome, holding, last_word, of_command, record_at
+from streams.places import (
+    CHUNK,
+    Decode,
+    KafkaLog,
+    Log,
+    Placed,
+    find_outcome,
+    holding,
+    last_word,
+    of_command,
+    record_at,
+)
 from streams.topics import Topics, topic_ids
 
 T = TypeVar("T")
+WAITING_MAX = 10_000
 
 
 class Index(Protocol):
@@ -106,6 +119,27 @@ class Search:
         if placed is None:
             return Later([], True)
         return holding(self._log, self._decode, self._journal, partition, placed.offset + 1, name, most)
+
+    def waiting(self, partition: int, command_id: bytes, most: int) -> Unsettled | None:
+        """A command of this id that is in the log of a partition and has no outcome, among the `most` next ones."""
+        low, high = self._log.span(self._journal, partition)
+        start = self._log.span(self._submitted, partition)[0]
+        for back in (CHUNK, 16 * CHUNK, high - low):  # the end may be markers of Kafka transactions only
+            last = [r for rs in self._log.chunks(self._journal, {partition: max(low, high - back)}) for r in rs][-1:]
+            if last:
+                record: JournalRecord = self._decode(last[0].value)
+                start = max(start, record.source_offset + 1)
+                break
+        seen = 0
+        for records in self._log.chunks(self._submitted, {partition: start}):
+            for r in records:
+                command = self._command(r.value)
+                if command is not None and command_id_of(command.partner_id, command.idempotency_key) == command_id:
+                    return Unsettled(Place(partition, r.offset), command)
+            seen += len(records)
+            if seen >= most:
+                break
+        return None
 
     def _placed(self, partition: int, offset: int) -> Placed | None:
         if not 0 <= partition < self._partitions or offset < 0:
@@ -216,6 +250,11 @@ class Finder:
     async def by_id(self, command_id: bytes) -> Found | None:
         """The command of this id. Raises PartUnavailableError."""
         return await self._run(lambda search: search.by_id(command_id))
+
+    async def waiting(self, partition: int, command_id: bytes, most: int = WAITING_MAX) -> Unsettled | None:
+        """A command of this id that is in the log of a partition and has no outcome yet, among the `most` that come
+        next. Raises PartUnavailableError."""
+        return await self._run(lambda search: search.waiting(partition, command_id, most))
 
     async def close(self) -> None:
         """Waits for what is being looked for, and ends."""

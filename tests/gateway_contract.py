@@ -152,7 +152,10 @@ async def a_repeat_and_a_conflict_do_not_hide_the_first(s: Subject) -> None:
 
 async def what_is_nowhere_is_not_found(s: Subject) -> None:
     assert await s.finder.by_id(b"\0" * 16) is None
-    called = await s.caller.call(s.pay("a"), WAIT_S)
+    assert await s.finder.waiting(0, b"\0" * 16) is None
+    command = s.pay("a")
+    called = await s.caller.call(command, WAIT_S)
+    assert await s.finder.waiting(called.places[0].partition, id_of(command)) is None, "it is settled"
     assert await s.finder.at(called.places[0].partition, called.places[0].offset + 1_000_000) is None
 
 

@@ -39,15 +39,16 @@ def problem_of(error: Exception) -> Problem:
             return Problem("unavailable", headers={"Retry-After": "1"})
         case BadInputError():  # a record that no codec takes
             return Problem("field_invalid", str(error))
-    log.error("internal", error=f"{type(error).__name__}: {error}", exc_info=error)
-    return Problem("internal")
+    problem = Problem("internal", f"{type(error).__name__}: {error}")
+    problem.__cause__ = error
+    return problem
 
 
 def problem_document(problem: Problem, base_url: str) -> Document:
     """The problem with a name of its own, by which the log finds it."""
     document = problems.document(problem, base_url, f"urn:uuid:{uuid4()}")
     if problem.code == "internal":
-        log.error("internal", instance=document["instance"], error=problem.detail)
+        log.error("internal", instance=document["instance"], error=problem.detail, exc_info=problem.__cause__)
         document["detail"] = document["title"]
     return document
 

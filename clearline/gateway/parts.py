@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from clearline.config import Settings
 from clearline.webhooks.ports import WebhookParts
 from schemas.errors import PartUnavailableError
-from schemas.records import AccountState, Command, HoldState, JournalRecord, Record
+from schemas.identity import owner_of, root_of
+from schemas.records import AccountState, Command, HoldState, JournalRecord, LimitState, Record
 from sinks.gate import Taken
-from streams.calls import Called, Found, Later, Place
+from streams.calls import Called, Found, Later, Place, Unsettled
 
 if TYPE_CHECKING:
     from clearline.gateway.outcomes import Outcomes
@@ -28,12 +29,19 @@ def wall_clock_ms() -> int:
 
 
 class Tree(NamedTuple):
-    """What `ledger.state` has of a root partner's tree: open holds, accounts by id. `next_offset`: of the first command
-    that is not in it."""
+    """What `ledger.state` has of a root partner's tree: open holds, accounts by id, limits of partners and accounts.
+    `next_offset`: of the first command that is not in it."""
 
     holds: list[HoldState]
     accounts: dict[str, AccountState]
+    limits: list[LimitState]
     next_offset: int
+
+
+def limits_tree(row: LimitState, root: str) -> bool:
+    """Whether these are limits of a partner or an account of a root's tree."""
+    owner = owner_of(row.subject_id) if row.level == "account" else row.subject_id
+    return row.level != "product" and root_of(owner) == root
 
 
 async def no_tree(root: str) -> Tree:
@@ -65,6 +73,11 @@ class Finder(Protocol):
 
     async def at(self, partition: int, offset: int) -> Found | None:
         """The command at a place of the log, once the journal has it. Raises PartUnavailableError."""
+        ...
+
+    async def waiting(self, partition: int, command_id: bytes) -> Unsettled | None:
+        """A command of this id that is in the log of a partition and has no outcome yet. Raises
+        PartUnavailableError."""
         ...
 
     async def record(self, partition: int, offset: int) -> JournalRecord | None:

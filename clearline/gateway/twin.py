@@ -17,7 +17,7 @@ from clearline import keys
 from clearline.config import Settings
 from clearline.fields import EPOCH
 from clearline.gateway.outcomes import Outcomes, keep_ms
-from clearline.gateway.parts import Called, Found, Gate, Parts, Place, Rows, Taken, Tree
+from clearline.gateway.parts import Called, Found, Gate, Parts, Place, Rows, Taken, Tree, limits_tree
 from clearline.gateway.reads import Reads
 from clearline.gateway.twin_reads import TwinReads
 from clearline.outcomes import decides
@@ -29,11 +29,13 @@ from processors.settlement import Batch, Outlets, Part, Settlement, is_final, me
 from schemas.codec import Codec
 from schemas.errors import BadInputError, PartUnavailableError
 from schemas.identity import BANK, command_id, partition_of, root_of, tree_of
+from schemas.identity import command_id as id_of
 from schemas.records import (
     RECORDS,
     AdmitPartner,
     Command,
     JournalRecord,
+    LimitState,
     OpenAccount,
     Posting,
     ProductState,
@@ -41,7 +43,7 @@ from schemas.records import (
     Record,
     Transaction,
 )
-from streams.calls import Calls, Later, Waiting
+from streams.calls import Calls, Later, Unsettled, Waiting
 from streams.topics import DAY_MS
 
 START_MS = 1_795_338_000_000  # 2026-11-22 09:00 UTC
@@ -158,6 +160,15 @@ class LedgerTwin:
         """As `Finder.by_id`."""
         records = [r for r in self.journal if r.command_id == command_id and r.first_offset < 0]
         return self._found(min(records, key=lambda r: (r.source_partition, -r.sequence))) if records else None
+
+    async def waiting(self, partition: int, command_id: bytes) -> Unsettled | None:
+        """As `Finder.waiting`."""
+        side = self._sides[partition]
+        for m in side.log[side.next :]:
+            command: Any = codec().decode(m.raw)
+            if id_of(command.partner_id, command.idempotency_key) == command_id:
+                return Unsettled(m.place, command)
+        return None
 
     async def at(self, partition: int, offset: int) -> Found | None:
         """As `Finder.at`."""
@@ -337,7 +348,8 @@ class LedgerTwin:
         base = self._sides[partition_of(root, self.partitions)].base
         holds = [h.state() for _, h in sorted(base.holds.items()) if root_of(h.partner_id) == root]
         accounts = {a.account_id: a.state() for a in base.accounts.values() if root_of(a.owner) == root}
-        return Tree(holds, accounts, base.head.next_offset)
+        rows = [r for _, r in sorted(base.rows.items()) if isinstance(r, LimitState) and limits_tree(r, root)]
+        return Tree(holds, accounts, rows, base.head.next_offset)
 
     def products(self) -> dict[str, tuple[ProductState, ...]]:
         """The versions of each product, rising."""

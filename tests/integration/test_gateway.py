@@ -23,6 +23,7 @@ from clearline.connection import clickhouse_config, connect
 from clearline.embedded.probes import ready_file
 from clearline.stack import CHECKOUT, Stack
 from schemas.failpoints import GATEWAY
+from schemas.identity import command_id
 from schemas.records import AdmitPartner, OpenAccount, Posting, PublishProduct, Transaction
 from streams.caller import Caller
 from streams.finder import Finder
@@ -258,6 +259,10 @@ def test_sigterm_answers_what_is_under_way(gateways):
         with gateways.client(1) as client, ThreadPoolExecutor(1) as pool:
             call = pool.submit(client.post, "/v1/transactions", json=pay(1), headers=keyed("last", 20))
             wait_for("the call", lambda: gateways.get(1, "/v1/status").json()["commands_under_way"] == 1)
+            location = f"/v1/transactions/{command_id('acme', 'last').hex()}"
+            with gateways.client(0) as other:  # from the log itself: nobody has settled it
+                pending = other.get(location)
+                assert (pending.status_code, pending.json()["status"]) == (200, "pending")
             process.send_signal(signal.SIGTERM)
             wait_for("nobody new to get in", lambda: refused(gateways, 1))
             assert not call.done()

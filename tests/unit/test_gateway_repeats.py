@@ -360,3 +360,22 @@ async def test_who_joined_a_call_that_was_a_repeat_has_its_answer():
             else:
                 assert {a.json()["code"] for a in answers} == {"idempotency_conflict"}
     assert gate.records("k") == ["settled", "repeated", "rejected"]
+
+
+@in_loop
+async def test_what_no_worker_has_settled_yet_is_pending_at_every_gateway():
+    gate = Gate()
+    gate.ledger.paused = True
+    async with gate.client() as client, gate.client("zeta") as other:
+        first = await client.post("/v1/transactions", json=pay(), headers=keyed("k", None))
+        location = first.headers["location"]
+        entry = gate.parts.outcomes.call_of(command_id("acme", "k"))
+        assert isinstance(entry, UnderWay)
+        entry.since -= STALE_S
+        for forget in (lambda: None, gate.other_gateway):
+            forget()
+            found = await client.get(location)
+            assert (found.status_code, found.json()) == (200, first.json())
+            assert (await other.get(location)).status_code == 404
+        gate.ledger.resume()
+        assert (await client.get(location)).json()["status"] == "settled"

@@ -26,7 +26,8 @@ from clearline.gateway.problems import Problem
 from clearline.gateway.security import Asker, charge, parts_of
 from clearline.gateway.writes import STALE_S, Asked, Written, answer, keep_found, write, write_many
 from schemas.errors import PartUnavailableError
-from schemas.records import Transaction
+from schemas.identity import partition_of
+from schemas.records import Command, Transaction
 
 router = APIRouter(prefix="/v1", tags=["transactions"])
 
@@ -144,13 +145,14 @@ async def find(parts: Parts, who: Principal, id_hex: str) -> tuple[Document, Tra
     if not _ID.fullmatch(id_hex):
         raise Problem("not_found")
     cid = bytes.fromhex(id_hex)
-    document, command = await _look_up(parts, cid)
+    document, command = await _look_up(parts, who.root, cid)
     if document is None or not who.sees(document["partner_id"]):
         raise Problem("not_found")
     return document, command if isinstance(command, Transaction) else None
 
 
-async def _look_up(parts: Parts, cid: bytes) -> tuple[Document | None, Any]:
+async def _look_up(parts: Parts, root: str, cid: bytes) -> tuple[Document | None, Any]:
+    """What is known of a command, the nearest first. `root`: the tree that is asked for, whose log is looked into."""
     kept = await parts.outcomes.at_hand(cid)
     if kept is not None:
         return kept.document, None
@@ -158,17 +160,25 @@ async def _look_up(parts: Parts, cid: bytes) -> tuple[Document | None, Any]:
     if entry is not None and asyncio.get_running_loop().time() - entry.since < STALE_S:
         await asyncio.shield(entry.acknowledged)
         if entry.place is not None:
-            return documents.document(entry.command, cid.hex(), entry.place, None), entry.command
+            return _pending(entry.command, cid, entry.place)
     found = await parts.finder.by_id(cid)
+    if found is None:
+        waits = await parts.finder.waiting(partition_of(root, parts.partitions), cid)
+        if waits is not None:
+            return _pending(waits.command, cid, waits.place)
+        found = await parts.finder.by_id(cid)  # it may have been settled between the two looks
     if found is None:
         return None, None
     kept = keep_found(parts, found)
     if kept is not None:
         return kept.document, found.command
     if found.command is not None and documents.of_record(found.record) is None:
-        place = Place(found.record.source_partition, found.record.source_offset)
-        return documents.document(found.command, cid.hex(), place, None), found.command
+        return _pending(found.command, cid, Place(found.record.source_partition, found.record.source_offset))
     return documents.document_of_record(found.record), found.command
+
+
+def _pending(command: Command, cid: bytes, place: Place) -> tuple[Document, Command]:
+    return documents.document(command, cid.hex(), place, None), command
 
 
 # ---- what is done about one ------------------------------------------------------------------------------------------
