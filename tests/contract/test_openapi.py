@@ -22,6 +22,7 @@ from clearline.commands.document import openapi_text
 from clearline.gateway.openapi.document import document
 from clearline.gateway.openapi.operations import OPERATIONS
 from clearline.gateway.problems import OWN, codes
+from ledger.reasons import Reason
 from tests.contract import api_story
 from tests.contract.gateway_world import GatewayWorld, routes_of
 from tests.gateway import in_loop
@@ -144,6 +145,23 @@ def test_every_example_fits_its_schema(api):
                 assert [e.message for e in check.iter_errors(value)] == [], (method, path, reference)
                 tried += 1
     assert tried > 200
+
+
+@in_loop
+async def test_every_reason_that_a_sandbox_forces_is_as_documented(api):
+    """Each of the ledger's reasons, brought about by its magic amount, fits what a payment says it answers."""
+    world = GatewayWorld()
+    resource: Resource[Any] = DRAFT202012.create_resource(api)
+    registry = Registry().with_resource("api", resource)
+    named = api["paths"]["/v1/transactions"]["post"]["responses"]["422"]["content"]["application/problem+json"]
+    check = Draft202012Validator({"$ref": "api" + named["schema"]["$ref"]}, registry=registry)
+    async with world.client(world.key("acme")) as client:
+        for number, reason in enumerate(Reason, 1):
+            body = {**api_story.PAY, "amount": 770_000_000 + number}
+            headers = {"Idempotency-Key": f"magic-{number}", "Prefer": "wait=5"}
+            answer = await client.post("/v1/transactions", json=body, headers=headers)
+            assert (answer.status_code, answer.json()["code"]) == (422, reason.value), answer.text
+            assert [e.message for e in check.iter_errors(answer.json())] == [], reason
 
 
 def test_every_code_of_the_gateways_own_has_an_example(api):

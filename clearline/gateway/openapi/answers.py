@@ -96,7 +96,7 @@ _COMMAND_SCHEMAS: dict[str, Schema] = {
             "product_version": described(or_null(COUNT), "Of the product that settled it."),
             "operation": TEXT,
             "amount": described(or_null(MONEY), "What was asked for, in minor units; null where postings say it."),
-            "currency": or_null(CURRENCY),
+            "currency": described(or_null(TEXT), "ISO 4217 letters, as they were asked for."),
             "value_date": described(DAY, "What was asked for."),
             "reference": TEXT,
             **_COMMON_TAIL,
