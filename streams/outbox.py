@@ -19,6 +19,7 @@ from schemas.errors import ClearlineError, InvariantError
 from schemas.failpoints import failpoint
 from schemas.records import Delivery, Record, WebhookProgress
 from streams.clients import KafkaConfig
+from streams.places import KafkaLog, records_at
 from streams.reader import LogReader, LogRecord, end_offsets, offsets_at, read_to_end
 from streams.registry import Registry
 from streams.sink_host import Report, _Ends, _Learner, _stop_on_signals
@@ -30,6 +31,7 @@ __all__ = [
 ]  # fmt: skip
 
 PROGRESS = "m"
+JOURNAL_MS, STATE_MS = 100, 250  # how late a notification may learn of something
 T = TypeVar("T")
 _FENCED = (KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH, KafkaError.PRODUCER_FENCED)
 Ends = _Ends
@@ -167,8 +169,10 @@ class Sources:
 
     def __init__(self, kafka: KafkaConfig, topics: Topics, start: dict[int, int], live: dict[int, int]) -> None:
         self.live = live
-        self.journal = LogReader(kafka, topics.journal, start)
-        self.state = LogReader(kafka, topics.state, dict.fromkeys(live, 0))
+        self.journal = LogReader(kafka, topics.journal, start, patience_ms=JOURNAL_MS)
+        self.state = LogReader(kafka, topics.state, dict.fromkeys(live, 0), patience_ms=STATE_MS)
+        self._submitted = topics.submitted
+        self._commands = KafkaLog(kafka)
 
     def poll(self, records_max: int, timeout_s: float) -> tuple[list[LogRecord], list[LogRecord]]:
         """What came: of the journal, and of ledger.state the holds, limits and usage."""
@@ -176,9 +180,15 @@ class Sources:
         rows = [r for r in self.state.poll(4 * records_max, 0.0) if (r.key or b"")[:2] in (b"h:", b"l:", b"u:")]
         return records, rows
 
+    def commands(self, wanted: Mapping[int, Iterable[int]]) -> dict[tuple[int, int], LogRecord]:
+        """Records of transactions.submitted at these offsets, as far as they are kept. Raises PartUnavailableError."""
+        return records_at(self._commands, self._submitted, wanted)
+
     def close(self) -> None:
+        """Stops following."""
         self.journal.close()
         self.state.close()
+        self._commands.close()
 
 
 def last_rows(rows: Iterable[Row | tuple[int, str]], keep: Callable[[Row], T]) -> dict[tuple[int, str], T]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
@@ -129,6 +129,42 @@ def record_at(log: Log, topic: str, partition: int, offset: int) -> LogRecord | 
     if not low <= offset < high:
         return None
     return next((r for r in _first_chunk(log, topic, partition, offset) if r.offset == offset), None)
+
+
+def records_at(log: Log, topic: str, wanted: Mapping[int, Iterable[int]]) -> dict[tuple[int, int], LogRecord]:
+    """The records at these offsets of each partition, those that are kept. What is close together is read at once."""
+    found: dict[tuple[int, int], LogRecord] = {}
+    runs = {p: _runs(sorted(set(offsets))) for p, offsets in wanted.items() if offsets}
+    while runs:
+        now = {p: mine.pop() for p, mine in runs.items()}
+        left = {p: set(run) for p, run in now.items()}
+        chunks = log.chunks(topic, {p: max(run[0], log.span(topic, p)[0]) for p, run in now.items()})
+        try:
+            for records in chunks:
+                for r in records:
+                    mine = left.get(r.partition, set())
+                    if r.offset in mine:
+                        found[r.partition, r.offset] = r
+                    if mine and r.offset >= now[r.partition][-1]:
+                        mine.clear()
+                if not any(left.values()):
+                    break
+        finally:
+            close = getattr(chunks, "close", None)
+            if close is not None:
+                close()
+        runs = {p: mine for p, mine in runs.items() if mine}
+    return found
+
+
+def _runs(offsets: list[int]) -> list[list[int]]:
+    """Offsets in groups between which it is better to jump than to read on."""
+    runs: list[list[int]] = []
+    for o in offsets:
+        if not runs or o - runs[-1][-1] > 4 * CHUNK:
+            runs.append([])
+        runs[-1].append(o)
+    return runs
 
 
 def _first_chunk(log: Log, topic: str, partition: int, start: int) -> list[LogRecord]:

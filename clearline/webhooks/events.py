@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from clearline.gateway.documents import document_of_record
+from clearline.gateway.documents import document, document_of_record, of_record
 from clearline.webhooks.interest import ABOVE, BELOW, EXPIRED, REJECTED, SETTLED, Event, Interest, make, since
 from ledger.reasons import Reason
-from schemas.identity import owner_of
-from schemas.records import JournalRecord, PendingLeg, PostedLeg, Want
+from schemas.identity import command_id, owner_of
+from schemas.records import Command, JournalRecord, PendingLeg, PostedLeg, Want
+from streams.calls import Place
 
 _FINAL = {"settled": SETTLED, "rejected": REJECTED}
 
@@ -35,9 +36,18 @@ def is_last_word(r: JournalRecord) -> bool:
     return r.command == "Transaction" and r.outcome in _FINAL and r.reason != Reason.IDEMPOTENCY_CONFLICT
 
 
-def events_of(r: JournalRecord, interest: Interest) -> list[Event]:
-    """The events of one record, those of its transaction first."""
-    out = list(_outcome(r, interest)) if is_last_word(r) else []
+def asked_at(r: JournalRecord, interest: Interest) -> Place | None:
+    """Where the log has the command whose last word a record is, when somebody is to be told of it."""
+    outcome = of_record(r) if is_last_word(r) else None
+    if outcome is None or next(interest.above(r.partner_id, _FINAL[r.outcome], r.booked_at), None) is None:
+        return None
+    return outcome.place
+
+
+def events_of(r: JournalRecord, interest: Interest, asked: Command | None = None) -> list[Event]:
+    """The events of one record, those of its transaction first. `asked`: its command; without it the document has what
+    the journal alone knows."""
+    out = list(_outcome(r, interest, asked)) if is_last_word(r) else []
     if r.pending:
         out += _lapsed(r, interest)
     if interest.balances and (r.pending or r.postings):
@@ -56,12 +66,13 @@ def ordering_of(r: JournalRecord) -> str:
     return r.detail.get("account") or r.partner_id
 
 
-def _outcome(r: JournalRecord, interest: Interest) -> Iterator[Event]:
+def _outcome(r: JournalRecord, interest: Interest, asked: Command | None) -> Iterator[Event]:
     kind = _FINAL[r.outcome]
     data: dict[str, Any] | None = None
     for s, _ in interest.above(r.partner_id, kind, r.booked_at):
         if data is None:
-            data = document_of_record(r)
+            known = asked is not None and command_id(asked.partner_id, asked.idempotency_key) == r.command_id
+            data = document(asked, r.command_id.hex(), None, of_record(r)) if known and asked else document_of_record(r)
             if r.reason:
                 data["reason_detail"] = r.detail
         yield make(s, kind, ordering_of(r), _told(r), r.booked_at, data, r.sequence)

@@ -12,6 +12,7 @@ import random
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,15 @@ from clearline.connection import kafka_config, registry_of
 from clearline.vault import vault_of
 from clearline.webhooks.alerts import Alerts, Told
 from clearline.webhooks.clerk import Brief, Clerk, brief
-from clearline.webhooks.events import events_of
+from clearline.webhooks.events import asked_at, events_of
 from clearline.webhooks.interest import Event, Interest, since
 from clearline.webhooks.queue import DEAD, PENDING, Queue, QueueOptions
 from clearline.webhooks.sender import Sender
-from schemas.errors import ClearlineError, PartUnavailableError
+from schemas.codec import UndecodableError
+from schemas.errors import ClearlineError, InvariantError, PartUnavailableError
 from schemas.failpoints import failpoint
 from schemas.identity import partition_of
-from schemas.records import Delivery, JournalRecord, Notice, Record, Redelivery, Subscription, WebhookProgress
+from schemas.records import Command, Delivery, JournalRecord, Notice, Record, Redelivery, Subscription, WebhookProgress
 from streams.outbox import (
     PROGRESS,
     Ends,
@@ -268,7 +270,8 @@ class Session:
             self._follow_access()
             told: dict[int, list[Told]] = {p: [] for p in self.alerts}
             self._take_state(rows, told)
-            self._take_journal(records, told)
+            heard = self._heard(records)
+            self._take_journal(heard, await self._asked(heard), told)
             self._take_time(told)
             await self._queue(told)
             self.report.records += len(records)
@@ -283,14 +286,38 @@ class Session:
             key = (r.key or b"").decode("utf-8", "replace")
             told[r.partition].append(self.alerts[r.partition].take(key, row, r.timestamp_ms, live))
 
-    def _take_journal(self, records: list[LogRecord], told: dict[int, list[Told]]) -> None:
-        for r in records:
-            interest = self.interest[r.partition]
-            if interest and r.value is not None:
-                record = self.outbox.decode(r.value)
-                assert isinstance(record, JournalRecord)
-                told[r.partition].append(self.alerts[r.partition].heard(record))
-                told[r.partition].append(Told(events_of(record, interest), {}))
+    def _heard(self, records: list[LogRecord]) -> list[tuple[int, JournalRecord]]:
+        """Partition and record of what somebody may want to know; where nobody listens nothing is decoded."""
+        return [
+            (r.partition, self.outbox.decode(r.value))
+            for r in records
+            if r.value is not None and self.interest[r.partition]
+        ]
+
+    async def _asked(self, heard: list[tuple[int, JournalRecord]]) -> dict[tuple[int, int], Command]:
+        """The commands of transactions that somebody is to be told of, by their places."""
+        wanted: dict[int, list[int]] = {}
+        for p, r in heard:
+            place = asked_at(r, self.interest[p])
+            if place is not None:
+                wanted.setdefault(place.partition, []).append(place.offset)
+        found = await asyncio.to_thread(self._sources.commands, wanted) if wanted else {}
+        asked: dict[tuple[int, int], Command] = {}
+        for at, command in found.items():
+            with suppress(UndecodableError, InvariantError):  # what was settled does decode; else the journal must do
+                asked[at] = self.outbox.decode(command.value or b"")
+        return asked
+
+    def _take_journal(
+        self,
+        heard: list[tuple[int, JournalRecord]],
+        asked: dict[tuple[int, int], Command],
+        told: dict[int, list[Told]],
+    ) -> None:
+        for p, r in heard:
+            place = asked_at(r, self.interest[p])
+            told[p].append(self.alerts[p].heard(r))
+            told[p].append(Told(events_of(r, self.interest[p], asked.get(place) if place is not None else None), {}))
 
     def _take_time(self, told: dict[int, list[Told]]) -> None:
         now = now_ms()
@@ -396,7 +423,8 @@ class Session:
             "pending": self.queue.pending, "dead": self.queue.dead, "under_way": self.queue.under_way,
             "subscriptions": len(self.subscriptions),
         }  # fmt: skip
-        r.tell()
+        with suppress(OSError):  # a disk that is full is no reason to deliver nothing
+            r.tell()
 
 
 def _first(group: BaseExceptionGroup[Any]) -> BaseException:

@@ -6,7 +6,9 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,17 @@ from confluent_kafka import Producer
 from clearline.webhooks.events import events_of
 from clearline.webhooks.interest import Event, Interest
 from schemas.failpoints import WEBHOOKS
-from schemas.records import Redelivery, Subscription, Want
+from schemas.records import (
+    AdmitPartner,
+    Limit,
+    OpenAccount,
+    Posting,
+    Redelivery,
+    SetLimit,
+    Subscription,
+    Transaction,
+    Want,
+)
 from streams.outbox import deliveries
 from streams.table import Table
 from tests.integration.conftest import World
@@ -129,11 +141,10 @@ def test_killed_at_every_step_nothing_is_lost_and_the_order_holds(
     assert len(events) > 200
     assert {e.type for e in events} == {"transaction.settled", "transaction.rejected", "balance.below", "balance.above"}
     wait_for("every event to arrive", lambda: len(receiver.ids()) >= len(events))
-    wait_for("the queue to be empty", lambda: report_of(role).get("pending") == 0)
+    wait_for("the queue to be empty", lambda: deliveries(world.kafka, world.topics, world.codec) == [])
     finish(process)
     check(receiver, events)
     assert len(receiver.seen()) > len(events), "some came again"
-    assert deliveries(world.kafka, world.topics, world.codec) == []
 
 
 def test_a_worker_that_wakes_up_behind_another_writes_nothing_more(
@@ -144,7 +155,7 @@ def test_a_worker_that_wakes_up_behind_another_writes_nothing_more(
     lines = maker.lines(120, world.codec)
     subscriptions = subscribe(access, receiver, maker)
     send(world, lines)
-    zombie = role.start("webhooks.after_produce=stop@3")
+    zombie = replace(role, ready_file=tmp_path / "zombie.json").start("webhooks.after_produce=stop@3")
     assert zombie.pid is not None
     wait_for("the first to stop", lambda: Path(f"/proc/{zombie.pid}/stat").read_text().split()[2] == "T")
     process = role.start()
@@ -196,3 +207,77 @@ def test_dead_after_its_days_listed_and_sent_again(
     finish(process)
     bodies = {e.event_id: e.body for e in events}
     assert all(a.verified and a.body == bodies[a.id] for a in receiver.seen())
+
+
+def test_alerts_and_whole_documents_from_a_ledger_that_settles(
+    world: World, receiver: Receiver, access: Table, tmp_path: Path
+) -> None:
+    """Real commands, a real settlement worker: holds and limits come from its state, documents from its log."""
+    wants: list[Want | str] = [
+        "transaction.settled", "transaction.rejected", "hold.expired", Want("hold.expiring", lead_s=3_600),
+        Want("limit.reached", percent=50), Want("balance.below", "acme:w:a", "credit", 99_900),
+    ]  # fmt: skip
+    access.put("s:wh_a", subscription("wh_a", "acme", receiver.url, wants))
+    role = WebhookRole(for_tests(world.settings), tmp_path / "ready.json")
+    world.start()
+    process = role.start()
+    day = int(time.time()) // 86_400
+    roles = {"payer": "acme:w:a", "payee": "acme:w:b"}
+
+    def move(key: str, operation: str, amount: int, **fields: Any) -> Transaction:
+        return Transaction("acme", key, "wallet", operation, amount, "CNY", roles, (), day, **fields)
+
+    fund = (Posting("bank:f:CNY", "debit", 100_000), Posting("acme:w:a", "credit", 100_000))
+    ground: list[Any] = [
+        OpenAccount("bank", "f", "bank:f:CNY", "equity", "CNY", None), AdmitPartner("bank", "p", "acme"),
+        *(OpenAccount("bank", f"o{w}", f"acme:w:{w}", "liability", "CNY", 0) for w in "ab"),
+        Transaction("bank", "fund", "wallet", "adjustment", 0, "CNY", {}, fund, day, note="ground"),
+        SetLimit("bank", "l", "account", "acme:w:a", (Limit("day", "CNY", None, 1_000),)),
+    ]  # fmt: skip
+    with world.publisher() as publisher:
+        for command in ground:
+            publisher.publish(command)
+        publisher.flush()
+    wait_for("the ground", lambda: sum(r.outcome in ("settled", "applied") for r in world.journal()) >= 8, 120)
+    now = int(time.time() * 1000)
+    with world.publisher() as publisher:
+        for command in (move("pay", "transfer", 600, reference="order 1"), move("over", "transfer", 900),
+                        move("hold", "hold", 10, expires_at=now + 8_000), move("soon", "hold", 20, expires_at=now + 600_000)):  # fmt: skip
+            publisher.publish(command)
+        publisher.flush()
+
+    def came() -> dict[str, list[Any]]:
+        out: dict[str, list[Any]] = {}
+        for a in receiver.seen():
+            body = json.loads(a.body)
+            out.setdefault(body["type"], []).append(body["data"])
+        return out
+
+    counts = {"transaction.settled": 3, "transaction.rejected": 1, "hold.expiring": 2, "hold.expired": 1,
+              "limit.reached": 1, "balance.below": 1}  # fmt: skip
+    wait_for("every event", lambda: {k: len(v) for k, v in came().items()} == counts, 120)
+    found = came()
+    paid = next(d for d in found["transaction.settled"] if d["idempotency_key"] == "pay")
+    assert (paid["amount"], paid["reference"], paid["status"]) == (600, "order 1", "settled")
+    assert (found["transaction.rejected"][0]["amount"], found["transaction.rejected"][0]["reason"]) == (
+        900,
+        "limit_exceeded",
+    )
+    limit = found["limit.reached"][0]["limit"]
+    assert 600 <= limit["amount"] <= 630, "the state has a row per batch, not per command"
+    assert limit["amount_max"] == 1_000
+    assert found["balance.below"][0]["account"]["available"] == 99_400
+    assert {h["hold"]["amount"] for h in found["hold.expiring"]} == {10, 20}
+    assert found["hold.expired"][0]["hold"]["amount"] == 10
+    wait_for("the queue to be empty", lambda: deliveries(world.kafka, world.topics, world.codec) == [])
+    process.kill()
+    process.join()
+    count = len(receiver.seen())
+    process = role.start()
+    wait_for("it to be back", lambda: report_of(role).get("pid") == process.pid and report_of(role).get("lag") == 0)
+    with world.publisher() as publisher:
+        publisher.publish(move("last", "transfer", 1))
+        publisher.flush()
+    wait_for("the next one", lambda: len(came()["transaction.settled"]) == 4)
+    finish(process)
+    assert len(receiver.seen()) == count + 1, "nothing that was told is told again"
