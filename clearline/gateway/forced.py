@@ -52,6 +52,7 @@ SIMULATED = {
 }
 _LAST_DAY = 120_529
 _DEEPEST = 7  # levels above those that are prepared below a partner
+_KNOWN_WITHIN_S = 2.0
 _LAPSES_AFTER_MS = (20, 200, 2_000)
 
 
@@ -158,12 +159,20 @@ async def _prepared(scene: Scene) -> bool:
     async with lock:
         if done.get(by) is True:
             return True
-        row = await parts.reads.partner(by)
-        if row is None or row.state != "live":
+        if await _state_of(parts, by) != "live":
             return False
         _check(await give(parts, _ground(scene)), *_AGAIN)
         done[by] = True
     return True
+
+
+async def _state_of(parts: Parts, partner_id: str) -> str:
+    """A partner's state; one that has just been admitted may not be known to this gateway for a moment."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + _KNOWN_WITHIN_S
+    while (row := await parts.reads.partner(partner_id)) is None and loop.time() < deadline:
+        await asyncio.sleep(0.05)
+    return row.state if row is not None else ""
 
 
 # What the ground is rejected with when its keys are over 30 days old, and everything stands already.

@@ -31,6 +31,7 @@ from schemas.records import (
     AdmitPartner,
     CloseDay,
     Command,
+    LimitState,
     OpenAccount,
     Posting,
     PublishProduct,
@@ -187,8 +188,9 @@ async def reset(parts: Parts, partner_id: str) -> Reset:
     their first balance. Keys, history, and what it opened itself stay. Raises PartUnavailableError."""
     await prepare_world(parts)
     root = root_of(partner_id)
-    voided = await _void_holds(parts, partner_id, await parts.tree(root))
-    limits, offset = await _lift_limits(parts, partner_id)
+    before = await parts.tree(root)
+    voided = await _void_holds(parts, partner_id, before)
+    limits, offset = await _lift_limits(parts, partner_id, before)
     accounts, skipped = [], []
     if partner_id == root:
         tree = await _tree_after(parts, root, offset)
@@ -223,13 +225,9 @@ async def _void_holds(parts: Parts, partner_id: str, tree: Tree) -> int:
     return sum(w.document["status"] != REJECTED for w in written)
 
 
-async def _lift_limits(parts: Parts, partner_id: str) -> tuple[int, int]:
+async def _lift_limits(parts: Parts, partner_id: str, tree: Tree) -> tuple[int, int]:
     """Lifts the limits of the tree's partners and accounts. Returns of how many, and the offset of the last command."""
-    subjects: list[tuple[str, str]] = []
-    after = ("", "")
-    while rows := await parts.reads.limits(partner_id, after, 1_000):
-        subjects += [(r.level, r.subject_id) for r in rows if _is_own(r.level, r.subject_id)]
-        after = (rows[-1].level, rows[-1].subject_id)
+    subjects = [(r.level, r.subject_id) for r in tree.limits if _is_own(r, partner_id)]
     lifted = list(subjects)
     if ("partner", partner_id) not in subjects:
         subjects.append(("partner", partner_id))  # lifts nothing, and says up to where the state must have been read
@@ -242,10 +240,12 @@ async def _lift_limits(parts: Parts, partner_id: str) -> tuple[int, int]:
     return len(lifted), int(written[-1].document["position"]["offset"])
 
 
-def _is_own(level: str, subject: str) -> bool:
-    """Whether a reset concerns it: what forces outcomes keeps its limits, and products have the bank's."""
-    owner = owner_of(subject) if level == "account" else subject
-    return level != "product" and MAGIC not in subject and not owner.rpartition("/")[2].startswith("magic-")
+def _is_own(row: LimitState, partner_id: str) -> bool:
+    """Whether a reset lifts these limits: what forces outcomes keeps its own."""
+    owner = owner_of(row.subject_id) if row.level == "account" else row.subject_id
+    return (
+        within(owner, partner_id) and MAGIC not in row.subject_id and not owner.rpartition("/")[2].startswith("magic-")
+    )
 
 
 async def _tree_after(parts: Parts, root: str, offset: int) -> Tree:

@@ -26,14 +26,14 @@ from clearline.config import Settings
 from clearline.connection import Connection, clickhouse_config, connect, redis_config, registry_of
 from clearline.gateway.app import create_app
 from clearline.gateway.outcomes import Outcomes, keep_ms
-from clearline.gateway.parts import Parts, Tree, wall_clock_ms
+from clearline.gateway.parts import Parts, Tree, limits_tree, wall_clock_ms
 from clearline.gateway.projections import PagePool, Projections
 from clearline.gateway.tls import tls_options
 from clearline.webhooks.ports import QueuedInKafka, WebhookParts
 from schemas.codec import Codec, UndecodableError, UnknownSchemaError
 from schemas.errors import BadInputError, PartUnavailableError
 from schemas.identity import partition_of, root_of
-from schemas.records import AccountState, HoldState, PartitionState
+from schemas.records import AccountState, HoldState, LimitState, PartitionState
 from sinks.balance_reader import BalanceReader
 from sinks.gate import CallLimits, RedisGate
 from streams.caller import Caller
@@ -158,12 +158,14 @@ async def _tree(system: Connection, decode: Learning, root: str) -> Tree:
     def read() -> Tree:
         last: dict[bytes, bytes] = {}
         for r in read_to_end(system.kafka, system.topics.state, {partition: 0}):
-            if r.key is not None and (r.key == b"meta" or r.key.startswith((b"h:", *own))):
+            if r.key is not None and (r.key == b"meta" or r.key.startswith((b"h:", b"l:", *own))):
                 last[r.key] = r.value or b""
         rows = [decode(value) for _, value in sorted(last.items()) if value]
         holds = [r for r in rows if isinstance(r, HoldState) and root_of(r.partner_id) == root]
         accounts = {r.account_id: r for r in rows if isinstance(r, AccountState)}
-        return Tree(holds, accounts, max((r.next_offset for r in rows if isinstance(r, PartitionState)), default=0))
+        limits = [r for r in rows if isinstance(r, LimitState) and limits_tree(r, root)]
+        ends = (r.next_offset for r in rows if isinstance(r, PartitionState))
+        return Tree(holds, accounts, limits, max(ends, default=0))
 
     return await asyncio.to_thread(read)
 

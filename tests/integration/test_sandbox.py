@@ -58,7 +58,7 @@ class Bank:
     def start(self) -> None:
         """Workers and the sandbox's gateway."""
         for world in self.worlds.values():
-            world.start()
+            world.start(CLEARLINE_SETTLEMENT__WATCHDOG_S="60")  # nobody would start it again
         sandbox = self.worlds["sandbox"]
         own = {**self.environment("sandbox"), "CLEARLINE_READY_FILE": str(self._ready), "PYTHONPATH": str(CHECKOUT),
                "CLEARLINE_WEBHOOKS__PRIVATE_TARGETS": "true", "CLEARLINE_GATEWAY__MASTER_KEY": "A" * 43}  # fmt: skip
@@ -236,9 +236,12 @@ def begin_anew(bank: Bank, url: str, one: dict[str, Any]) -> None:
     with httpx.Client(base_url=url, headers={"Authorization": f"Bearer {one['token']}"}, timeout=60) as http:
         assert _pay(http, one, 12_550, "paid").json()["status"] == "settled"
         assert _pay(http, one, 500, "held", operation="hold").json()["status"] == "settled"
+        path, limit = f"/v1/limits/account/{one['partner_id']}:wallet:main", {"window": "day", "count_max": 1}
+        headers = {"Idempotency-Key": "limit", "Prefer": "wait=20"}
+        assert http.put(path, json={"limits": [limit]}, headers=headers).status_code == 201
         done = http.post("/v1/sandbox/reset", headers={"Idempotency-Key": "anew"})
         assert done.status_code == 200, done.text
-        assert done.json()["holds_voided"] == 1
+        assert (done.json()["holds_voided"], done.json()["limits_lifted"]) == (1, 1)
         accounts = bank.run("sandbox", "account", "list", "--below", one["partner_id"])["accounts"]
         shown = {a["account_id"]: (a["available"], a["debits_pending"]) for a in accounts}
         assert [shown[a["account_id"]] for a in one["accounts"]] == [(a["balance"], 0) for a in one["accounts"]]
