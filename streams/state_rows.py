@@ -118,7 +118,7 @@ class StateRows:
     def close(self) -> None:
         """Stops following."""
         self._ended.set()
-        self._thread.join(10)
+        self._thread.join(2)
 
     def _check(self) -> None:
         if not self._ready.is_set():
