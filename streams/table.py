@@ -105,7 +105,9 @@ class Table:
 
     def _follow(self) -> None:
         while not self._ended.is_set():
-            records = self._reader.poll(10_000, 0.1)
+            # The client waits for as many as it is asked for: one at first, so that a change is seen when it comes.
+            records = self._reader.poll(1, 0.1)
+            records += self._reader.poll(10_000, 0) if records else []
             for r in records:
                 self._take(r)
             with self._read:
