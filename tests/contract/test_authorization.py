@@ -133,7 +133,7 @@ class Matrix:
     ) -> httpx.Response:
         """One call; a write with a key of its own that waits for its outcome."""
         if method != "GET":
-            headers = {"Idempotency-Key": self.key(), "Prefer": "wait=5", **headers}
+            headers = {"Idempotency_Key": self.key(), "Prefer": "wait=5", **headers}
         sent = [(k.replace("_", "-").encode(), v.encode("latin-1")) for k, v in headers.items()]
         return await client.request(method, path, json=body, headers=sent)
 
@@ -385,6 +385,42 @@ async def test_a_slash_at_the_end_is_another_path_and_none(method, path):
     # Where ids may have slashes it is a longer id, of nothing; and one that is empty cannot be made anything of.
     longer = {"PUT /v1/limits/{level}/{subject}": "account_unknown", "POST /v1/accounts": "method_not_allowed"}
     assert answer.json()["code"] == longer.get(f"{method} {path}", "not_found"), answer.text
+
+
+@in_loop
+async def test_one_key_of_two_partners_names_two_transactions():
+    """Nobody is answered with what another one asked for, however alike the requests are."""
+    m = Matrix()
+    seen: dict[str, str] = {}
+    for asker in PARTNERS:
+        for acting in (p for p in PARTNERS if above(asker, p)):
+            answer = await m.ask(
+                m.clients[asker],
+                "POST",
+                "/v1/transactions",
+                pay(acting),
+                Idempotency_Key="alike",
+                Clearline_Partner=acting,
+            )
+            document = answer.json()
+            assert answer.status_code == 201 and document["partner_id"] == acting, answer.text
+            assert ("idempotent-replayed" in answer.headers) == (acting in seen)
+            assert seen.setdefault(acting, document["id"]) == document["id"]
+    assert len(set(seen.values())) == len(PARTNERS)
+
+
+@over(OPEN)
+@in_loop
+async def test_what_is_open_tells_nothing_of_partners(method, path):
+    if method == "POST":
+        return  # whoever joins is told of himself
+    m = Matrix()
+    for partner in PARTNERS:
+        await m.make("transaction", partner)
+        await m.make("webhook", partner)
+    answer = await m.ask(m.world.client(), method, path_of(path, {}))
+    if path not in ("/openapi.json", "/asyncapi.yaml", "/reasons/{code}"):  # their examples have partners
+        assert not re.search(r"acme|zeta|shop-17|wallet:", answer.text), path
 
 
 LISTS = {
