@@ -174,10 +174,10 @@ def test_a_worker_that_wakes_up_behind_another_writes_nothing_more(
 def test_dead_after_its_days_listed_and_sent_again(
     world: World, receiver: Receiver, access: Table, tmp_path: Path
 ) -> None:
-    """The days are a second here. A restart forgets none of it, and a subscription that is deleted leaves no row."""
+    """The days are a second here, and whoever is up is waited for. A restart forgets none of it, and a subscription that is deleted leaves no row."""
     down = {"/p1", "/p2"}
     receiver.answer = lambda path, _name, _before: 500 if path in down else 200
-    role = WebhookRole(for_tests(world.settings, give_up_days=1 / 86_400), tmp_path / "ready.json")
+    role = WebhookRole(for_tests(world.settings, give_up_days=1 / 86_400, timeout_s=30.0), tmp_path / "ready.json")
     maker = Maker(53, partitions=4, gap=0, step_ms=1500)
     lines = maker.lines(150, world.codec)
     subscriptions = subscribe(access, receiver, maker)
@@ -185,7 +185,7 @@ def test_dead_after_its_days_listed_and_sent_again(
     events = expected(lines, subscriptions)
     lost = [e for e in events if e.subscription_id in ("wh_p1", "wh_p2")]
     process = role.start()
-    wait_for("what cannot be delivered to be dead", lambda: report_of(role).get("dead") == len(lost) > 10)
+    wait_for("what cannot be delivered to be dead", lambda: report_of(role).get("dead") == len(lost) > 10, 120)
     wait_for("the others to be delivered", lambda: len(receiver.ids()) == len(events) - len(lost))
     dead = deliveries(world.kafka, world.topics, world.codec)
     assert {d.delivery_id for d in dead} == {e.event_id for e in lost}
