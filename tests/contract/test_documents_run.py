@@ -1,5 +1,7 @@
 """Every example in the pages about the gateway is carried out: shell and Python by themselves against a gateway that listens
 on this machine, JSON by whoever knows what it is. One that nobody knows fails.
+
+Those of docs/publishing.md need a broker: tests/integration/test_publisher.py and tests/contract/test_publishing.py.
 """
 
 from __future__ import annotations
