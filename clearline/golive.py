@@ -9,13 +9,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from hashlib import sha256
 from typing import NamedTuple
 
 import msgspec
 
 from clearline.config import Settings
 from clearline.connection import Connection, connect
-from clearline.control import give, new_key
+from clearline.control import give
 from clearline.directory import read_directory
 from clearline.gateway.onboarding import PREFIX, missing, row_of
 from clearline.outcomes import Outcome
@@ -81,14 +82,18 @@ def approve(
             raise BadInputError(f"nobody has asked for {partner_id}: see `clearline onboard request --help`")
         if _same(row.requested_by, approved_by):
             raise BadInputError(f"{approved_by} asked for it: another person must approve")
+        if row.approved_at:
+            raise BadInputError(f"{partner_id} was approved before, by {row.approved_by}")
         there = connect(live)
-        _in_sandbox(there, subject)
+        _in_sandbox(there, subject, again=not dry_run)
         outcome = None
         row = msgspec.structs.replace(
             row, approved_by=approved_by, approved_at=_now_ms(), approval=note, live_as=subject
         )
         if not dry_run:
-            command = SetPartnerState("bank", new_key(), subject, LIVE, row.requested_by, note, approved_by)
+            # Under a key of this request: killed before the row was written, the same approval is a repeat.
+            key = f"go-live-{sha256(f'{partner_id} {subject} {row.requested_at}'.encode()).hexdigest()[:32]}"
+            command = SetPartnerState("bank", key, subject, LIVE, row.requested_by, note, approved_by)
             outcome = give(there, command)[0]
             table.put(PREFIX + partner_id, row)
     return Approved(row, outcome)
@@ -100,11 +105,12 @@ def _complete(row: Onboarding) -> None:
         raise BadInputError(f"{row.partner_id} has not passed {', '.join(left)}; see `clearline onboard show`")
 
 
-def _in_sandbox(there: Connection, partner_id: str) -> None:
+def _in_sandbox(there: Connection, partner_id: str, *, again: bool) -> None:
+    """`again`: it may be live already, by this very approval; then the ledger says so."""
     partner = read_directory(there, partner_id).partners.get(partner_id)
     if partner is None:
         raise BadInputError(f"there is no partner {partner_id} in {there.topics.world}; give its path with --live-as")
-    if partner.state != SANDBOX:
+    if partner.state not in ((SANDBOX, LIVE) if again else (SANDBOX,)):
         raise BadInputError(f"{partner_id} is {partner.state} in {there.topics.world}; only from sandbox it goes live")
 
 

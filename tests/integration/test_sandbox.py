@@ -15,14 +15,18 @@ from typing import Any
 
 import httpx
 import pytest
+from msgspec.structs import replace
 
 from clearline import cli
 from clearline.config import Settings, settings_env
 from clearline.gateway.forced import AMOUNT, REASONS
+from clearline.gateway.onboarding import PREFIX, row_of
 from clearline.stack import CHECKOUT
 from ledger.reasons import Reason
+from schemas.records import JournalRecord
 from streams.clients import KafkaConfig
 from streams.registry import Registry
+from streams.table import Table
 from streams.topics import Topics, create_topics
 from tests.integration.conftest import World
 from tests.sink_servers import wait_for
@@ -212,16 +216,33 @@ def test_from_nothing_to_live(bank: Bank, tmp_path: Path) -> None:
     done = bank.run("live", *approve, "--approved-by", "li")
     assert (done["go_live"]["state"], done["go_live"]["live_as"]) == ("approved", "acme")
     assert bank.run("live", "partner", "show", "acme")["state"] == "live"
-    (record,) = [r for r in bank.worlds["live"].journal() if r.changes.get("approved_by")]
+    (record,) = approvals(bank)
     assert (record.subject_id, record.source_offset) == ("acme", done["place"]["offset"])
     assert record.changes == {"state": "live", "requested_by": "zhou", "note": "inspected", "approved_by": "li"}
-    bank.run("live", *approve, "--approved-by", "li", code=2)  # it is live
+    bank.run("live", *approve, "--approved-by", "li", code=2)  # it was approved before
+    forget_approval(bank, partner)
+    bank.run("live", *approve, "--approved-by", "li", "--dry-run", code=2)  # it is live
+    bank.run("live", *approve, "--approved-by", "wang", code=2)  # by another approval than this one
+    again = bank.run("live", *approve, "--approved-by", "li")
+    assert (again["go_live"]["state"], len(approvals(bank))) == ("approved", 1)
     bank.run("sandbox", *request, code=2)
     assert bank.run("live", *show)["go_live"]["approved_by"] == "li"
 
     # And a key of the sandbox is none in the live world; the sandbox goes on.
     force(url, one)
     begin_anew(bank, url, one)
+
+
+def approvals(bank: Bank) -> list[JournalRecord]:
+    return [r for r in bank.worlds["live"].journal() if r.changes.get("approved_by")]
+
+
+def forget_approval(bank: Bank, partner: str) -> None:
+    """As when whoever approved was killed after the ledger had it, and before the row was written."""
+    world = bank.worlds["sandbox"]
+    with Table(world.kafka, world.topics.access, world.codec) as table:
+        row = row_of(table, partner)
+        table.put(PREFIX + partner, replace(row, approved_by="", approved_at=0, approval="", live_as=""))
 
 
 def force(url: str, one: dict[str, Any]) -> None:
