@@ -189,6 +189,7 @@ class Settings(BaseSettings):
     cache_dir: Path = Field(default_factory=lambda: _xdg("XDG_CACHE_HOME", ".cache") / "clearline")
     partitions: int = Field(default=4, ge=1, le=1024)
     workers: int = Field(default=2, ge=1, le=64)
+    projections_nice: int = Field(default=5, ge=0, le=19)
     maven_repository: Annotated[str, _url("http", "https", "file")] | None = None
     kafka: KafkaSettings = KafkaSettings()
     registry: RegistrySettings = RegistrySettings()

@@ -37,6 +37,8 @@ PARTS = ("kafka", "registry", "clickhouse", "redis")
 ROLE_READY_S = 180.0
 ROLE_STARTS_MAX = 3
 _MANY = ("worker-", "gateway-", "webhooks-")  # roles of which there are several
+# Nobody waits for these, and what they do in bursts would make those late for whom somebody waits.
+_PROJECTIONS = ("sink-clickhouse", "sink-redis", "sealer", "webhooks")
 CHECKOUT = Path(__file__).resolve().parent.parent
 
 
@@ -275,6 +277,7 @@ class Stack:
             self._ports["clickhouse"],
             self._ports["clickhouse_http"],
             self.folder.ready / "clickhouse.json",
+            self.settings.projections_nice,
         )
 
     def _role_spec(self, name: str) -> ProcessSpec:
@@ -295,6 +298,7 @@ class Stack:
             probe=lambda pid: ready_file(ready, pid),
             ready_timeout_s=ROLE_READY_S,
             starts_max=ROLE_STARTS_MAX,
+            niceness=settings.projections_nice if role in _PROJECTIONS else 0,
         )
 
 

@@ -9,8 +9,8 @@ from clearline.embedded.probes import ready_file
 from clearline.embedded.process import ProcessSpec
 
 
-def clickhouse_spec(folder: Path, port: int, http_port: int, ready: Path) -> ProcessSpec:
-    """The server; `ready` is where it says that it serves."""
+def clickhouse_spec(folder: Path, port: int, http_port: int, ready: Path, niceness: int = 0) -> ProcessSpec:
+    """The server; `ready` is where it says that it serves; `niceness`: 0 to 19, how much it yields to the others."""
     return ProcessSpec(
         name="clickhouse",
         command=(
@@ -20,4 +20,5 @@ def clickhouse_spec(folder: Path, port: int, http_port: int, ready: Path) -> Pro
         before=lambda: ready.unlink(missing_ok=True),
         probe=lambda pid: ready_file(ready, pid),
         stop_timeout_s=30.0,
+        niceness=niceness,
     )

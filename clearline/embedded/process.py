@@ -54,7 +54,7 @@ class ProcessSpec:
 
     `probe` returns a description once the process serves, None before; it gets the pid and must answer within a second
     or two. `before` runs before every start, `after` after every end. `starts_max`: how often the first start is tried
-    before the whole start fails.
+    before the whole start fails. `niceness`: 0 to 19, how much it yields the processor to the others.
     """
 
     name: str
@@ -67,6 +67,7 @@ class ProcessSpec:
     ready_timeout_s: float = 180.0  # far more than any start takes; on a crowded machine it may take minutes
     stop_timeout_s: float = 15.0
     starts_max: int = 1
+    niceness: int = 0
 
 
 class Child:
@@ -213,10 +214,11 @@ class Child:
 
     def _spawn(self) -> subprocess.Popen[bytes]:
         self.log.parent.mkdir(parents=True, exist_ok=True)
+        nice = ("--nice", str(self.spec.niceness)) if self.spec.niceness else ()
         with self.log.open("ab") as log:
             self._log_begin = log.tell()
             process = subprocess.Popen(
-                [sys.executable, "-I", "-S", str(_LEASH), str(os.getpid()), *self.spec.command],
+                [sys.executable, "-I", "-S", str(_LEASH), *nice, str(os.getpid()), *self.spec.command],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

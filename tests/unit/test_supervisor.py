@@ -92,6 +92,29 @@ def test_children_come_up_and_go_down(data, supervisor):
     assert {c.state for c in children} == {State.STOPPED}
 
 
+def test_a_child_that_is_nice_yields_to_the_others(data, supervisor):
+    supervisor.wait_ready(supervisor.add([spec(data, "first"), spec(data, "yielding", niceness=7)]))
+    first, yielding = (supervisor.child(n).pid for n in ("first", "yielding"))
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    assert os.getpriority(os.PRIO_PROCESS, first) == own
+    assert os.getpriority(os.PRIO_PROCESS, yielding) == min(19, own + 7)
+    group = Path(f"/proc/{yielding}/autogroup")
+    if group.exists() and (text := group.read_text()):  # a kernel that shares the processor between sessions
+        assert text.split()[-2:] == ["nice", "7"]
+        assert Path(f"/proc/{first}/autogroup").read_text().split()[-2:] == ["nice", "0"]
+
+
+def test_who_waits_for_nobody_yields(tmp_path):
+    settings = load_settings(data_dir=tmp_path / "data", projections_nice=9)
+    stack = Stack(settings)
+    stack._ports = dict.fromkeys(stack._wanted_ports(), 1)
+    roles = {name: stack._role_spec(name).niceness for name in role_names(settings)}
+    yielding = {name for name, niceness in roles.items() if niceness == 9}
+    assert stack._clickhouse_spec().niceness == 9
+    assert yielding == {"sink-clickhouse", "sink-redis", "sealer", "webhooks-0"}
+    assert {roles[name] for name in roles.keys() - yielding} == {0}
+
+
 def test_a_killed_child_is_started_again(data, supervisor):
     supervisor.wait_ready(supervisor.add([spec(data)]))
     pids = set()
