@@ -73,7 +73,7 @@ class OneSchema:
                 from confluent_kafka.schema_registry import RegisteredSchema
 
                 return RegisteredSchema(
-                    str(UUID(int=1)), 1, Schema(schema_text("Transaction"), "AVRO"), subject_name, 1
+                    subject_name, 1, 1, str(UUID(int=1)), Schema(schema_text("Transaction"), "AVRO")
                 )
 
         return Client({"url": "http://127.0.0.1:1"})
