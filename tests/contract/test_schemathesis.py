@@ -172,7 +172,7 @@ def test_nothing_is_answered_that_is_not_documented_and_nothing_fails():
     assert not tally.failures, "\n\n".join(tally.failures.values())
     assert tally.cases >= CASES
     assert not [s for s in tally.statuses if s >= 500]
-    labels = {f"{method} {path}" for method, path in OPERATIONS}
+    labels = {f"{method} {path}" for method, path in OPERATIONS} - {"GET /openapi.json"}  # where all of this is from
     assert set(tally.by) == labels
     never = {label for label in labels if not any(s < 300 for s in tally.by[label])}
     assert never <= NEVER_WELL, f"these were never answered well, so what they do was not looked at: {never}"

@@ -322,6 +322,7 @@ _WEBHOOK_SCHEMAS: dict[str, Schema] = {
 
 SCHEMAS: dict[str, Schema] = {
     **_COMMAND_SCHEMAS, **_KEY_SCHEMAS, **_WEBHOOK_SCHEMAS, **_ONBOARDING_SCHEMAS, **_STATUS_SCHEMAS,
+    "AnyCommand": {"anyOf": [ref("Transaction"), ref("Command")], "description": "A transaction, or another command."},
     "AnyDocument": {"type": "object"},
 }  # fmt: skip
 

@@ -141,7 +141,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ),
     ("GET", "/v1/transactions/{id}"): Operation(
         "get_transaction", "transactions", "A transaction", "read",
-        {200: Answer("The transaction as it stands.", "Transaction", links={
+        {200: Answer("The transaction as it stands.", "AnyCommand", links={
             "explain": Link("explain_transaction", {"id": "$response.body#/id"}, "The same in words."),
         })},
     ),
