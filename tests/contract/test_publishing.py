@@ -69,7 +69,7 @@ class OneSchema:
         from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
 
         class Client(SchemaRegistryClient):
-            def lookup_schema(self, subject_name: str, schema: Any, **_: Any) -> Any:
+            def lookup_schema(self, subject_name: str, *_: Any, **__: Any) -> Any:
                 from confluent_kafka.schema_registry import RegisteredSchema
 
                 return RegisteredSchema(

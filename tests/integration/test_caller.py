@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
@@ -39,7 +40,7 @@ def payment(key: str, amount: int, payer: str = "acme:w:a", payee: str = "acme:w
     return transfer(key, amount, payer, payee)
 
 
-async def outcomes(caller: Caller, commands: list[Command]) -> list[tuple[str, str]]:
+async def outcomes(caller: Caller, commands: Sequence[Command]) -> list[tuple[str, str]]:
     found = await caller.call_many(commands, WAIT_S)
     assert not [f for f in found if isinstance(f, Exception)]
     replies = [f.reply for f in found if isinstance(f, Called)]

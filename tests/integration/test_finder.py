@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 import pytest
 
@@ -41,7 +42,7 @@ async def _find_everything(world: World, server: ClickHouseServer) -> None:
     finder = Finder(world.kafka, config, world.topics, world.codec.decode, world.settings.partitions)
     async with caller(world) as a, finder:
 
-        async def give(commands: list[Command]) -> None:
+        async def give(commands: Sequence[Command]) -> None:
             for command, called in zip(commands, await a.call_many(commands, WAIT_S), strict=True):
                 assert isinstance(called, Called)
                 sent.append((command, called))

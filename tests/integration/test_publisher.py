@@ -78,7 +78,7 @@ def test_one_and_many_with_their_outcomes(world: World) -> None:
 
         before = sum(end_offsets(world.kafka, world.topics.submitted).values())
         with pytest.raises(ContractError, match="amount"):
-            p.publish(**payment("o-2", 5) | {"amount": 5.0})  # type: ignore[arg-type]
+            p.publish(**payment("o-2", 5) | {"amount": 5.0})
         assert p.dry_run(payment("o-2", 5)) is None
         foreseen = p.dry_run(payment("o-2", 10**9), foresee=True)
         assert foreseen is not None
