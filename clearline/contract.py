@@ -42,6 +42,7 @@ from clearline.fields import (
     Name,
     PartnerId,
     Rate,
+    Role,
     Text,
     Time,
     shown,
@@ -55,6 +56,9 @@ from schemas.records import Command
 
 Model = TypeVar("Model", bound=BaseModel)
 LINE_BYTES_MAX = 1_000_000  # a command of this many bytes of JSON always fits into a Kafka message
+# Of a document that is wrong all over, so many fields are named, and for so many a like name is looked for: each of
+# these takes longer than all the rest of a document.
+ERRORS_MAX, HINTS_MAX = 20, 3
 
 
 class FieldError(NamedTuple):
@@ -114,7 +118,7 @@ class TransactionInput(Input):
     operation: Name
     amount: Amount | None = None
     currency: Currency
-    accounts: Annotated[dict[str, AccountId], Field(max_length=POSTINGS_MAX)] = Field(default_factory=dict)
+    accounts: Annotated[dict[Role, AccountId], Field(max_length=POSTINGS_MAX)] = Field(default_factory=dict)
     postings: list[PostingInput] = Field(default_factory=list)
     value_date: Day | None = None
     reference: Text = ""
@@ -256,15 +260,21 @@ def parse_json(line: bytes) -> object:
 def _refused(
     e: ValidationError, document: Mapping[str, Any], model: type[BaseModel], hidden: Collection[str]
 ) -> ContractError:
-    return ContractError(_explain(error, document, model, hidden) for error in e.errors(include_url=False))
+    found = e.errors(include_url=False)
+    told = [_explain(error, document, model, hidden, hint=i < HINTS_MAX) for i, error in enumerate(found[:ERRORS_MAX])]
+    if len(found) > ERRORS_MAX:
+        told.append(FieldError("", f"{len(found) - ERRORS_MAX} more are wrong; correct these first"))
+    return ContractError(told)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     out = dict(pairs)
     if len(out) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(n for n in names if names.count(n) > 1)
-        raise ContractError([FieldError(twice, "is given twice in one object")])
+        seen: set[str] = set()
+        for name, _ in pairs:
+            if name in seen:
+                raise ContractError([FieldError(_plain(name), "is given twice in one object")])
+            seen.add(name)
     return out
 
 
@@ -273,9 +283,9 @@ def _constant(name: str) -> NoReturn:
 
 
 def _explain(
-    error: ErrorDetails, document: Mapping[str, Any], model: type[BaseModel], hidden: Collection[str]
+    error: ErrorDetails, document: Mapping[str, Any], model: type[BaseModel], hidden: Collection[str], *, hint: bool
 ) -> FieldError:
-    """pydantic's finding in our words."""
+    """pydantic's finding in our words. `hint`: whether a like name is looked for."""
     location = error["loc"]
     field = _path(location)
     kind = error["type"]
@@ -286,7 +296,8 @@ def _explain(
         case "extra_forbidden":
             fields = PostingInput.model_fields if location[0] == "postings" else model.model_fields
             known = [name for name in fields if name not in hidden]
-            rule = _like(str(location[-1]), known) or f"known are {', '.join(known)}"
+            like = _like(str(location[-1])[:64], known) if hint else ""
+            rule = like or f"known are {', '.join(known)}"
             rule = f"is not a field of {'a posting' if location[0] == 'postings' else model.__name__[:-5]}; {rule}"
         case "clearline":
             rule = str(error["msg"])
@@ -334,10 +345,15 @@ def _path(location: tuple[int | str, ...]) -> str:
         if isinstance(part, int):
             out += f"[{part}]"
         elif part != "[key]":
-            name = part if part and part.isprintable() and len(part) <= 64 else shown(part)
-            name = "[a card number]" if holds_card(name) else name
+            name = _plain(part)
             out += f".{name}" if out else name
     return out
+
+
+def _plain(name: str) -> str:
+    """A name that a caller chose, as it can be told."""
+    name = name if name and name.isprintable() and len(name) <= 64 else shown(name)
+    return "[a card number]" if holds_card(name) else name
 
 
 def _like(word: str, known: Iterable[str]) -> str:

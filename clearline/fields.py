@@ -29,9 +29,10 @@ def stop(rule: str, field: str = "") -> NoReturn:
 
 def _whole(value: object) -> object:
     if isinstance(value, bool) or not isinstance(value, int):
-        kind = {bool: "true or false", float: "a float", str: "a text", type(None): "null"}.get(
-            type(value), "not a number"
-        )
+        kind = {
+            bool: "true or false", float: "a float", str: "a text", type(None): "null", list: "an array",
+            dict: "an object",
+        }.get(type(value), "something else")  # fmt: skip
         stop(f"must be a whole number of minor units, not {kind} ({shown(value)})")
     return value
 
@@ -91,6 +92,14 @@ def _printable(value: str) -> str:
     return value
 
 
+def _characters(value: str) -> str:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        stop("holds half of a surrogate pair, which is no character")
+    return value
+
+
 def _no_card(value: str) -> str:
     if holds_card(value):
         stop("must not hold a card number: send the token of your card processor instead")
@@ -114,6 +123,7 @@ def _date(value: object) -> date:
     return stop(f"must be a date as YYYY-MM-DD, not {shown(value)}")
 
 
+_EPOCH_TIME = datetime(1970, 1, 1, tzinfo=UTC)
 _ISO_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,3})?(Z|[+-]\d\d:\d\d)", re.ASCII)
 
 
@@ -125,8 +135,8 @@ def _time(value: object) -> datetime:
             time = datetime.fromisoformat(value).astimezone(UTC)
         except (ValueError, OverflowError):
             stop(f"{value} is not a time of the calendar")
-        if time.date() < EPOCH:
-            stop("must not be before 1970-01-01")
+        if time <= _EPOCH_TIME:  # records say `none` with the first moment
+            stop("must be after 1970-01-01T00:00:00Z")
         return time
     return stop(f"must be a time with its zone as YYYY-MM-DDTHH:MM:SSZ, not {shown(value)}")
 
@@ -171,6 +181,7 @@ PartnerId = Annotated[str, AfterValidator(_partner_id), WithJsonSchema(_PARTNER_
 AccountId = Annotated[str, AfterValidator(_account_id), WithJsonSchema(_ACCOUNT_ID)]
 Key = Annotated[str, StringConstraints(min_length=1, max_length=KEY_MAX), AfterValidator(_printable)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=64), AfterValidator(_printable)]
+Role = Annotated[str, AfterValidator(_characters)]
 Text = Annotated[str, StringConstraints(max_length=TEXT_MAX), AfterValidator(_no_card)]
 Metadata = Annotated[
     dict[

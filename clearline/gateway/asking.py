@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping
 from datetime import UTC, date, datetime
+from itertools import islice
 from typing import Any, NamedTuple
 
 from fastapi import Request
 
-from clearline.contract import ContractError, FieldError, parse_json, read_command
+from clearline.contract import ERRORS_MAX, ContractError, FieldError, parse_json, read_command
 from clearline.fields import KEY_MAX, shown
 from clearline.gateway.parts import Parts
 from clearline.gateway.problems import Problem
@@ -116,7 +117,7 @@ def only(document: Mapping[str, Any], names: Collection[str]) -> None:
     """Raises ContractError that names the fields that are none of these."""
     known = f"is not a field here; known are {', '.join(names)}" if names else "is not a field here; none is"
     strange = [FieldError(name if name.isprintable() and len(name) <= 64 else shown(name), known)
-               for name in document if name not in names]  # fmt: skip
+               for name in islice((n for n in document if n not in names), ERRORS_MAX)]  # fmt: skip
     if strange:
         raise ContractError(strange)
 

@@ -10,12 +10,13 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 from binascii import Error as NotBase64
 from collections.abc import Collection, Mapping
 from hashlib import blake2b
+from itertools import islice
 from typing import Any, NoReturn, TypeVar
 
 import msgspec
 from fastapi import Request
 
-from clearline.contract import ContractError, FieldError
+from clearline.contract import ERRORS_MAX, ContractError, FieldError
 from clearline.gateway.problems import Problem
 
 T = TypeVar("T")
@@ -31,7 +32,9 @@ def encode(name: str, acting: str, query: Mapping[str, str], after: Any) -> str:
     return _shown(_sum(body) + body)
 
 
-def decode(cursor: str, name: str, acting: str, given: Mapping[str, str | None], kind: type[T]) -> tuple[Any, T]:
+def decode(
+    cursor: str, name: str, acting: str, given: Mapping[str, str | None], kind: type[T]
+) -> tuple[dict[str, str], T]:
     """The query of a cursor, and where its page begins, as a `kind`.
 
     Raises Problem("cursor_invalid") when it is none of ours, is of another list or partner, or when a parameter that
@@ -49,6 +52,8 @@ def decode(cursor: str, name: str, acting: str, given: Mapping[str, str | None],
         _invalid()
     if found != name or asker != acting:
         raise Problem("cursor_invalid", "cursor: it belongs to another list, or to another partner")
+    if query.keys() != given.keys():  # its sum is no seal: anybody can put one together
+        _invalid()
     for parameter, value in given.items():
         if value is not None and value != query.get(parameter):
             raise Problem("cursor_invalid", f"cursor: it was made for {parameter}={query.get(parameter)}")
@@ -59,7 +64,8 @@ def only_query(request: Request, names: Collection[str]) -> None:
     """Raises ContractError for a parameter of the query that is none of these, or given twice: one that is not
     understood would change what is answered without anybody noticing."""
     rule = f"is not a parameter here; known are {', '.join(names)}" if names else "no parameter is taken here"
-    strange = [FieldError(n[:64], rule) for n in dict.fromkeys(request.query_params.keys()) if n not in names]
+    others = (n for n in dict.fromkeys(request.query_params.keys()) if n not in names)
+    strange = [FieldError(n[:64], rule) for n in islice(others, ERRORS_MAX)]
     twice = [FieldError(n, "is given twice") for n in names if len(request.query_params.getlist(n)) > 1]
     if strange or twice:
         raise ContractError([*strange, *twice])

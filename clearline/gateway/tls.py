@@ -17,11 +17,41 @@ from clearline.config import GatewaySettings
 from schemas.errors import BadInputError
 
 _STATE = "client_certificate"
+HEAD_BYTES_MAX = 65_536
+_TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 Network = IPv4Network | IPv6Network
 
 
 class CertificateProtocol(HttpToolsProtocol):
-    """uvicorn's own, and the SHA-256 of the client certificate in `scope["state"]` of each request."""
+    """uvicorn's own, and the SHA-256 of the client certificate in `scope["state"]` of each request.
+
+    It sets no limit to the head of a request, which is in memory before anybody has been asked for a credential: a
+    connection that sends more than HEAD_BYTES_MAX bytes beside a body (request line, headers, trailers, the framing
+    of chunks) is answered 431 and closed.
+    """
+
+    _beside = 0  # bytes of this request that are no body
+    _body = 0
+    _ended = False
+
+    def data_received(self, data: bytes) -> None:
+        """Counts what came since a request last ended, as far as it is no body."""
+        self._body, self._ended = 0, False
+        super().data_received(data)
+        self._beside = 0 if self._ended else self._beside + len(data) - self._body
+        if self._beside > HEAD_BYTES_MAX and not self.transport.is_closing():
+            self.transport.write(_TOO_LARGE)
+            self.transport.close()
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of a body."""
+        self._body += len(body)
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """A request has ended; what follows is of the next one."""
+        self._ended = True
+        super().on_message_complete()
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -36,7 +66,7 @@ def tls_options(settings: GatewaySettings) -> dict[str, Any]:
     certificates of it, and those of other issuers are refused in the handshake; who shows none gets in, and may use the
     keys that need none. Raises BadInputError: half of a pair, no such file, a proxy that is no address."""
     # What X-Forwarded-For says of the peer would make anybody a trusted proxy.
-    options: dict[str, Any] = {"http": CertificateProtocol, "proxy_headers": False}
+    options: dict[str, Any] = {"http": CertificateProtocol, "ws": "none", "proxy_headers": False}
     networks(tuple(settings.trusted_proxies))
     if settings.certificate is None and settings.key is None:
         if settings.client_ca is not None:

@@ -12,6 +12,7 @@ import re
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from functools import cache
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -143,7 +144,8 @@ class _Pinned(httpcore.AsyncNetworkBackend):
         if not self._private:
             for address in addresses:
                 if not is_public(address):
-                    raise TargetRefusedError(f"{host} has the address {address}, which is not public")
+                    # Which one is not told: the partner reads this, and the bank's own names are not its business.
+                    raise TargetRefusedError(f"{host} has an address that is not public")
         failed: Exception = httpcore.ConnectError(f"{host} has no address")
         for address in addresses[:4]:
             try:
@@ -158,6 +160,12 @@ class _Pinned(httpcore.AsyncNetworkBackend):
         raise TargetRefusedError("no sockets of this machine")
 
 
+@cache
+def _public_authorities() -> ssl.SSLContext:
+    """Reading the certificate authorities takes longer than all else, and whoever verifies may do so often."""
+    return httpx.create_ssl_context(trust_env=False)
+
+
 class PinnedTransport(httpx.AsyncBaseTransport):
     """httpx over connections that `_Pinned` makes. Connections are kept by name, so TLS and `Host` are the name's."""
 
@@ -165,7 +173,7 @@ class PinnedTransport(httpx.AsyncBaseTransport):
         self, connections: int, private: bool, resolve: Resolve = system_resolve, tls: ssl.SSLContext | None = None
     ) -> None:
         self._pool = httpcore.AsyncConnectionPool(
-            ssl_context=tls or httpx.create_ssl_context(trust_env=False), max_connections=connections,
+            ssl_context=tls or _public_authorities(), max_connections=connections,
             max_keepalive_connections=connections, keepalive_expiry=30.0, network_backend=_Pinned(resolve, private),
         )  # fmt: skip
 

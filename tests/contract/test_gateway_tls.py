@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
@@ -22,7 +24,7 @@ from cryptography.x509.oid import NameOID
 
 from clearline import keys
 from clearline.config import GatewaySettings
-from clearline.gateway.tls import tls_options
+from clearline.gateway.tls import HEAD_BYTES_MAX, tls_options
 from clearline.signing import Signer
 from schemas.errors import BadInputError
 from tests.signed import PRIVATE, PUBLIC, Door
@@ -192,6 +194,56 @@ def test_half_of_a_pair_and_missing_files_are_named(tmp_path: Path) -> None:
     ):
         with pytest.raises(BadInputError, match=words):
             tls_options(settings)
-    assert set(tls_options(GatewaySettings())) == {"http", "proxy_headers"}
+    assert set(tls_options(GatewaySettings())) == {"http", "ws", "proxy_headers"}
     with pytest.raises(BadInputError, match="TRUSTED_PROXIES"):
         tls_options(GatewaySettings(trusted_proxies=["proxy.example"]))
+
+
+def sent(served: Served, *pieces: bytes) -> bytes:
+    """What comes back, to its end, when these bytes are sent as they stand."""
+    trust = ssl.create_default_context(cafile=str(served.authority.paper.certificate))
+    port = int(served.url.rpartition(":")[2])
+    with trust.wrap_socket(socket.create_connection(("127.0.0.1", port), 20), server_hostname="localhost") as s:
+        found = b""
+        with suppress(ConnectionError, ssl.SSLError):  # closed while there was more to send
+            for piece in pieces:
+                s.sendall(piece)
+        with suppress(ConnectionError, ssl.SSLError):
+            while part := s.recv(65_536):  # TimeoutError: it waits for more
+                found += part
+    return found
+
+
+START = b"POST /v1/keys HTTP/1.1\r\nHost: localhost\r\n"
+CHUNKED = START + b"Transfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [b"GET /" + b"a" * HEAD_BYTES_MAX],
+        [START, b"x: ", *[b"a" * 10_000] * 8],
+        [START, *[b"x: 1\r\n" * 1_000] * 12],
+        [CHUNKED, b"0\r\n", *[b"x: 1\r\n" * 1_000] * 12],
+        [CHUNKED, b"1;", *[b"a" * 10_000] * 8],
+    ],
+    ids=["path", "header", "headers", "trailers", "extension of a chunk"],
+)
+def test_a_head_without_end_is_not_kept_in_memory(served: Served, pieces: list[bytes]) -> None:
+    """It is there before anybody has been asked for a credential. uvicorn sets no limit."""
+    assert served.door.parts.settings.gateway.body_bytes_max > HEAD_BYTES_MAX
+    found = sent(served, *pieces)
+    assert b" 431 " in found or b" 401 " in found or not found  # a reset may come before the answer is read
+    assert len(found) < 2_000
+
+
+def test_a_body_in_small_chunks_is_no_head(served: Served) -> None:
+    """A body may be longer than a head, and come in pieces; requests may follow each other without waiting."""
+    bodies = [b"1000\r\n" + b" " * 4096 + b"\r\n"] * 40
+    get = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"
+    many = (get + b"\r\n") * 2_500 + get + b"Connection: close\r\n\r\n"
+    assert len(many) > HEAD_BYTES_MAX
+    assert sent(served, many).count(b"HTTP/1.1 200 ") == 2_501
+    last = get + b"Connection: close\r\n\r\n"
+    found = sent(served, CHUNKED, *bodies, b"0\r\n\r\n", last)
+    assert found.startswith(b"HTTP/1.1 401 ") and b"HTTP/1.1 200 " in found

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import date
 from typing import Annotated, Literal
 
+import msgspec
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 from msgspec import Meta, Struct
@@ -105,7 +106,7 @@ async def get_statement(
         query, mark = decode(cursor, "statement", who.acting, given, _Mark)
         after = LineKey(mark.day, mark.booked_at, mark.partition, mark.sequence, mark.line)
         through = mark.through
-        first, last, by = date.fromisoformat(query["since"]), date.fromisoformat(query["until"]), query["on"]
+        first, last, by = _asked_for(query)
     if first > last:
         raise ContractError([FieldError("since", f"must not be after until: {first} is after {last}")])
     page = await parts.reads.statement(account_id, first, last, by, limit, after, through)
@@ -134,6 +135,14 @@ def _may_see(request: Request, who: Principal, account_id: str, query: tuple[str
     if not who.sees_account(account_id):
         raise Problem("not_found")
     only_query(request, query)
+
+
+def _asked_for(query: dict[str, str]) -> tuple[date, date, On]:
+    """The period of a cursor, checked again: whoever makes one up may write anything. Raises Problem."""
+    try:
+        return msgspec.convert((query["since"], query["until"], query["on"]), tuple[date, date, On], strict=True)
+    except msgspec.ValidationError:
+        raise Problem("cursor_invalid", "cursor: must be `next_cursor` of the page before, unchanged") from None
 
 
 def _text(day: date | None) -> str | None:

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any, Literal
 
 import orjson
@@ -36,6 +39,7 @@ from schemas.records import Redelivery, Subscription, Want
 router = APIRouter(prefix="/v1", tags=["webhooks"])
 
 SUBSCRIPTIONS_MAX = 50  # of one root partner
+CHALLENGES_MAX = 4  # of one root partner at once, by each gateway
 
 Limit = Annotated[int, Query(ge=1, le=1_000)]
 
@@ -134,7 +138,8 @@ async def verify_webhook(request: Request, webhook_id: str, who: Asker) -> Respo
     s = _seen(parts, who, webhook_id)
     if s.state == VERIFIED:
         return _json(subs.document(s, parts.now_ms()))
-    await _challenge(parts, s)
+    with _turn(parts, who.root):
+        await _challenge(parts, s)
     async with _lock(request):
         now = _seen(parts, who, webhook_id)
         if now.url != s.url:
@@ -177,7 +182,7 @@ async def list_deliveries(
     only_query(request, ("status", "limit", "cursor"))
     parts = parts_of(request)
     s = _seen(parts, who, webhook_id)
-    after, wanted = 0, status or ""
+    after, wanted = 0, str(status or "")
     if cursor is not None:
         query, after = decode(cursor, f"deliveries {webhook_id}", who.acting, {"status": status}, int)
         wanted = query["status"]
@@ -205,6 +210,23 @@ async def redeliver(request: Request, webhook_id: str, delivery_id: str, who: As
 
 
 # ---- what they share -------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _turn(parts: Parts, root: str) -> Iterator[None]:
+    """A place among the challenges of a tree that are under way: each is a request to wherever the partner says, and
+    lasts as long as that pleases. Raises Problem("rate_limited")."""
+    under_way: Counter[str] = parts.memory.setdefault("webhooks.challenges", Counter())
+    if under_way[root] >= CHALLENGES_MAX:
+        detail = f"{CHALLENGES_MAX} verifications are under way: wait for their answers"
+        raise Problem("rate_limited", detail, headers={"Retry-After": "1"})
+    under_way[root] += 1
+    try:
+        yield
+    finally:
+        under_way[root] -= 1
+        if not under_way[root]:
+            del under_way[root]
 
 
 async def _challenge(parts: Parts, s: Subscription) -> None:
