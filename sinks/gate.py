@@ -167,7 +167,9 @@ class LocalGate:
 
 class RedisGate:
     """The gate in Redis. Never raises because of it. `timeout_s`: how long a call waits for it; `away_s`: how long
-    nobody asks it again after it did not answer; `now_ms` None: Redis' own clock, one for all gateways."""
+    nobody asks it again after it did not answer; `now_ms` None: Redis' own clock, one for all gateways; `log`: names
+    the topics that outcomes are of. Redis outlives topics that are deleted and made again, and an outcome of those
+    before would be given to a command that the ledger has never had."""
 
     def __init__(
         self,
@@ -178,8 +180,10 @@ class RedisGate:
         timeout_s: float = 0.25,
         away_s: float = 1.0,
         now_ms: Callable[[], int] | None = None,
+        log: str = "",
     ) -> None:
         self._config = config
+        self._outcomes = f"{config.world}:outcome:{log}:" if log else f"{config.world}:outcome:"
         self._limits = limits
         self._outcome_s = outcome_s
         self._timeout_s = timeout_s
@@ -240,7 +244,7 @@ class RedisGate:
         await self._redis.aclose(close_connection_pool=True)
 
     def _outcome(self, command_id: bytes) -> str:
-        return f"{self._config.world}:outcome:{command_id.hex()}"
+        return self._outcomes + command_id.hex()
 
     async def _take(self, key: str, *values: object) -> Any:
         try:

@@ -42,6 +42,7 @@ from streams.reader import end_offsets, read_to_end
 from streams.registry import Registry, learn_schemas
 from streams.state_rows import StateRows
 from streams.table import Table
+from streams.topics import topic_ids
 
 log = structlog.get_logger()
 
@@ -121,7 +122,8 @@ async def _parts(settings: Settings, slot: int, stack: AsyncExitStack, url: str)
     g = settings.gateway
     limits = CallLimits(g.rate_per_s, g.burst, g.calls_per_day)
     redis = redis_config(settings)
-    gate = RedisGate(redis, limits, g.outcome_hours * 3600)
+    ids = await asyncio.to_thread(topic_ids, system.kafka, [system.topics.submitted, system.topics.journal])
+    gate = RedisGate(redis, limits, g.outcome_hours * 3600, log="+".join(ids.values()))
     stack.push_async_callback(gate.close)
     outcomes = Outcomes(gate, wall_clock_ms, keep_ms(settings))
     stack.push_async_callback(outcomes.flush)

@@ -230,6 +230,25 @@ def test_what_is_kept_in_memory_ends_and_is_bounded(monkeypatch: pytest.MonkeyPa
     asyncio.run(test())
 
 
+def test_outcomes_of_topics_that_were_made_again_are_nobodys(server: Server) -> None:
+    """Redis outlives them: a key that the new log has never had would be answered as settled, and not be published."""
+
+    async def main() -> None:
+        config = RedisConfig(server.url, f"t{uuid.uuid4().hex[:8]}")
+        before, after, beside = (
+            RedisGate(config, LIMITS, 60, timeout_s=5.0, now_ms=Clock(), log=log) for log in ("a+b", "c+d", "a+b")
+        )
+        await before.keep_outcomes([(b"\1" * 16, {"status": "settled"})])
+        assert await after.outcome(b"\1" * 16) is None
+        assert await beside.outcome(b"\1" * 16) == {"status": "settled"}
+        left = [(await gate.take("acme", 5)).burst_left for gate in (before, after)]
+        assert left == [15, 10]  # calls are counted as before
+        for gate in (before, after, beside):
+            await gate.close()
+
+    asyncio.run(main())
+
+
 def test_redis_forgets_nonces_and_outcomes_by_itself(server: Server) -> None:
     async def test() -> None:
         gate = redis_gate(server, None, world="ttl")

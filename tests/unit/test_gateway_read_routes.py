@@ -147,7 +147,9 @@ async def test_cursors_are_of_their_query_and_of_nothing_else() -> None:
 
 def test_a_cursor_with_another_shape_is_refused() -> None:
     good = encode("accounts", "acme", {"partner": "acme"}, "acme:w:a")
-    assert decode(good, "accounts", "acme", {}, str) == ({"partner": "acme"}, "acme:w:a")
+    assert decode(good, "accounts", "acme", {"partner": None}, str) == ({"partner": "acme"}, "acme:w:a")
+    with pytest.raises(Problem, match="cursor_invalid"):
+        decode(good, "accounts", "acme", {}, str)
     for after in (7, None, ["a"], {"a": 1}):
         with pytest.raises(Problem, match="cursor_invalid"):
             decode(encode("accounts", "acme", {}, after), "accounts", "acme", {}, str)
