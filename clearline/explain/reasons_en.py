@@ -163,11 +163,14 @@ REASONS: dict[Reason, Said] = {
     ),
     Reason.LIMIT_EXCEEDED: Said(
         ("A limit of {level} {subject} would be passed ({field}): {limit} is at most {allowed}, {used} is used, and "
-         "{asked} was asked for.", "It counts {currency}."),
+         "{asked} was asked for.",
+         "A limit of {level} {above} would be passed ({field}): {limit}; {asked} was asked for.",
+         "It counts {currency}."),
         ("At most {remaining} would pass now.",
          "Wait until the next {window} begins, or have the limit of {subject} raised by whoever set it.",
          "Split the payment, or have the limit of {each} raised by whoever set it.",
-         "The limits of {elsewhere} name other currencies only: ask in one of those, or have them changed."),
+         "The limits of {elsewhere} name other currencies only: ask in one of those, or have them changed.",
+         "Ask for less, ask later, or have the limit of {above} raised by whoever set it."),
     ),
     Reason.ACCOUNT_EXISTS: Said(
         ("Account {account} is open already (field {field}).",),

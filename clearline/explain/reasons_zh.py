@@ -160,11 +160,13 @@ REASONS: dict[Reason, Said] = {
     ),
     Reason.LIMIT_EXCEEDED: Said(
         ("将超过 {level} {subject} 的限额（{field}）：{limit} 上限为 {allowed}，已用 {used}，本次请求 {asked}。",
+         "将超过 {level} {above} 的限额（{field}）：{limit}；本次请求 {asked}。",
          "计入货币 {currency}。"),
         ("目前最多还可通过 {remaining}。",
          "请等待下一个 {window} 窗口开始，或请设定者提高 {subject} 的限额。",
          "请拆分付款，或请设定者提高 {each} 的限额。",
-         "{elsewhere} 的限额只涉及其他货币：请使用其中之一，或请求变更限额。"),
+         "{elsewhere} 的限额只涉及其他货币：请使用其中之一，或请求变更限额。",
+         "请减少金额、稍后再试，或请设定者提高 {above} 的限额。"),
     ),
     Reason.ACCOUNT_EXISTS: Said(
         ("账户 {account} 已开立（字段 {field}）。",),

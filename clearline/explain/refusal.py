@@ -9,7 +9,9 @@ from typing import NamedTuple
 from clearline.explain import reasons_en, reasons_zh
 from clearline.explain.codes_zh import CODES
 from clearline.explain.said import Lang, Said, money, names_of, say_all
+from clearline.gateway.documents import not_told
 from ledger.reasons import CURE, MEANING, Reason
+from schemas.identity import root_of
 from schemas.records import Command, JournalRecord, Transaction
 
 REASONS: Mapping[Lang, Mapping[Reason, Said]] = {"en": reasons_en.REASONS, "zh": reasons_zh.REASONS}
@@ -18,10 +20,8 @@ REASONS: Mapping[Lang, Mapping[Reason, Said]] = {"en": reasons_en.REASONS, "zh":
 _MADE = {
     "left": ("available", "short", "allowed"), "difference": ("debits", "credits"), "next": ("highest",),
     "remaining": ("allowed", "used"), "window": ("limit",), "each": ("subject", "limit"),
-    "elsewhere": ("subject", "limit"), "others": ("account",),
+    "elsewhere": ("subject", "limit"), "others": ("account",), "above": ("subject",),
 }  # fmt: skip
-
-_OF_BALANCES = frozenset({"available", "left", "short", "allowed"})
 
 
 class Refusal(NamedTuple):
@@ -36,16 +36,18 @@ def refusal(
 ) -> Refusal:
     """What is said of a rejected record. Whatever it names and no sentence takes is said at the end as it is.
 
-    `sees`: whether an account is the reader's; what is available on any other is not told.
+    `sees`: whether an account is the reader's; what is available on any other is not told, nor what limits it has.
     """
     reason = Reason(r.reason)
     said = REASONS[lang][reason]
     currency = _currency(r, command)
     values = _values(reason, r, currency, lang)
-    account, hidden = r.detail.get("account", ""), frozenset[str]()
-    if "available" in values and not sees(account):
-        hidden = _OF_BALANCES
-        values = {k: v for k, v in values.items() if k not in hidden} | {"others": account}
+    # A partner is the reader's when its accounts are.
+    hidden = not_told(r.detail, lambda owner: sees(f"{owner}:"), sees(f"{root_of(r.partner_id)}:"))
+    if hidden:
+        whose = ("others", "account") if r.detail.get("account") else ("above", "subject")
+        left_out = hidden | ({"subject", "each", "elsewhere"} if whose[1] == "subject" else set())
+        values = {k: v for k, v in values.items() if k not in left_out} | {whose[0]: r.detail[whose[1]]}
     plain = {"en": (MEANING[reason], CURE[reason]), "zh": CODES[reason]}[lang]  # where nothing is named
     why = say_all(said.why, values, currency, lang) or plain[0]
     cure = say_all(said.cure, values, currency, lang) or plain[1]

@@ -7,20 +7,26 @@ from the clock, from the gateway that answers, or from the order in which a map 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import date, datetime, timedelta
 from typing import Any, NamedTuple
 
 from clearline.fields import EPOCH
 from clearline.outcomes import decides
+from ledger.limits import ACCOUNT, PARTNER, PRODUCT
+from ledger.names import within
 from ledger.reasons import Reason
 from processors.settlement import is_final
+from schemas.identity import owner_of, root_of
 from schemas.records import Command, JournalRecord, Reply, Transaction
 from streams.calls import Place, place_of
 
 Document = dict[str, Any]
 
 _EPOCH_TIME = datetime(1970, 1, 1)
+_OF_BALANCES = frozenset({"available", "left", "short", "allowed"})
+_OF_USE = frozenset({"used", "remaining"})
+_OF_LIMITS = frozenset({"allowed"})
 PENDING, SETTLED, APPLIED, REJECTED = "pending", "settled", "applied", "rejected"
 
 
@@ -146,6 +152,27 @@ def subject_of(command: Command) -> str:
         if found:
             return str(found)
     return ""
+
+
+def told(detail: Mapping[str, str], partner_id: str) -> Mapping[str, str]:
+    """What a rejection names, as whoever asked may read it: of an account or a partner that is neither its own nor
+    below it not how much is there, nor what its limits are and have taken; of a product's limit not what the whole
+    tree has used. The journal has all of it. Nothing here depends on who reads, so every answer is the same."""
+    hidden = not_told(detail, lambda owner: within(owner, partner_id), partner_id == root_of(partner_id))
+    return {k: v for k, v in detail.items() if k not in hidden} if hidden else detail
+
+
+def not_told(detail: Mapping[str, str], sees: Callable[[str], bool], is_root: bool) -> frozenset[str]:
+    """The names of a detail that are not for a reader. `sees`: whether a partner is he or below him; `is_root`: whether
+    he is told what the whole tree has used."""
+    account, level, subject = detail.get("account", ""), detail.get("level", ""), detail.get("subject", "")
+    if account:
+        return frozenset() if sees(owner_of(account)) else _OF_BALANCES
+    if level == PRODUCT:
+        return frozenset() if is_root else _OF_USE
+    if level in (ACCOUNT, PARTNER) and subject and not sees(owner_of(subject)):
+        return _OF_USE | _OF_LIMITS
+    return frozenset()
 
 
 def sentence(reason: str, detail: Mapping[str, str]) -> str:

@@ -342,7 +342,7 @@ def conflict() -> Problem:
 
 def rejection(parts: Parts, document: Document, detail: Mapping[str, str]) -> Document:
     """The problem of a rejected command. Its `instance` is the command itself, so a repeat has the same body."""
-    reason = document["reason"]
+    reason, detail = document["reason"], documents.told(detail, document["partner_id"])
     problem = Problem(
         reason,
         documents.sentence(reason, detail),

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from clearline.gateway.documents import document, document_of_record, of_record
+from clearline.gateway.documents import told as readable
 from clearline.webhooks.interest import ABOVE, BELOW, EXPIRED, REJECTED, SETTLED, Event, Interest, make, since
 from ledger.reasons import Reason
 from schemas.identity import command_id, owner_of
@@ -74,7 +75,7 @@ def _outcome(r: JournalRecord, interest: Interest, asked: Command | None) -> Ite
             known = asked is not None and command_id(asked.partner_id, asked.idempotency_key) == r.command_id
             data = document(asked, r.command_id.hex(), None, of_record(r)) if known and asked else document_of_record(r)
             if r.reason:
-                data["reason_detail"] = r.detail
+                data["reason_detail"] = readable(r.detail, r.partner_id)
         yield make(s, kind, ordering_of(r), _told(r), r.booked_at, data, r.sequence)
 
 

@@ -12,7 +12,9 @@ from clearline.contract import ERRORS_MAX, HINTS_MAX, ContractError, _object, pa
 from clearline.gateway import paging
 from clearline.gateway.routes.webhooks import CHALLENGES_MAX
 from clearline.webhooks.targets import PinnedTransport
-from tests.gateway import Gate, in_loop, keyed, pay
+from schemas.identity import BANK
+from schemas.records import Limit, OpenAccount, SetLimit
+from tests.gateway import Gate, in_loop, keyed, pay, send
 
 JSON = {"Content-Type": "application/json"}
 
@@ -135,3 +137,39 @@ def test_the_certificate_authorities_are_read_once():
     """It blocks the event loop for as long as a hundred calls take."""
     one, two = (PinnedTransport(1, False)._pool._ssl_context for _ in range(2))
     assert one is two
+
+
+@in_loop
+async def test_a_rejection_says_nothing_of_what_others_have():
+    """A merchant could read the aggregator's turnover off its limit, and what is on anybody's asset account."""
+    gate = Gate()
+    limit = (Limit("day", "CNY", None, 500_000),)
+    gate.ledger.must(
+        SetLimit(BANK, "l", "partner", "acme", limit, "x", "n"),
+        OpenAccount(BANK, "o1", "acme:asset:x", "asset", "CNY", 0, "x"),
+        OpenAccount(BANK, "o2", "zeta:asset:x", "asset", "CNY", 0, "x"),
+    )
+    of_limit = {"field", "level", "subject", "limit", "asked", "currency"}
+    others = ("123456", "1,234.56", "500000", "5,000.00", "3,765.44", "available 0")
+    till = {"payer": "acme/shop:w:till"}
+    async with gate.client() as above, gate.client("acme/shop") as shop:
+        assert (await above.post("/v1/transactions", json=pay(123_456), headers=keyed("first"))).status_code == 201
+        own = await above.post("/v1/transactions", json=pay(450_000), headers=keyed("own"))
+        assert (own.json()["reason_detail"]["used"], own.json()["reason_detail"]["allowed"]) == ("123456", "500000")
+        for key, body, names in (
+            ("limit", pay(450_000, accounts={**till, "payee": "acme:w:b"}), of_limit),
+            ("above", pay(10, accounts={**till, "payee": "acme:asset:x"}), {"account", "level", "limit"}),
+            ("beside", send(10, accounts={**till, "recipient": "zeta:asset:x"}), {"account", "level", "limit"}),
+        ):  # fmt: skip
+            found = [await shop.post("/v1/transactions", json=body, headers=keyed(key)) for _ in range(2)]
+            assert found[0].content == found[1].content
+            problem = found[0].json()
+            assert set(problem["reason_detail"]) == names
+            for lang in ("en", "zh"):
+                path = f"{problem['transaction']['links']['explain']}?lang={lang}"
+                told = (await shop.get(path)).json()
+                text = json.dumps([problem, told["why"], told["cure"]], ensure_ascii=False)
+                assert not any(n in text for n in others)
+                assert told["why"] and told["cure"] and "{" not in told["why"] + told["cure"]
+                if key == "limit":
+                    assert "acme" in told["why"] and "4,500.00" in told["why"] and "acme" in told["cure"]
