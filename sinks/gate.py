@@ -30,6 +30,7 @@ DAY_MS = 86_400_000
 NONCES_MAX = 1_000_000  # remembered by one process: 300 signed calls a second for the hour of the longest age
 OUTCOMES_MAX = 100_000
 _CONNECTIONS_MAX = 32
+_LOOK_MAX = 250  # outcomes that are fetched together, about 1.5 KB each
 _REFUSED = ("", "burst", "day")
 
 Outcomes = Sequence[tuple[bytes, dict[str, Any]]]  # command ids and what is kept under them
@@ -193,6 +194,8 @@ class RedisGate:
         self._numbers = (limits.rate_per_s / 1000, limits.burst, limits.per_day)
         self._local = False
         self._ask_again = 0.0
+        self._asked: dict[bytes, asyncio.Future[Any]] = {}
+        self._looks: set[asyncio.Task[None]] = set()
         # The pool blocks instead of failing: more calls at once than connections are no reason to think Redis away.
         self._redis: Any = aredis.Redis.from_pool(
             aredis.BlockingConnectionPool.from_url(
@@ -223,13 +226,35 @@ class RedisGate:
         return bool(answer != "used")
 
     async def outcome(self, command_id: bytes) -> dict[str, Any] | None:
-        """The outcome that a gateway kept."""
-        value = await self._ask(self._redis.execute_command, "GET", self._outcome(command_id))
+        """The outcome that a gateway kept. Those that are asked for at once, as for a batch, are one look: a thousand
+        would wait for each other for so long that Redis seemed to be away, and with it the limits of calls."""
+        asked = self._asked.get(command_id)
+        if asked is None:
+            asked = self._asked[command_id] = asyncio.get_running_loop().create_future()
+            if len(self._asked) == 1:
+                self._looks.add(task := asyncio.create_task(self._look()))
+                task.add_done_callback(self._looks.discard)
+        value = await asyncio.shield(asked)
         try:
             document = orjson.loads(value) if value is not None else None
         except orjson.JSONDecodeError:
             return None
         return document if isinstance(document, dict) else None
+
+    async def _look(self) -> None:
+        """Fetches all outcomes that are asked for now."""
+        asked, self._asked = self._asked, {}
+        ids = list(asked)
+        try:
+            for at in range(0, len(ids), _LOOK_MAX):
+                some = ids[at : at + _LOOK_MAX]
+                values = await self._ask(self._redis.execute_command, "MGET", *map(self._outcome, some))
+                for command_id, value in zip(some, values or (None,) * len(some), strict=True):
+                    asked[command_id].set_result(value)
+        finally:
+            for future in asked.values():
+                if not future.done():
+                    future.set_result(None)
 
     async def keep_outcomes(self, documents: Outcomes) -> None:
         """Keeps outcomes for all gateways: in one round trip, because a command on its own costs five times as much of

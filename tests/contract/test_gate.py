@@ -230,6 +230,34 @@ def test_what_is_kept_in_memory_ends_and_is_bounded(monkeypatch: pytest.MonkeyPa
     asyncio.run(test())
 
 
+def test_outcomes_of_a_batch_are_one_look(server: Server) -> None:
+    """A thousand at once kept each other waiting until Redis seemed to be away, and limits began anew in memory."""
+
+    async def main() -> None:
+        gate = RedisGate(RedisConfig(server.url, f"t{uuid.uuid4().hex[:8]}"), LIMITS, 60, timeout_s=5.0)
+        ids = [bytes([i // 256, i % 256]) * 8 for i in range(1_000)]
+        await gate.keep_outcomes([(cid, {"i": i}) for i, cid in enumerate(ids) if i % 2])
+        looks: list[int] = []
+        execute = gate._redis.execute_command
+
+        async def counted(*words: Any) -> Any:
+            looks.append(len(words) - 1)
+            return await execute(*words)
+
+        gate._redis.execute_command = counted
+        found = await asyncio.gather(*(gate.outcome(cid) for cid in [*ids, ids[1]]))
+        assert found == [{"i": i} if i % 2 else None for i in range(1_000)] + [{"i": 1}]
+        assert looks == [250] * 4
+        waits = asyncio.create_task(gate.outcome(ids[3]))
+        beside = asyncio.create_task(gate.outcome(ids[3]))
+        await asyncio.sleep(0)
+        waits.cancel()  # whoever gives up does not take it from the others
+        assert await beside == {"i": 3}
+        await gate.close()
+
+    asyncio.run(main())
+
+
 def test_outcomes_of_topics_that_were_made_again_are_nobodys(server: Server) -> None:
     """Redis outlives them: a key that the new log has never had would be answered as settled, and not be published."""
 
