@@ -196,6 +196,7 @@ class RedisGate:
         self._ask_again = 0.0
         self._asked: dict[bytes, asyncio.Future[Any]] = {}
         self._looks: set[asyncio.Task[None]] = set()
+        self._turns = asyncio.Semaphore(_CONNECTIONS_MAX)
         # The pool blocks instead of failing: more calls at once than connections are no reason to think Redis away.
         self._redis: Any = aredis.Redis.from_pool(
             aredis.BlockingConnectionPool.from_url(
@@ -280,6 +281,11 @@ class RedisGate:
     async def _ask(self, command: Callable[..., Any], *arguments: object, none: object = None) -> Any:
         """What Redis answers; `none` when it answers nil, and None when it is away. Only one call at a time finds out
         whether it is back."""
+        # Whoever waits for others to be answered does not wait for Redis: the time begins with a connection.
+        async with self._turns:
+            return await self._ask_now(command, *arguments, none=none)
+
+    async def _ask_now(self, command: Callable[..., Any], *arguments: object, none: object) -> Any:
         if self._local:
             if time.monotonic() < self._ask_again:
                 return None

@@ -258,6 +258,33 @@ def test_outcomes_of_a_batch_are_one_look(server: Server) -> None:
     asyncio.run(main())
 
 
+def test_calls_that_wait_for_each_other_do_not_wait_for_redis(server: Server) -> None:
+    """The time in which Redis must answer begins when it is asked: a flood of calls would make it seem away, and each
+    gateway would give the tree another bucket and another day."""
+
+    async def main() -> None:
+        gate = redis_gate(server, Clock())
+        now = most = 0
+        execute = gate._redis.execute_command
+
+        async def counted(*words: Any) -> Any:
+            nonlocal now, most
+            now += 1
+            most = max(most, now)
+            try:
+                return await execute(*words)
+            finally:
+                now -= 1
+
+        gate._redis.execute_command = counted
+        taken = await asyncio.gather(*(gate.take("acme", 1) for _ in range(500)))
+        assert (sum(not t.refused for t in taken), sum(t.local for t in taken)) == (20, 0)
+        assert 1 < most <= 32
+        await gate.close()
+
+    asyncio.run(main())
+
+
 def test_outcomes_of_topics_that_were_made_again_are_nobodys(server: Server) -> None:
     """Redis outlives them: a key that the new log has never had would be answered as settled, and not be published."""
 
