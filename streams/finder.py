@@ -35,6 +35,7 @@ from streams.places import (
     of_command,
     record_at,
 )
+from streams.reader import LogRecord
 from streams.topics import Topics, topic_ids
 
 T = TypeVar("T")
@@ -124,10 +125,13 @@ class Search:
         """A command of this id that is in the log of a partition and has no outcome, among the `most` next ones."""
         low, high = self._log.span(self._journal, partition)
         start = self._log.span(self._submitted, partition)[0]
-        for back in (CHUNK, 16 * CHUNK, high - low):  # the end may be markers of Kafka transactions only
-            last = [r for rs in self._log.chunks(self._journal, {partition: max(low, high - back)}) for r in rs][-1:]
-            if last:
-                record: JournalRecord = self._decode(last[0].value)
+        # The end may be markers of Kafka transactions only.
+        for back in (CHUNK, 16 * CHUNK, 256 * CHUNK, 4096 * CHUNK, high - low):
+            last: LogRecord | None = None
+            for records in self._log.chunks(self._journal, {partition: max(low, high - back)}):
+                last = records[-1]
+            if last is not None:
+                record: JournalRecord = self._decode(last.value)
                 start = max(start, record.source_offset + 1)
                 break
         seen = 0

@@ -8,6 +8,7 @@ does not know what became of its Kafka transaction forgets everything and reads 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple, TypeVar
@@ -173,22 +174,27 @@ class Sources:
         self.state = LogReader(kafka, topics.state, dict.fromkeys(live, 0), patience_ms=STATE_MS)
         self._submitted = topics.submitted
         self._commands = KafkaLog(kafka)
+        self._busy = threading.Lock()  # a session that ends leaves its threads behind: `close` waits for them
 
     def poll(self, records_max: int, timeout_s: float) -> tuple[list[LogRecord], list[LogRecord]]:
         """What came: of the journal, and of ledger.state the holds, limits and usage."""
-        records = self.journal.poll(records_max, timeout_s)
-        rows = [r for r in self.state.poll(4 * records_max, 0.0) if (r.key or b"")[:2] in (b"h:", b"l:", b"u:")]
+        with self._busy:
+            records = self.journal.poll(records_max, timeout_s)
+            state = self.state.poll(4 * records_max, 0.0)
+        rows = [r for r in state if (r.key or b"")[:2] in (b"h:", b"l:", b"u:")]
         return records, rows
 
     def commands(self, wanted: Mapping[int, Iterable[int]]) -> dict[tuple[int, int], LogRecord]:
         """Records of transactions.submitted at these offsets, as far as they are kept. Raises PartUnavailableError."""
-        return records_at(self._commands, self._submitted, wanted)
+        with self._busy:
+            return records_at(self._commands, self._submitted, wanted)
 
     def close(self) -> None:
         """Stops following."""
-        self.journal.close()
-        self.state.close()
-        self._commands.close()
+        with self._busy:
+            self.journal.close()
+            self.state.close()
+            self._commands.close()
 
 
 def last_rows(rows: Iterable[Row | tuple[int, str]], keep: Callable[[Row], T]) -> dict[tuple[int, str], T]:

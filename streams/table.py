@@ -13,33 +13,42 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any
 
-from confluent_kafka import Producer
+import structlog
+from confluent_kafka import KafkaException, Producer
 
-from schemas.codec import Codec
-from schemas.errors import PartUnavailableError
+from schemas.codec import Codec, UndecodableError
+from schemas.errors import ClearlineError, PartUnavailableError
 from schemas.identity import murmur2
 from schemas.records import Record
 from streams.clients import KafkaConfig
 from streams.reader import LogReader, LogRecord, end_offsets
 
+log = structlog.get_logger()
+
 _START_S = 60.0
+_PAUSE_S = 1.0
 Changed = Callable[[str, Record | None], None]
 
 
 class Table:
     """Rows by key. Reading is thread-safe, and so is `put`; `changed` is called in the table's own thread.
 
-    The constructor returns when all rows that were there are in. Raises PartUnavailableError.
+    The constructor returns when all rows that were there are in. Raises PartUnavailableError. `learn` teaches the codec
+    schema ids that it does not know. A row that does not decode counts as none, because nobody may be let in by what it
+    said before; `unreadable` names it.
     """
 
     def __init__(
-        self, kafka: KafkaConfig, topic: str, codec: Codec, changed: Changed = lambda _key, _row: None
-    ) -> None:
+        self, kafka: KafkaConfig, topic: str, codec: Codec, changed: Changed = lambda _key, _row: None,
+        learn: Callable[[set[int]], None] = lambda _ids: None,
+    ) -> None:  # fmt: skip
         self._kafka = kafka
         self._topic = topic
         self._codec = codec
         self._changed = changed
+        self._learn = learn
         self._rows: dict[str, Record] = {}
+        self._unreadable: dict[str, str] = {}
         self._read = threading.Condition()
         self._position: dict[int, int] = {}
         ends = end_offsets(kafka, topic)
@@ -79,6 +88,11 @@ class Table:
         self._wait({partition: done[0][1].offset() + 1}, timeout_s)
 
     @property
+    def unreadable(self) -> dict[str, str]:
+        """Keys whose last row does not decode, and why."""
+        return self._unreadable
+
+    @property
     def following(self) -> bool:
         """Whether changes are still read."""
         return self._thread.is_alive()
@@ -104,10 +118,34 @@ class Table:
         )
 
     def _follow(self) -> None:
+        """Follows over whatever happens to broker and registry: a table that stands still lets ended keys in."""
+        while not self._ended.is_set():
+            try:
+                self._read_on()
+            except (KafkaException, ClearlineError) as e:
+                log.warning("table_paused", topic=self._topic, error=str(e))
+                self._ended.wait(_PAUSE_S)
+                self._reopen()
+
+    def _reopen(self) -> None:
+        """A reader that goes on behind the last rows that were taken."""
+        self._reader.close()
+        while not self._ended.is_set():
+            try:
+                self._reader = LogReader(self._kafka, self._topic, self._position or None)
+                return
+            except (KafkaException, ClearlineError) as e:
+                log.warning("table_paused", topic=self._topic, error=str(e))
+                self._ended.wait(_PAUSE_S)
+
+    def _read_on(self) -> None:
         while not self._ended.is_set():
             # The client waits for as many as it is asked for: one at first, so that a change is seen when it comes.
             records = self._reader.poll(1, 0.1)
             records += self._reader.poll(10_000, 0) if records else []
+            unknown = self._codec.unknown_ids(r.value for r in records)
+            if unknown:
+                self._learn(unknown)
             for r in records:
                 self._take(r)
             with self._read:
@@ -116,8 +154,17 @@ class Table:
 
     def _take(self, r: LogRecord) -> None:
         key = (r.key or b"").decode("utf-8", "replace")
-        row = self._codec.decode(r.value) if r.value is not None else None
+        row, unreadable = None, ""
+        try:
+            row = self._codec.decode(r.value) if r.value is not None else None
+        except UndecodableError as e:
+            unreadable = f"{self._topic}[{r.partition}] offset {r.offset}: {e}"
+            log.error("row_unreadable", key=key, error=unreadable)
         with self._read:
+            if unreadable:
+                self._unreadable = {**self._unreadable, key: unreadable}
+            elif key in self._unreadable:
+                self._unreadable = {k: why for k, why in self._unreadable.items() if k != key}
             if row is None:
                 self._rows.pop(key, None)
             else:

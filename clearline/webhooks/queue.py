@@ -124,6 +124,8 @@ class Queue:
     def put(self, delivery: Delivery, offset: int) -> None:
         """Takes one that is written at this offset of the topic, in the order of the numbers of its subscription."""
         receiver = self._receivers.setdefault(delivery.subscription_id, _Receiver())
+        if delivery.number <= receiver.last:
+            return  # `refill` read it from the topic before its writer came to hand it in
         if receiver.spilled or receiver.held >= self._options.held_max:
             if not receiver.spilled:
                 receiver.spilled_at = offset

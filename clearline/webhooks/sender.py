@@ -10,11 +10,13 @@ import ssl
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from types import TracebackType
 from typing import NamedTuple
 
 import httpcore
 import httpx
+import structlog
 from standardwebhooks.webhooks import Webhook
 
 from clearline.config import WebhookSettings
@@ -22,6 +24,8 @@ from clearline.vault import Vault
 from clearline.webhooks.targets import PinnedTransport, Resolve, TargetRefusedError, check_url, system_resolve
 from schemas.errors import BadInputError
 from schemas.records import Subscription
+
+log = structlog.get_logger()
 
 ANSWER_BYTES_MAX = 65_536
 ANSWER_S = 2.0
@@ -67,6 +71,8 @@ class Sender:
         self._client = httpx.AsyncClient(
             transport=PinnedTransport(settings.concurrency, settings.private_targets, resolve, tls),
             timeout=settings.timeout_s, follow_redirects=False, trust_env=False,
+            # A receiver's cookies would be kept for as long as the worker lives, however many it sets.
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
         )  # fmt: skip
 
     async def send(self, s: Subscription, webhook_id: str, body: bytes, attempt: int, now_ms: int) -> Sent:
@@ -86,6 +92,9 @@ class Sender:
         except TimeoutError:
             return Sent(False, 0, f"no answer within {self._settings.timeout_s:g} s")
         except _FAILURES as e:
+            return Sent(False, 0, f"{type(e).__name__}: {e}"[:200])
+        except Exception as e:  # one receiver's oddity must not end the work for all others
+            log.error("webhook attempt failed oddly", subscription=s.subscription_id, error=f"{type(e).__name__}: {e}")
             return Sent(False, 0, f"{type(e).__name__}: {e}"[:200])
 
     async def _post(self, url: str, headers: Mapping[str, str], body: bytes) -> Sent:

@@ -12,7 +12,8 @@ import re
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from functools import cache
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -22,6 +23,7 @@ import httpx
 from schemas.errors import ClearlineError
 
 URL_CHARS_MAX = 2_000
+_NAMES = ThreadPoolExecutor(64, "names")  # a slow name server keeps a thread beyond its caller's patience
 Resolve = Callable[[str, int], Awaitable[list[str]]]
 
 _TEXT = re.compile(r"[!-;=?-Z_a-z~\[\]]*")  # printable ASCII without space, quotes, <, >, \, ^, `, {, |, }
@@ -114,7 +116,8 @@ def _refuse(why: str) -> Any:
 
 async def system_resolve(host: str, port: int) -> list[str]:
     """Every address that this machine's resolver gives for a name. Raises OSError."""
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    ask = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+    found = await asyncio.get_running_loop().run_in_executor(_NAMES, ask)
     return list(dict.fromkeys(str(address[4][0]) for address in found))
 
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from clearline.webhooks.events import asked_at, events_of
 from clearline.webhooks.interest import Event, Interest, since
 from clearline.webhooks.queue import DEAD, PENDING, Queue, QueueOptions
 from clearline.webhooks.sender import Sender
-from schemas.codec import UndecodableError
+from schemas.codec import Codec, UndecodableError
 from schemas.errors import ClearlineError, InvariantError, PartUnavailableError
 from schemas.failpoints import failpoint
 from schemas.identity import partition_of
@@ -47,6 +48,7 @@ from streams.outbox import (
     stop_on_signals,
 )
 from streams.reader import LogRecord
+from streams.registry import Registry, learn_schemas
 from streams.table import Table
 from streams.topics import DAY_MS, Topics
 
@@ -172,7 +174,12 @@ class Session:
                 notices[partition].append(row)
         self.alerts = {p: Alerts(notices[p]) for p in mine}
         self.numbers = {p: self._progress[p].next_number if p in self._progress else 1 for p in mine}
-        self.access = Table(kafka, topics.access, self.outbox.codec, changed)
+        for (p, _), row in found.items():  # one that was sent again has its number before any progress is written
+            if isinstance(row, Brief):
+                self.numbers[p] = max(self.numbers[p], row.number + 1)
+        self.access = Table(
+            kafka, topics.access, self.outbox.codec, changed, partial(_learn, self.outbox.codec, registry)
+        )
         verified = [since(s) for _, s in self.access.items("s:") if isinstance(s, Subscription) and s.verified_at]
         self._sources = self.outbox.sources(self._progress, min(verified) if verified else None)
         self.report.ends = Ends(kafka, topics.journal, mine)
@@ -196,6 +203,9 @@ class Session:
         if not self._access_changed:
             return
         self._access_changed = False
+        unreadable = [why for key, why in self.access.unreadable.items() if key.startswith("s:")]
+        if unreadable:  # its events would be passed over, and its rows cleared away: better all wait, and say why
+            raise PartUnavailableError("Kafka", "the table of subscriptions", unreadable[0])
         rows = [s for _, s in self.access.items("s:") if isinstance(s, Subscription)]
         place = {s.subscription_id: partition_of(s.partner_id, self.settings.partitions) for s in rows}
         mine = {s.subscription_id: s for s in rows if place[s.subscription_id] in self.alerts}
@@ -425,6 +435,10 @@ class Session:
         }  # fmt: skip
         with suppress(OSError):  # a disk that is full is no reason to deliver nothing
             r.tell()
+
+
+def _learn(codec: Codec, registry: Registry, schema_ids: set[int]) -> None:
+    learn_schemas(codec, registry, schema_ids, set())
 
 
 def _first(group: BaseExceptionGroup[Any]) -> BaseException:

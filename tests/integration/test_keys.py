@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from confluent_kafka import Producer
 
 from clearline import cli, keys
 from clearline.config import Settings, settings_env
 from clearline.signing import new_key_pair
 from clearline.vault import KEY_FILE, decode_key, vault_of
-from schemas.records import AccessKey
+from schemas.identity import murmur2
+from schemas.records import AccessKey, Subscription
 from streams.table import Table
 from tests.integration.conftest import World
 from tests.sink_servers import wait_for
@@ -107,3 +109,33 @@ def test_a_stack_makes_its_master_key_and_hands_it_to_the_roles(broker: Settings
     assert len(decode_key(broker.gateway.master_key)) == 32
     assert settings_env(broker)["CLEARLINE_GATEWAY__MASTER_KEY"] == broker.gateway.master_key
     assert vault_of(broker).open(vault_of(broker).seal(b"x", "p"), "p") == b"x"
+
+
+def test_a_row_that_does_not_decode_lets_nobody_in_and_stops_nothing(running: World) -> None:
+    """Whatever gets into the topic of keys: the table goes on, and a key whose last row says nothing is none."""
+    kafka, topic = running.kafka, running.topics.access
+    with Table(kafka, topic, running.codec) as gateway:
+        gateway.put("k:first", Subscription("first", *_SUBSCRIPTION))
+        producer = Producer(kafka.producer())
+        partition = (murmur2(b"k:first") & 0x7FFFFFFF) % 4
+        for poison in (b"", b"\0", b"garbage", b"\0\x7f\xff\xff\xff\x00", gateway_bytes(running)[:-1]):
+            producer.produce(topic, poison, b"k:first", partition)
+            assert producer.flush(10) == 0
+            wait_for("the row that says nothing", lambda: gateway.unreadable)
+            assert gateway.get("k:first") is None
+            gateway.put("k:first", Subscription("again", *_SUBSCRIPTION))
+            assert (gateway.get("k:first"), gateway.unreadable, gateway.following) == (
+                Subscription("again", *_SUBSCRIPTION), {}, True,
+            )  # fmt: skip
+        producer.produce(topic, b"garbage", b"k:first", partition)
+        assert producer.flush(10) == 0
+    with Table(kafka, topic, running.codec) as started:  # and nobody who starts then is stopped by it
+        assert (started.get("k:first"), list(started.unreadable)) == (None, ["k:first"])
+
+
+_SUBSCRIPTION = ("acme", "https://a.example/", "", "new", (), (), 1, 0, 1, "", "test")
+
+
+def gateway_bytes(running: World) -> bytes:
+    """A row as it is in the topic."""
+    return running.codec.encode(Subscription("first", *_SUBSCRIPTION))

@@ -19,6 +19,7 @@ from confluent_kafka import Producer
 from clearline.webhooks.events import events_of
 from clearline.webhooks.interest import Event, Interest
 from schemas.failpoints import WEBHOOKS
+from schemas.identity import murmur2
 from schemas.records import (
     AdmitPartner,
     Limit,
@@ -281,3 +282,28 @@ def test_alerts_and_whole_documents_from_a_ledger_that_settles(
     wait_for("the next one", lambda: len(came()["transaction.settled"]) == 4)
     finish(process)
     assert len(receiver.seen()) == count + 1, "nothing that was told is told again"
+
+
+def test_a_subscription_that_does_not_decode_makes_the_worker_wait_and_loses_nothing(
+    world: World, receiver: Receiver, access: Table, tmp_path: Path
+) -> None:
+    """Its events must not be passed over, nor its rows cleared away as those of one that is gone."""
+    maker = Maker(51, partitions=4, gap=0, step_ms=1500)
+    made = maker.lines(100, world.codec)
+    lines, more = made[:50], made[50:]
+    subscriptions = subscribe(access, receiver, maker)
+    role = WebhookRole(for_tests(world.settings), tmp_path / "ready.json")
+    process = role.start()
+    send(world, lines)
+    wait_for("all to have come", lambda: receiver.ids() == {e.event_id for e in expected(lines, subscriptions)})
+    key, row = f"s:{subscriptions[0].subscription_id}", subscriptions[0]
+    poison = Producer(world.kafka.producer())
+    poison.produce(world.topics.access, b"garbage", key.encode(), (murmur2(key.encode()) & 0x7FFFFFFF) % 4)
+    assert poison.flush(10) == 0
+    wait_for("the worker to wait", lambda: key in access.unreadable and report_of(role).get("ready") is False)
+    send(world, more)
+    access.put(key, row)
+    events = expected([*lines, *more], subscriptions)
+    wait_for("the rest to have come", lambda: receiver.ids() == {e.event_id for e in events})
+    check(receiver, events)
+    finish(process)

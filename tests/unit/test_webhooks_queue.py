@@ -247,3 +247,22 @@ def test_what_is_held_of_one_subscription_is_bounded(held_max: int) -> None:
         w.enqueue()
     assert w.queue.pending == 500
     assert sum(len(line.rows) for line in w.queue._lines.values()) == 4 * held_max
+
+
+def test_what_a_refill_brought_before_its_writer_handed_it_in_is_sent_once() -> None:
+    """A row is in the topic a moment before whoever wrote it knows; a refill at that moment reads it already."""
+    q = queue(held_max=2)
+    for number in (1, 2, 3):
+        q.put(delivery(number), number)
+    sent = []
+    for _ in range(2):
+        d = q.next(START)
+        assert d is not None
+        sent.append(d.number)
+        q.delivered(d)
+    q.refill("s", [delivery(3), delivery(4)], 5)
+    q.put(delivery(4), 4)
+    while (d := q.next(START)) is not None:
+        sent.append(d.number)
+        q.delivered(d)
+    assert (sent, q.pending) == ([1, 2, 3, 4], 0)

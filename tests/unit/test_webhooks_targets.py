@@ -134,6 +134,31 @@ def test_a_name_that_changes_its_mind_is_asked_once_and_connected_to_where_it_wa
         receiver.close()
 
 
+def test_cookies_of_receivers_are_neither_kept_nor_sent() -> None:
+    """Otherwise a receiver that sets another one with each answer fills the worker's memory and slows it down."""
+
+    async def main() -> tuple[bool, int, str]:
+        s = subscription("s", "acme", f"{receiver.url}/x", [])
+        async with Sender(WebhookSettings(private_targets=True), Vault(decode_key(MASTER_KEY))) as sender:
+            sent = await sender.send(s, "ab" * 16, b"{}", 1, int(time.time() * 1000))
+            request = sender._client.build_request("POST", s.url)
+            return sent.ok, len(sender._client.cookies), request.headers.get("cookie", "")
+
+    receiver = Receiver(headers={"Set-Cookie": "seen=1; Path=/"})
+    try:
+        assert asyncio.run(main()) == (True, 0, "")
+    finally:
+        receiver.close()
+
+
+def test_what_nobody_expected_of_a_receiver_is_a_failed_attempt_and_ends_nothing() -> None:
+    async def odd(host: str, port: int) -> list[str]:
+        raise ValueError("who would have thought")
+
+    sent = send(subscription("s", "acme", "https://odd.example/", []), odd)  # type: ignore[arg-type]
+    assert sent == Sent(False, 0, "ValueError: who would have thought")
+
+
 def test_a_certificate_must_be_the_name_s_not_the_address_s(tmp_path: Path) -> None:
     """The certificate is for localhost and 127.0.0.1: another name that leads there is not taken for it."""
     authority = Authority(tmp_path, "authority")
