@@ -187,8 +187,26 @@ def scopes_of(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
+# Points of small order, by all their encodings but for the sign: a signature by one of them fits many messages, and
+# anybody can make it. Who registers one could say of whatever he signed that it was somebody else.
+_WEAK = frozenset(
+    int.from_bytes(bytes.fromhex(h), "little")
+    for h in (
+        "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
+        "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
+    )
+) | {0, 1, 2**255 - 20, 2**255 - 19, 2**255 - 18}
+
+
 def read_public_key(text: str) -> bytes:
     """An Ed25519 public key in PEM, or its 32 bytes in base64, base64url or hexadecimal. Raises KeyFieldError."""
+    raw = _public_key(text)
+    if int.from_bytes(raw, "little") % 2**255 in _WEAK:
+        raise KeyFieldError("public_key", "is a weak key, by which anybody can sign; make a new pair")
+    return raw
+
+
+def _public_key(text: str) -> bytes:
     if "BEGIN" in text:
         try:
             key = load_pem_public_key(text.encode())

@@ -19,6 +19,7 @@ from clearline.fields import EPOCH
 from clearline.gateway.asking import Wait, today_of
 from clearline.gateway.documents import PENDING, REJECTED
 from clearline.gateway.parts import Parts, Tree
+from clearline.gateway.problems import Problem
 from clearline.gateway.writes import Asked, Written, write_many
 from clearline.product_file import read_product, shelf_files
 from clearline.signing import new_key_pair
@@ -163,15 +164,19 @@ async def join(parts: Parts, name: str, public_key: str = "") -> Joined:
         raw = keys.read_public_key(public_key)
     await prepare_world(parts)
     partner_id = new_partner_id(name)
-    commands: list[Command] = [
-        AdmitPartner(BANK, name_of("admit", partner_id), partner_id, name, WHO, "self-service", "live")
-    ]
+    # The note is another one each time: were the same id drawn twice, this would be another payload under the key, and
+    # not a repeat that lets somebody into a partner of somebody else.
+    note = f"self-service {secrets.token_hex(8)}"
+    commands: list[Command] = [AdmitPartner(BANK, name_of("admit", partner_id), partner_id, name, WHO, note, "live")]
     for w in WALLETS:
         account_id = f"{partner_id}:{w.name}"
         commands.append(OpenAccount(BANK, name_of("open", account_id), account_id, "liability", w.currency, 0, WHO))
         if w.funds:
             commands.append(funds(parts, name_of("fund", account_id), account_id, w.currency, w.funds, "sandbox money"))
-    _must(await give(parts, commands))
+    try:
+        _must(await give(parts, commands))
+    except Problem as e:
+        raise PartUnavailableError("Settlement", "the sandbox", f"{partner_id} is taken: {e.code}") from None
     made = keys.make(
         partner_id, keys.ALL_SCOPES, sandbox=True, now_ms=parts.now_ms(), requested_by=WHO, public_key=raw,
         note="made with the partner",

@@ -6,15 +6,17 @@ import asyncio
 import json
 from typing import Any
 
+import httpx
 import pytest
 
 from clearline.contract import ERRORS_MAX, HINTS_MAX, ContractError, _object, parse_json
-from clearline.gateway import paging
+from clearline.gateway import paging, sandbox
 from clearline.gateway.routes.webhooks import CHALLENGES_MAX
 from clearline.webhooks.targets import PinnedTransport
 from schemas.identity import BANK
 from schemas.records import Limit, OpenAccount, SetLimit
-from tests.gateway import Gate, in_loop, keyed, pay, send
+from sinks.gate import CallLimits, LocalGate
+from tests.gateway import URL, Gate, in_loop, keyed, pay, send
 
 JSON = {"Content-Type": "application/json"}
 
@@ -173,3 +175,40 @@ async def test_a_rejection_says_nothing_of_what_others_have():
                 assert told["why"] and told["cure"] and "{" not in told["why"] + told["cure"]
                 if key == "limit":
                     assert "acme" in told["why"] and "4,500.00" in told["why"] and "acme" in told["cure"]
+
+
+@pytest.mark.parametrize(
+    "raw", [bytes(32), b"\1" + bytes(31), b"\1" + bytes(30) + b"\x80", b"\xec" + b"\xff" * 30 + b"\x7f"]
+)
+@in_loop
+async def test_a_public_key_by_which_anybody_can_sign_is_refused(raw: bytes):
+    async with Gate().client() as client:
+        asked = {"scopes": ["read"], "public_key": raw.hex()}
+        found = await client.post("/v1/keys", json=asked, headers=keyed("k"))
+        assert (found.status_code, found.json()["errors"][0]["field"]) == (422, "public_key")
+
+
+@in_loop
+async def test_an_id_that_is_drawn_twice_lets_nobody_into_anothers_partner(monkeypatch: pytest.MonkeyPatch):
+    gate = Gate()
+    monkeypatch.setattr(sandbox, "new_partner_id", lambda name: "my-shop-aaaaaa")
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(gate.app), base_url=URL) as client:
+        first, second = [await client.post("/v1/sandbox/partners", json={"name": "My Shop"}) for _ in range(2)]
+        assert first.status_code == 201
+        assert second.status_code == 503 and "token" not in second.json()
+        keys_made = [k for _, k in gate.parts.access.items("k:") if getattr(k, "partner_id", "") == "my-shop-aaaaaa"]
+        assert len(keys_made) == 1
+        own = {"Authorization": f"Bearer {first.json()['token']}"}
+        balance = await client.get("/v1/accounts/my-shop-aaaaaa:wallet:main/balance", headers=own)
+        assert balance.json()["available"] == 100_000_000
+
+
+@in_loop
+async def test_a_network_of_ipv6_is_one_address_to_joins():
+    gate = Gate(burst=20)
+    gate.parts.gate = LocalGate(CallLimits(rate_per_s=0.001, burst=20, per_day=1_000))
+    for address, status in (("2001:db8::1", 201), ("2001:db8::2", 429), ("2001:db8:0:1::1", 201)):
+        transport = httpx.ASGITransport(gate.app, client=(address, 1))
+        async with httpx.AsyncClient(transport=transport, base_url=URL) as client:
+            found = [(await client.post("/v1/sandbox/partners", json={"name": "A"})).status_code for _ in range(20)]
+            assert found == [status] * 20

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from ipaddress import ip_address, ip_network
 from typing import Annotated, Any
 
 import orjson
@@ -113,12 +115,20 @@ def _sandbox(request: Request) -> Parts:
 
 async def _charge(request: Request, parts: Parts) -> None:
     """Nobody fills a sandbox with partners: an address may let in a few at once. Raises Problem("rate_limited")."""
-    address = request.client.host if request.client is not None else "unknown"
+    address = _network(request.client.host) if request.client is not None else "unknown"
     cost = max(1, parts.settings.gateway.burst // JOINS_AT_ONCE)
     found = await parts.gate.take(f"joins of {address}", cost)
     if found.refused:
         seconds = max(1, round(cost / parts.settings.gateway.rate_per_s))
         raise Problem("rate_limited", "partners from one address", headers={"Retry-After": str(seconds)})
+
+
+def _network(address: str) -> str:
+    """Whose an address is: of IPv6 everybody has 2^64 and more, so the first 64 bits."""
+    with suppress(ValueError):
+        if (ip := ip_address(address)).version == 6:
+            return str(ip_network((ip, 64), strict=False))
+    return address
 
 
 def _json(document: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
