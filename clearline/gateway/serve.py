@@ -227,7 +227,9 @@ class Health:
                 self._behind = await asyncio.to_thread(self._measure)
                 self._broker = ""
             except Exception as e:  # whatever it is: it is told, and asked again
-                self._broker = str(e)
+                if not self._broker:
+                    log.warning("broker_away", error=str(e))
+                self._broker = "Kafka does not answer"  # where it is, is not for everybody: /v1/status needs no key
             await asyncio.sleep(BROKER_S)
 
     def _measure(self) -> dict[str, int]:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import socket
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import pytest
+import structlog
 from prometheus_client.parser import text_string_to_metric_families
 
 import clearline
 from clearline.config import load_settings
 from clearline.gateway.app import Edge, create_app, routers
 from clearline.gateway.metrics import HELP, Name
-from clearline.gateway.serve import _Listener
+from clearline.gateway.serve import Health, _Listener
 from clearline.roles import run_role
 from clearline.stack import Stack, gateway_port
 from schemas.errors import BadInputError
@@ -162,3 +166,21 @@ def test_each_gateway_of_a_stack_has_a_port_and_all_have_one_address(tmp_path):
 def test_an_application_is_made_of_parts_alone():
     gate = Gate()
     assert create_app(gate.parts).state.parts is gate.parts
+
+
+@in_loop
+async def test_where_the_broker_is_stands_in_the_log_and_is_not_told_to_everybody():
+    health = Health(SimpleNamespace(), *(SimpleNamespace(following=True, ready=True) for _ in range(3)))  # type: ignore[arg-type]
+    with structlog.testing.capture_logs() as logged:
+        watch = asyncio.create_task(health.watch())
+        await until(lambda: bool(health.troubles()))
+        watch.cancel()
+    assert health.troubles() == ["Kafka does not answer"]
+    assert [(line["event"], "kafka" in line["error"]) for line in logged] == [("broker_away", True)]
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    """Waits, at most 20 s."""
+    async with asyncio.timeout(20):
+        while not is_so():
+            await asyncio.sleep(0.01)
