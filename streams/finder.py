@@ -122,7 +122,8 @@ class Search:
         return holding(self._log, self._decode, self._journal, partition, placed.offset + 1, name, most)
 
     def waiting(self, partition: int, command_id: bytes, most: int) -> Unsettled | None:
-        """A command of this id that is in the log of a partition and has no outcome, among the `most` next ones."""
+        """A command of this id that is in the log of a partition and has no outcome, among the `most` next ones. Raises
+        PartUnavailableError when there are more of them: it may be one of those."""
         low, high = self._log.span(self._journal, partition)
         start = self._log.span(self._submitted, partition)[0]
         # The end may be markers of Kafka transactions only.
@@ -134,15 +135,24 @@ class Search:
                 record: JournalRecord = self._decode(last.value)
                 start = max(start, record.source_offset + 1)
                 break
-        seen = 0
-        for records in self._log.chunks(self._submitted, {partition: start}):
-            for r in records:
-                command = self._command(r.value)
-                if command is not None and command_id_of(command.partner_id, command.idempotency_key) == command_id:
-                    return Unsettled(Place(partition, r.offset), command)
-            seen += len(records)
-            if seen >= most:
-                break
+        seen, looked_to = 0, start
+        chunks = self._log.chunks(self._submitted, {partition: start})
+        try:
+            for records in chunks:
+                for r in records:
+                    command = self._command(r.value)
+                    if command is not None and command_id_of(command.partner_id, command.idempotency_key) == command_id:
+                        return Unsettled(Place(partition, r.offset), command)
+                seen, looked_to = seen + len(records), records[-1].offset + 1
+                if seen >= most:
+                    break
+        finally:
+            close = getattr(chunks, "close", None)
+            if close is not None:
+                close()
+        if seen >= most and looked_to < self._log.span(self._submitted, partition)[1]:
+            why = f"more than {most} commands of partition {partition} have no outcome yet"
+            raise PartUnavailableError("Settlement", self._submitted, why)
         return None
 
     def _placed(self, partition: int, offset: int) -> Placed | None:

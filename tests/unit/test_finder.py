@@ -213,3 +213,22 @@ def test_without_the_index_what_is_not_found_is_not_said_to_be_missing():
     assert said(s.by_id(command_id("acme", "x"))) == ("settled", "", 5)
     with pytest.raises(PartUnavailableError):
         s.by_id(command_id("acme", "never"))
+
+
+def test_what_waits_is_found_and_behind_too_many_nothing_is_said_to_be_missing():
+    """Settlement is far behind: what was acknowledged is not told to be unknown because nobody looked far enough."""
+    (template,) = bank(["acme"]).records(0)[:1]
+    log = FakeLog()
+    for offset in range(900):
+        log.put(SUBMITTED, 0, offset, CODEC.encode(pay(f"w-{offset}", 1, "acme:w:a", "acme:w:b")), 1_000 + offset)
+    fields = {f: getattr(template, f) for f in template.__struct_fields__} | {"source_offset": 99}
+    log.put(JOURNAL, 0, 150, CODEC.encode(JournalRecord(**fields)), 1_099)
+    looked = search(log, FakeIndex(log, {}))
+    for offset in (100, 899):
+        found = looked.waiting(0, command_id("acme", f"w-{offset}"), 1_000)
+        assert found is not None
+        assert found.place == (0, offset)
+    assert looked.waiting(0, command_id("acme", "w-99"), 1_000) is None, "it is settled"
+    assert looked.waiting(0, command_id("acme", "none"), 1_000) is None
+    with pytest.raises(PartUnavailableError, match="more than 300 commands"):
+        looked.waiting(0, command_id("acme", "w-899"), 300)
