@@ -11,6 +11,7 @@ import pytest
 
 from clearline.contract import ERRORS_MAX, HINTS_MAX, ContractError, _object, parse_json
 from clearline.gateway import paging, sandbox
+from clearline.gateway.routes.explain import TURNS
 from clearline.gateway.routes.webhooks import CHALLENGES_MAX
 from clearline.webhooks.targets import PinnedTransport
 from schemas.identity import BANK
@@ -212,3 +213,32 @@ async def test_a_network_of_ipv6_is_one_address_to_joins():
         async with httpx.AsyncClient(transport=transport, base_url=URL) as client:
             found = [(await client.post("/v1/sandbox/partners", json={"name": "A"})).status_code for _ in range(20)]
             assert found == [status] * 20
+
+
+@in_loop
+async def test_explanations_leave_the_looking_up_to_others():
+    """Each may read 20,000 records; a repeat of a write is looked up by the same few threads."""
+    gate = Gate()
+    now = most = 0
+    later, go_on = gate.parts.finder.later, asyncio.Event()
+
+    async def slow(*what: Any) -> Any:
+        nonlocal now, most
+        now += 1
+        most = max(most, now)
+        await go_on.wait()
+        now -= 1
+        return await later(*what)
+
+    gate.parts.finder.later = slow  # type: ignore[method-assign]
+    async with gate.client() as client:
+        hold = (await client.post("/v1/transactions", json=pay(operation="hold"), headers=keyed("h"))).json()
+        calls = [asyncio.create_task(client.get(hold["links"]["explain"])) for _ in range(6)]
+        async with asyncio.timeout(20):
+            while now < TURNS:
+                await asyncio.sleep(0)
+        for _ in range(100):
+            await asyncio.sleep(0)
+        go_on.set()
+        assert {c.status_code for c in await asyncio.gather(*calls)} == {200}
+        assert most == TURNS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Literal
 
 import orjson
@@ -20,6 +21,7 @@ from schemas.errors import PartUnavailableError
 
 router = APIRouter(prefix="/v1", tags=["transactions"])
 
+TURNS = 1  # explanations that read the journal at once: the finder has two threads, and repeats of writes need them, too
 TYPES_MAX = 20  # accounts whose type is asked for: of more, the counters are told as they are
 
 
@@ -39,7 +41,8 @@ async def explain_transaction(
     else:
         if not who.sees(found.record.partner_id):
             raise Problem("not_found")
-        history = await gather(parts.finder, found)
+        async with parts.memory.setdefault("explain.turns", asyncio.Semaphore(TURNS)):
+            history = await gather(parts.finder, found)
         own = [a for a in accounts_of(history) if who.sees_account(a)]
         explanation = tell(history, Reader(who.sees_account, await _types(parts, own)), language)
     headers = {"Content-Language": language, "Vary": "Accept-Language"}
