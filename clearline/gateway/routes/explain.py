@@ -21,7 +21,7 @@ from schemas.errors import PartUnavailableError
 
 router = APIRouter(prefix="/v1", tags=["transactions"])
 
-TURNS = 1  # explanations that read the journal at once: the finder has two threads, and repeats of writes need them, too
+TURNS = 1  # explanations that read the journal at once: the finder has two threads, also for repeats of writes
 TYPES_MAX = 20  # accounts whose type is asked for: of more, the counters are told as they are
 
 
