@@ -58,7 +58,7 @@ class Gate:
         return found.available()
 
 
-def pay(amount: int = 100, **more: Any) -> dict[str, Any]:
+def pay(amount: Any = 100, **more: Any) -> dict[str, Any]:
     """A body: from acme's first wallet to its second."""
     accounts = {"payer": "acme:w:a", "payee": "acme:w:b"}
     return {
@@ -72,7 +72,7 @@ def send(amount: int = 100, **more: Any) -> dict[str, Any]:
     return pay(amount, **{"operation": "send", "accounts": accounts, **more})
 
 
-def keyed(key: str, wait: int | None = 5, **more: str) -> dict[str, str]:
+def keyed(key: str, wait: int | None = 5, **more: Any) -> dict[str, str]:
     """Headers of a write. `wait` None: no preference."""
     return {"Idempotency-Key": key, **({"Prefer": f"wait={wait}"} if wait is not None else {}), **more}
 

@@ -59,7 +59,7 @@ class Caller(Protocol):
         log has it."""
         ...
 
-    async def call_many(self, commands: list[Command], wait_s: float = 0.0) -> list[Called | Exception]:
+    async def call_many(self, commands: Sequence[Command], wait_s: float = 0.0) -> list[Called | Exception]:
         """The same for many at once, each on its own; in their order."""
         ...
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -59,6 +60,7 @@ class Gateways:
             process = subprocess.Popen(command, env={**os.environ, **env}, stdout=log, stderr=log)
         self.running[slot] = process
         told = wait_for(f"gateway {slot}", lambda: ready_file(ready, process.pid) or ended(process), 60)
+        assert told is not None
         self.urls[slot] = told["url"]
         wait_for(f"gateway {slot} to be ready", lambda: self.get(slot, "/readyz").status_code == 200, 60)
 
@@ -83,10 +85,11 @@ class Gateways:
         return sum(p.amount if p.side == "credit" else -p.amount for p in legs)
 
 
-def ended(process: subprocess.Popen[bytes]) -> None:
+def ended(process: subprocess.Popen[bytes]) -> dict[str, Any] | None:
     """Nothing, unless it ended before it served."""
     if process.poll() is not None:
         pytest.fail(f"the gateway ended with {process.returncode}")
+    return None
 
 
 @pytest.fixture(scope="module")
@@ -228,7 +231,8 @@ def test_tries_at_once_through_two_gateways_are_one_transfer(gateways):
 
     def attempt(n: int) -> httpx.Response:
         with gateways.client(n % 2) as client:
-            return client.post("/v1/transactions", json=pay(1), headers=keyed(f"once-{n % 10}", 20))
+            found: httpx.Response = client.post("/v1/transactions", json=pay(1), headers=keyed(f"once-{n % 10}", 20))
+            return found
 
     with ThreadPoolExecutor(20) as pool:
         answers = list(pool.map(attempt, range(100)))

@@ -230,7 +230,7 @@ async def test_explanations_leave_the_looking_up_to_others():
         now -= 1
         return await later(*what)
 
-    gate.parts.finder.later = slow  # type: ignore[method-assign]
+    gate.parts.finder.later = slow  # type: ignore[method-assign,assignment]
     async with gate.client() as client:
         hold = (await client.post("/v1/transactions", json=pay(operation="hold"), headers=keyed("h"))).json()
         calls = [asyncio.create_task(client.get(hold["links"]["explain"])) for _ in range(6)]

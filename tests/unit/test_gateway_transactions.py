@@ -123,7 +123,7 @@ async def test_fields_that_are_not_the_callers_are_refused_with_why():
     gate = Gate()
     async with gate.client() as client:
         own = {"partner_id": "acme", "idempotency_key": "x", "command": "OpenAccount"}
-        answer = await client.post("/v1/transactions", json=pay(**own), headers=keyed("k"))
+        answer = await client.post("/v1/transactions", json={**pay(), **own}, headers=keyed("k"))
         found = rules(answer)
         assert "credential" in found["partner_id"]
         assert "Idempotency-Key" in found["idempotency_key"]
@@ -239,12 +239,12 @@ async def test_an_aggregator_asks_in_the_name_of_a_partner_below_it():
     gate = Gate()
     accounts = {"payer": "acme/shop:w:till", "payee": "acme:w:a"}
     async with gate.client() as client:
-        named = keyed("k", **{"Clearline-Partner": "acme/shop"})
+        named = {**keyed("k"), "Clearline-Partner": "acme/shop"}
         answer = await client.post("/v1/transactions", json=pay(accounts=accounts), headers=named)
         assert (answer.status_code, answer.json()["partner_id"]) == (201, "acme/shop")
         assert (await client.get(answer.headers["location"])).status_code == 200
-        for other in ("zeta", "bank", "acme/shopping/..", "acme2"):
-            refused = keyed("x", **{"Clearline-Partner": other})
+        for name in ("zeta", "bank", "acme/shopping/..", "acme2"):
+            refused = {**keyed("x"), "Clearline-Partner": name}
             answer = await client.post("/v1/transactions", json=pay(), headers=refused)
             assert (answer.status_code, answer.json()["code"]) == (403, "forbidden")
     async with gate.client("zeta") as other, gate.client("acme/shop") as below:
@@ -288,7 +288,7 @@ async def test_what_the_bank_asked_for_is_nobodys():
 async def test_each_of_a_batch_is_answered_as_its_own_post_would_be():
     gate = Gate()
     async with gate.client() as client:
-        items = [
+        items: list[Any] = [
             pay(1), pay(10**9), send(2), pay(1.5), pay(3, idempotency_key="own"), pay(partner_id="zeta"), "nothing",
             pay(product="payment"), pay(4, idempotency_key=7), pay(5, idempotency_key=""),
         ]  # fmt: skip
@@ -454,7 +454,7 @@ async def test_what_is_done_about_one_needs_its_partner_and_its_fields():
         answer = await client.post(path, json={"amount": 1}, headers=keyed("r"))
         assert (answer.status_code, answer.json()["code"]) == (403, "forbidden")
         assert "Clearline-Partner" in answer.json()["detail"]
-        named = keyed("r", **{"Clearline-Partner": "acme/shop"})
+        named = {**keyed("r"), "Clearline-Partner": "acme/shop"}
         assert (await client.post(path, json={"amount": 1}, headers=named)).status_code == 201
         assert "is missing" in rules(await below.post(path, json={}, headers=keyed("x")))["amount"]
         for field in ("product", "currency", "original", "accounts"):
