@@ -16,7 +16,7 @@ from confluent_kafka.serialization import MessageField, SerializationContext
 
 from clearline.config import load_settings
 from clearline.stack import Stack
-from schemas.codec import Codec, UndecodableError, schema_text
+from schemas.codec import Codec, UndecodableError, schema_of, schema_text
 from schemas.errors import BadInputError
 from schemas.examples import examples
 from schemas.records import RECORDS, Record, Subjects
@@ -220,12 +220,28 @@ def _varied(random: Random, base: Record, i: int) -> Record:
 
 
 _COUNTERS = ("debits_pending", "debits_posted", "credits_pending", "credits_posted")
-_BITS = {
-    **dict.fromkeys(_COUNTERS, 100),
-    **dict.fromkeys(("source_partition", "partition", "product_version", "attempts"), 30),
-    **dict.fromkeys(("booked_at", "received_at", "event_time", "expires_at"), 46),  # what Python's datetime can hold
-    "value_date": 20,
-}
+
+
+def _bits() -> dict[str, int]:
+    """How large a field's numbers may be, by its type: dates and times no larger than Python's datetime can hold."""
+    out = dict.fromkeys(_COUNTERS, 100)
+
+    def look(node: Any) -> None:
+        for part in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+            look(part)
+        if isinstance(node, dict) and "name" in node:
+            kind = node.get("type")
+            logical = kind.get("logicalType", "") if isinstance(kind, dict) else ""
+            bits = {"date": 20, "timestamp-millis": 46}.get(logical) or (30 if kind == "int" else None)
+            if bits is not None:
+                out[node["name"]] = min(bits, out.get(node["name"], bits))
+
+    for name in RECORDS:
+        look(schema_of(name))
+    return out
+
+
+_BITS = _bits()
 
 
 def _as_theirs(record: Record) -> dict[str, Any]:

@@ -112,7 +112,7 @@ def test_status_has_every_pid_address_and_lag(kept, capsys):
     assert sorted(k for t in told for k in t if k.startswith("clearline_partition_stopped")) == [
         f"clearline_partition_stopped{{{p}}}" for p in range(4)
     ]
-    assert set(status["lag"]["roles"]) == {"settlement", "sink-clickhouse", "sink-redis", "sealer"}
+    assert set(status["lag"]["roles"]) == {"settlement", "sink-clickhouse", "sink-redis", "sealer", "webhooks-0"}
     assert cli.main(["status"]) == 0
     assert "sink-clickhouse" in capsys.readouterr().out
     assert cli.main(["up", "--json"]) == 0
