@@ -33,8 +33,9 @@ _ACCOUNT_ID: TypeAdapter[str] = TypeAdapter(AccountId)
 # Bytes are put together as text with one character per byte, which one format string does faster than anything else.
 _BYTES = "latin-1"
 _NUMBER = [zigzag(n).decode(_BYTES) for n in range(8_192)]
-_LOW = [bytes((n & 127 | 128, n >> 7 | 128)).decode(_BYTES) for n in range(1 << 14)]
-_TAIL = "\0\0\0\0\0\0\1"  # original, final, expires_at, note, amounts, rate and exponent at their defaults
+_LOW = [bytes((2 * n & 127 | 128, 2 * n >> 7 | 128)).decode(_BYTES) for n in range(8_192)]  # more digits follow
+# The end of the metadata, and original, final, expires_at, note, amounts, rate and exponent at their defaults.
+_NO_METADATA = "\0" + "\0\0\0\0\0\0\1"
 
 
 class _Accounts(msgspec.Struct, forbid_unknown_fields=True, gc=False):
@@ -63,6 +64,9 @@ class _Plain(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     ] = {}
 
 
+_PLAINS = list[_Plain]
+
+
 class Route(NamedTuple):
     """A command's Kafka key, and the partitions that it goes to."""
 
@@ -70,21 +74,27 @@ class Route(NamedTuple):
     partitions: tuple[int, ...]
 
 
-class _Shape(NamedTuple):
-    """What partner, product, operation and currency come to."""
+class _Kind:
+    """What product, operation and currency come to, and the partners that were seen with them."""
 
-    before: str  # of the key
-    between: str  # key and amount
-    after: str  # the amount, up to the payer
-    key: bytes
-    partition: int
+    __slots__ = ("after", "between", "partners")
+
+    def __init__(self, product: str, operation: str, currency: str) -> None:
+        self.between = _text(product) + _text(operation)  # between key and amount
+        self.after = _text(currency) + _number(2) + _text("payer")  # between the amount and the payer
+        # The bytes before the key, the Kafka key, the partition. Python takes only a bare tuple apart at once.
+        self.partners: dict[str, tuple[str, bytes, int]] = {}
 
 
 class _AccountIds(dict[str, str]):
-    """Account ids that keep the contract's rule, on the wire. Raises ValueError for any other."""
+    """Account ids that keep the contract's rule, on the wire with what follows. Raises ValueError for any other."""
+
+    def __init__(self, after: str) -> None:
+        super().__init__()
+        self._after = after
 
     def __missing__(self, account_id: str) -> str:
-        out = _text(_ACCOUNT_ID.validate_python(account_id, strict=True))
+        out = _text(_ACCOUNT_ID.validate_python(account_id, strict=True)) + self._after
         if len(self) >= _REMEMBERED_MAX:
             self.clear()
         self[account_id] = out
@@ -108,9 +118,11 @@ class QuickCheck:
         self._codec = codec
         self._partitions = partitions
         self._bytes_max = bytes_max
-        self._shapes: dict[tuple[str, str, str, str], _Shape] = {}
+        self._kinds: dict[tuple[str, str, str], _Kind] = {}
+        self._known = 0  # partners of all kinds
         self._days: dict[str, str] = {}
-        self._account_ids = _AccountIds()
+        self._payers = _AccountIds(_text("payee"))
+        self._payees = _AccountIds("\0\0")  # the end of the accounts, and no postings
 
     def full(self, document: object, today: date) -> tuple[bytes, Route]:
         """A document on the wire, and where it goes; `today` is the value date of whoever named none. What the full
@@ -129,32 +141,48 @@ class QuickCheck:
         """Documents as messages by partition, in their order. None unless each of them is an ordinary transaction that
         keeps the contract, of a partner, product, operation, currency and day that are known: ask `full`."""
         parts: dict[int, list[BulkMessage]] = {}
-        shapes, ids, days, most, number = self._shapes, self._account_ids, self._days, self._bytes_max, _NUMBER
+        most, number, names = self._bytes_max, _NUMBER, _NAMES
+        payers, payees, low, high = self._payers, self._payees, _LOW, _HIGH
         on = _number((today - EPOCH).days)
+        product = operation = currency = value_date = None
+        between = after = day = ""
+        partners: dict[str, tuple[str, bytes, int]] = {}
         try:
-            for t in msgspec.convert(documents, list[_Plain]):
-                before, between, after, key, p = shapes[t.partner_id, t.product, t.operation, t.currency]
-                name, amount, text, accounts = t.idempotency_key, t.amount, t.reference, t.accounts
-                payer, payee = ids[accounts.payer], ids[accounts.payee]
-                if not name.isprintable() or payer == payee:
+            for t in msgspec.convert(documents, _PLAINS):
+                # Neighbours are mostly of one kind and day, and to compare is cheaper: a new text has no hash yet.
+                if t.operation != operation or t.product != product or t.currency != currency:
+                    product, operation, currency = t.product, t.operation, t.currency
+                    kind = self._kinds[product, operation, currency]
+                    between, after, partners = kind.between, kind.after, kind.partners
+                if t.value_date != value_date:
+                    value_date = t.value_date
+                    day = on if value_date is UNSET else self._days[value_date]
+                before, key, p = partners[t.partner_id]
+                name, amount, text, accounts, metadata = (
+                    t.idempotency_key, t.amount, t.reference, t.accounts, t.metadata
+                )  # fmt: skip
+                payer, payee = accounts.payer, accounts.payee
+                if payer == payee or not name.isprintable():
                     return None
                 if not name.isascii():
                     name = name.encode().decode(_BYTES)
                 if not text.isascii():
                     text = text.encode().decode(_BYTES)
-                day = on if t.value_date is UNSET else days[t.value_date]
-                own = "\0"
-                if t.metadata:
-                    own = number[len(t.metadata)]
-                    for label, content in t.metadata.items():
-                        if not content.isascii():
-                            content = content.encode().decode(_BYTES)
-                        own += f"{_NAMES[label]}{number[len(content)]}{content}"
-                    own += "\0"
-                size = _LOW[amount << 1 & 16383] + _HIGH[amount >> 13] if amount > 8191 else number[amount]
+                if not metadata:
+                    own = _NO_METADATA
+                elif len(metadata) == 1:  # the usual one, without a string that grows
+                    (label,) = metadata
+                    content = metadata[label]
+                    if not content.isascii():
+                        content = content.encode().decode(_BYTES)
+                    own = f"\2{names[label]}{number[len(content)]}{content}{_NO_METADATA}"
+                else:
+                    own = _metadata(metadata)
                 value = (
-                    f"{before}{number[len(name)]}{name}{between}{size}{after}{payer}{_PAYEE}{payee}\0\0{day}"
-                    f"{number[len(text)]}{text}{own}{_TAIL}"
+                    f"{before}{number[len(name)]}{name}{between}"
+                    f"{low[amount & 8191] + high[amount >> 13] if amount > 8191 else number[amount]}"
+                    f"{after}{payers[payer]}{payees[payee]}{day}"
+                    f"{number[len(text)]}{text}{own}"
                 ).encode(_BYTES)
                 if len(value) > most:
                     return None
@@ -170,20 +198,25 @@ class QuickCheck:
         """Remembers the shape of a document, if its bytes are those that are put together from it."""
         if list(t.accounts) != ["payer", "payee"] or root_of(t.partner_id) == BANK:
             return  # the bank's own transactions go where their accounts are
-        for remembered in (self._shapes, self._days):
-            if len(remembered) >= _REMEMBERED_MAX:
-                remembered.clear()
+        if self._known + len(self._kinds) >= _REMEMBERED_MAX:
+            self._kinds.clear()
+            self._known = 0
+        if len(self._days) >= _REMEMBERED_MAX:
+            self._days.clear()
         if isinstance(document.get("value_date"), str):
             self._days[document["value_date"]] = _number(t.value_date)
-        named = t.partner_id, t.product, t.operation, t.currency
-        if named in self._shapes:
+        named = t.product, t.operation, t.currency
+        kind = self._kinds.get(named)
+        if kind is None:
+            kind = self._kinds[named] = _Kind(*named)
+        if t.partner_id in kind.partners:
             return
-        self._shapes[named] = _Shape(
-            value[:HEADER_BYTES].decode(_BYTES) + _text(t.partner_id), _text(t.product) + _text(t.operation),
-            _text(t.currency) + _number(2) + _text("payer"), route.key, route.partitions[0],
-        )  # fmt: skip
-        if self.quick([document], today) != {route.partitions[0]: [{"value": value, "key": route.key}]}:
-            del self._shapes[named]
+        (partition,) = route.partitions
+        kind.partners[t.partner_id] = value[:HEADER_BYTES].decode(_BYTES) + _text(t.partner_id), route.key, partition
+        self._known += 1
+        if self.quick([document], today) != {partition: [{"value": value, "key": route.key}]}:
+            del kind.partners[t.partner_id]
+            self._known -= 1
 
 
 def where(command: Command, partitions: int) -> Route:
@@ -213,4 +246,12 @@ class _Names(dict[str, str]):
         return out
 
 
-_HIGH, _NAMES, _PAYEE = _High(), _Names(), _text("payee")
+def _metadata(metadata: dict[str, str]) -> str:
+    """More than one field of metadata on the wire, and all that follows."""
+    out = [_NUMBER[len(metadata)]]
+    for name, content in metadata.items():
+        out += _NAMES[name], _text(content)
+    return "".join([*out, _NO_METADATA])
+
+
+_HIGH, _NAMES = _High(), _Names()

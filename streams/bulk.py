@@ -7,7 +7,8 @@ no places here, and no header either, because the client's batch call takes none
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any, TypedDict
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
@@ -17,7 +18,9 @@ from streams.clients import KafkaConfig
 from streams.topics import MESSAGE_BYTES_MAX
 
 QUEUE_MAX = 100_000
-_BATCH_BYTES_MAX = 4_000_000  # of one batch: the client's queue never gets full by its bytes
+LINGER_MS = 5
+_QUEUE_BYTES_MAX = 900_000_000  # of the 1 GB that the client's queue takes
+_BYTES_EACH = 1_000.0
 _FIRST_RETRY_S, _RETRY_S_MAX = 0.1, 5.0
 
 
@@ -26,6 +29,9 @@ class BulkMessage(TypedDict):
 
     value: bytes
     key: bytes
+
+
+_VALUE: Callable[[BulkMessage], bytes] = itemgetter("value")
 
 
 class Bulk:
@@ -42,27 +48,33 @@ class Bulk:
         self._give_up_s = give_up_s
         self._failed: list[tuple[int, bytes, bytes]] = []
         self._why = ""
+        self._bytes_each = _BYTES_EACH  # the most that a batch since the last flush has had on average
         self._producer = self._connect()
         self.published = 0
 
     def _connect(self) -> Producer:
         settings = self._kafka.producer(
-            message_timeout_ms=max(1000, int(self._give_up_s * 1000)), linger_ms=5,
+            message_timeout_ms=max(1000, int(self._give_up_s * 1000)), linger_ms=LINGER_MS,
             message_max_bytes=MESSAGE_BYTES_MAX, queue_buffering_max_messages=2 * self._queue_max + 10_000,
             delivery_report_only_error=True,
         )  # fmt: skip
         return Producer({**settings, "on_delivery": self._reported})
 
-    def send(self, partition: int, messages: list[BulkMessage]) -> None:
-        """Queues messages at a partition. Raises PartUnavailableError when the client has given up on some, again and
-        again."""
-        self._make_room(len(messages))
-        queued = 0
-        if sum([len(m["value"]) for m in messages]) < _BATCH_BYTES_MAX:
+    def send(self, parts: Mapping[int, list[BulkMessage]]) -> None:
+        """Queues messages at their partitions. Raises PartUnavailableError when the client has given up on some, again
+        and again."""
+        count = 0
+        for messages in parts.values():
+            count += len(messages)
+            size = sum(map(len, map(_VALUE, messages)))
+            if size > len(messages) * self._bytes_each:
+                self._bytes_each = size / len(messages)
+        self._make_room(count)
+        for partition, messages in parts.items():
             queued = self._produce(messages, partition)
-        if queued < len(messages):
-            self._one_by_one([m for m in messages if "_error" in m] if queued else messages, partition)
-        self.published += len(messages)
+            if queued < len(messages):
+                self._one_by_one([m for m in messages if "_error" in m] if queued else messages, partition)
+        self.published += count
         self._producer.poll(0)
         if self._failed:
             self._again()
@@ -76,6 +88,7 @@ class Bulk:
                 self._again()
             elif time.monotonic() > deadline:
                 raise self._unavailable(f"{len(self._producer)} commands without a report")
+        self._bytes_each = _BYTES_EACH
 
     def close(self) -> None:
         """Gives up what is still queued."""
@@ -89,7 +102,10 @@ class Bulk:
             return 0
 
     def _make_room(self, wanted: int) -> None:
-        while len(self._producer) and len(self._producer) + wanted > self._queue_max:
+        """Waits while there are too many, or too large ones: a queue that is full by its bytes would take a small
+        message after it has refused a large one."""
+        most = min(self._queue_max, int(_QUEUE_BYTES_MAX / self._bytes_each))
+        while len(self._producer) and len(self._producer) + wanted > most:
             self._producer.poll(0.05)  # returns when something was reported
             if self._failed:
                 self._again()

@@ -157,9 +157,9 @@ def test_ordinary_transactions_are_quick(key: str, amount: int, reference: str, 
 def test_what_is_remembered_is_bounded_and_the_banks_own_is_not_remembered():
     check = QuickCheck(CODEC, PARTITIONS, BYTES_MAX)
     check.full(plain("bank", accounts={"payer": "bank:clearing:CNY", "payee": "acme:wallet:bob"}), DAY)
-    assert not check._shapes
+    assert not check._kinds and not check._known
     check.full(plain(), DAY)
-    assert len(check._shapes) == len(check._days) == 1
+    assert check._known == len(check._kinds) == len(check._days) == 1
     assert check.quick((plain(value_date="2026-11-23"),), DAY) is None, "a day that was not seen"
     assert check.quick((plain(reference="x" * 1024, metadata={"a": "x" * 1024}),), DAY) is None, "too large"
 
