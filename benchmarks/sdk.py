@@ -4,18 +4,18 @@
 
 One process, one broker, in turns, each over the same 10,000 documents again and again. They come from one `json.loads`
 each and do not fit a core's own cache: to read them again costs about what documents cost that were parsed a moment ago
-(measured; 1,000 of them would flatter the SDK by a quarter of a microsecond). The SDK's `publish_many` checks every field,
-encodes, finds the partition, and knows at the end that the broker has everything. Beside it, with prepared bytes and the
-same settings (idempotent, acks=all, linger 5 ms; 20 and 50 ms make the raw loop slower):
+(measured; 1,000 of them would flatter the SDK by a quarter of a microsecond). The SDK's `publish_many` checks every
+field, encodes, finds the partition, and knows at the end that the broker has everything. Beside it, with prepared bytes
+and the same settings (idempotent, acks=all, linger 5 ms; with 20 and 50 ms the raw loop was slower):
 
     raw     the loop of the client's own README: `poll(0)`, `produce` with a delivery callback, `flush` at the end
     bare    `produce` and nothing else: no callback, so that it would not know what was lost; a poll per 1,000
     batch   the client's batch call, the part of the SDK that is the client's
     check   the part that is the SDK's own: documents to bytes
 
-Floor: at least 60% of the raw loop's rate (`ratio`, by the clock). `ratio_cpu` is the same by processor time, which other
-work on the machine disturbs less; `ratio_to_bare` is the rate beside the bare loop's. Each round's records are counted, and
-in the first, which is not measured, their bytes are compared with what the codec makes of the full check.
+Floor: at least 60% of the raw loop's rate (`ratio`, by the clock). `ratio_cpu` is the same by processor time, which
+other work on the machine disturbs less; `ratio_to_bare` is the rate beside the bare loop's. Each round's records are
+counted, and in the first, which is not measured, their bytes are compared with what the codec makes of the full check.
 """
 
 from __future__ import annotations
