@@ -149,7 +149,7 @@ def test_every_refusal_of_a_wrong_credential_is_the_same() -> None:
     gone, late = door.key(), door.key(expires_at=door.now_ms + 1)
     door.put(keys.revoke(gone.key, door.now_ms))
     door.now_ms += 10
-    wrong = [re.sub(r"_[^_]{43}$", "_" + "A" * 43, made.token) for made in (held, gone, late)]
+    wrong = [made.token[:-43] + "A" * 43 for made in (held, gone, late)]  # a secret may have a _ of its own
     nobody = f"test_{'z' * 16}_{'A' * 43}"
     assert {_told(door, a_request(token=t)) for t in (*wrong, nobody, "junk")} == {("unauthenticated", "")}
     assert {_told(door, a_request(token=t.token)) for t in (gone, late)} == {("unauthenticated", "")}
