@@ -108,7 +108,9 @@ def _state(random: Random, model: Model, by: str, key: str, partners: list[str])
     if state in ("exiting", "exited") and subject.count("/") == 0 and random.random() < 0.97:
         state = "live"
     why = ("ops", "a note") if random.random() < 0.95 else random.choice((("", "a note"), ("ops", "")))
-    approved = Random(key).choices(("second", "", why[0]), (93, 5, 2) if (now, state) == ("sandbox", "live") else (5, 94, 1))
+    approved = Random(key).choices(
+        ("second", "", why[0]), (93, 5, 2) if (now, state) == ("sandbox", "live") else (5, 94, 1)
+    )
     return SetPartnerState(by, key, subject, state, *why, *approved)
 
 

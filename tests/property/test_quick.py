@@ -157,7 +157,7 @@ def test_ordinary_transactions_are_quick(key: str, amount: int, reference: str, 
 def test_what_is_remembered_is_bounded_and_the_banks_own_is_not_remembered():
     check = QuickCheck(CODEC, PARTITIONS, BYTES_MAX)
     check.full(plain("bank", accounts={"payer": "bank:clearing:CNY", "payee": "acme:wallet:bob"}), DAY)
-    assert not check._kinds and not check._known
+    assert (len(check._kinds), check._known) == (0, 0)
     check.full(plain(), DAY)
     assert check._known == len(check._kinds) == len(check._days) == 1
     assert check.quick((plain(value_date="2026-11-23"),), DAY) is None, "a day that was not seen"
