@@ -20,7 +20,7 @@ from clearline.publisher import (
 )
 from clearline.stack import CHECKOUT
 from schemas.errors import BadInputError
-from streams.reader import read_to_end
+from streams.reader import end_offsets, read_to_end
 from tests.contract.test_publishing import block
 from tests.integration.conftest import World
 
