@@ -25,16 +25,16 @@ from typing import Any
 import psutil
 
 from benchmarks.everything import TieOut
-from benchmarks.harness import BenchError, Helper, World
+from benchmarks.harness import BenchError, Helper, World, chosen_parts, common_arguments
 from benchmarks.http_load import HttpJob
 from benchmarks.load import Plan
-from benchmarks.machine import RESULTS, Results
+from benchmarks.machine import Results
 from benchmarks.report import Report
 from clearline import keys
 from clearline.config import Settings, load_settings
 from clearline.connection import connect
 from clearline.stack import Stack
-from schemas.errors import BadInputError, ClearlineError
+from schemas.errors import ClearlineError
 from streams.table import Table
 
 PARTS = ("single", "batch")
@@ -210,21 +210,14 @@ def make_keys(settings: Settings, partner_ids: Sequence[str]) -> dict[str, str]:
 
 def _arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="clearline bench gateway", description="HTTP request to settled answer.")
-    parser.add_argument("--only", default=",".join(PARTS), help=f"parts to run, with commas: {', '.join(PARTS)}")
+    common_arguments(parser, PARTS)
     parser.add_argument("--rates", default="50,100,200,300,400", help="single requests per second")
     parser.add_argument("--batch-rates", default="2,5,10,20,40", help="batches per second")
     parser.add_argument("--batch", type=int, default=100, help="transactions in a batch, at most 1000")
     parser.add_argument("--rate-seconds", type=float, default=20.0, help="how long each rate is held")
     parser.add_argument("--partners", type=int, default=16, help="root partners, each with a key of its own")
-    parser.add_argument("--quick", action="store_true", help="small sizes: shows that it works, measures little")
-    parser.add_argument("--json", action="store_true", help="JSON lines on standard output")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the results")
     options = parser.parse_args(arguments)
-    options.only = [p for p in options.only.split(",") if p]
-    unknown = [p for p in options.only if p not in PARTS]
-    if unknown:
-        raise BadInputError(f"{unknown[0]} is not a part of this benchmark; parts are {', '.join(PARTS)}")
+    options.only = chosen_parts(options.only, PARTS)
     if options.quick:
         options.rates, options.batch_rates, options.rate_seconds, options.batch = "30", "2", 2.0, 10
     return options

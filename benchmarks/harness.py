@@ -6,6 +6,7 @@ them costs the broker next to nothing, so watching does not disturb what is watc
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import queue
@@ -14,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -25,10 +26,11 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.cimpl import NewTopic
 
 from benchmarks.load import Job, Plan
+from benchmarks.machine import RESULTS
 from clearline.config import Settings
 from clearline.stack import Addresses, Stack
 from schemas.codec import HEADER_BYTES, JOURNAL_PREFIX_BYTES, schema_of
-from schemas.errors import ClearlineError
+from schemas.errors import BadInputError, ClearlineError
 from streams.clients import KafkaConfig, admin_client
 from streams.reader import end_offsets, read_to_end
 from streams.registry import Registry
@@ -325,3 +327,20 @@ def rss_mb(pids: Iterable[tuple[str, int | None]]) -> dict[str, float]:
 def prepare_registry(addresses: Addresses) -> None:
     """Registers the schemas."""
     Registry(addresses.registry_url).register_all()
+
+
+def common_arguments(parser: argparse.ArgumentParser, parts: Sequence[str]) -> None:
+    """The options of every benchmark that runs in parts."""
+    parser.add_argument("--only", default=",".join(parts), help=f"parts to run, with commas: {', '.join(parts)}")
+    parser.add_argument("--quick", action="store_true", help="small sizes: shows that it works, measures little")
+    parser.add_argument("--json", action="store_true", help="JSON lines on standard output")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the results")
+
+
+def chosen_parts(only: str, parts: Sequence[str]) -> list[str]:
+    """The parts that `--only` names. Raises BadInputError for what is none."""
+    chosen = [p for p in only.split(",") if p]
+    for unknown in (p for p in chosen if p not in parts):
+        raise BadInputError(f"{unknown} is not a part of this benchmark; parts are {', '.join(parts)}")
+    return chosen

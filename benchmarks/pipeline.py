@@ -19,15 +19,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.everything import run_everything
-from benchmarks.harness import World, prepare_registry
+from benchmarks.harness import World, chosen_parts, common_arguments, prepare_registry
 from benchmarks.latency import run_latency, run_recovery
 from benchmarks.load import Plan
-from benchmarks.machine import RESULTS, Results
+from benchmarks.machine import Results
 from benchmarks.report import Report
 from benchmarks.throughput import run_backlog, run_rebuild, run_shapes, run_workers
 from clearline.config import Settings, load_settings
 from clearline.stack import Addresses, Stack
-from schemas.errors import BadInputError, ClearlineError
+from schemas.errors import ClearlineError
 
 PARTS = ("copy", "backlog", "workers", "skew", "latency", "recovery", "everything")
 _ON_THE_BROKER = set(PARTS) - {"everything"}
@@ -35,7 +35,7 @@ _ON_THE_BROKER = set(PARTS) - {"everything"}
 
 def _arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="clearline bench pipeline", description="Measures the settlement end to end.")
-    parser.add_argument("--only", default=",".join(PARTS), help=f"parts to run, with commas: {', '.join(PARTS)}")
+    common_arguments(parser, PARTS)
     parser.add_argument("--transactions", type=int, default=1_000_000, help="size of the backlog (default 1000000)")
     parser.add_argument("--seconds", type=float, default=300.0, help="how long everything runs (default 300)")
     parser.add_argument("--rate-seconds", type=float, default=10.0, help="how long each rate of latency is held")
@@ -43,15 +43,8 @@ def _arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--offered", type=int, default=11_000, help="transactions per second offered to everything")
     parser.add_argument("--accounts", type=int, default=100_000, help="accounts of the rebuild")
     parser.add_argument("--kills", type=int, default=5, help="kills of a worker; the broker is killed twice at most")
-    parser.add_argument("--quick", action="store_true", help="small sizes: shows that it works, measures little")
-    parser.add_argument("--json", action="store_true", help="JSON lines on standard output")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the results")
     options = parser.parse_args(arguments)
-    options.only = [p for p in options.only.split(",") if p]
-    unknown = [p for p in options.only if p not in PARTS]
-    if unknown:
-        raise BadInputError(f"{unknown[0]} is not a part of this benchmark; parts are {', '.join(PARTS)}")
+    options.only = chosen_parts(options.only, PARTS)
     options.broker_kills = min(2, options.kills)
     options.shape_transactions = max(1, options.transactions // 4)
     if options.quick:

@@ -7,7 +7,7 @@ from uuid import uuid4
 
 from clearline.connection import Connection
 from clearline.outcomes import Matcher, Outcome, OutcomeTail, wait_for_all
-from ledger.reasons import MEANING, Reason
+from ledger.reasons import MEANING, told_of
 from schemas.errors import BadInputError, PartUnavailableError
 from schemas.records import Command
 
@@ -16,7 +16,7 @@ class RejectedError(BadInputError):
     """The ledger said no. `outcome` has the reason."""
 
     def __init__(self, what: str, outcome: Outcome) -> None:
-        meaning = MEANING[Reason(outcome.reason)] if outcome.reason in list(Reason) else ""
+        meaning = told_of(outcome.reason, MEANING)
         super().__init__(f"{what} was rejected: {outcome.why()}. {meaning}".rstrip())
         self.outcome = outcome
 

@@ -11,9 +11,10 @@ import time
 from collections import deque
 
 from clearline.connection import Connection
-from clearline.outcomes import Outcome, decides, outcome_of
+from clearline.outcomes import Outcome, outcome_of
 from ledger.book import Book
 from ledger.state import Draft
+from processors.settlement import decides
 from schemas.identity import BANK, command_id, partition_of, payload_digest, tree_of
 from schemas.records import Command, Crossing, JournalRecord, Transaction
 from streams.recovery import PartitionLedger, recover

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import date
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -22,8 +22,8 @@ from clearline.fields import EPOCH, KEY_MAX, METADATA_KEY_MAX, METADATA_VALUE_MA
 from ledger.fields import METADATA_MAX, TEXT_MAX
 from ledger.money import AMOUNT_MAX
 from schemas.codec import HEADER_BYTES, Codec
-from schemas.identity import BANK, partition_of, root_of, tree_of
-from schemas.records import Command, Transaction
+from schemas.identity import BANK, root_of, route_of
+from schemas.records import Transaction
 from schemas.writer import base128, zigzag
 from streams.bulk import BulkMessage
 
@@ -65,13 +65,6 @@ class _Plain(msgspec.Struct, forbid_unknown_fields=True, gc=False):
 
 
 _PLAINS = list[_Plain]
-
-
-class Route(NamedTuple):
-    """A command's Kafka key, and the partitions that it goes to."""
-
-    key: bytes
-    partitions: tuple[int, ...]
 
 
 class _Kind:
@@ -124,7 +117,7 @@ class QuickCheck:
         self._payers = _AccountIds(_text("payee"))
         self._payees = _AccountIds("\0\0")  # the end of the accounts, and no postings
 
-    def full(self, document: object, today: date) -> tuple[bytes, Route]:
+    def full(self, document: object, today: date) -> tuple[bytes, tuple[bytes, Sequence[int]]]:
         """A document on the wire, and where it goes; `today` is the value date of whoever named none. What the full
         check says of an ordinary transaction is remembered. Raises ContractError."""
         command = read_command(document, today)
@@ -132,7 +125,7 @@ class QuickCheck:
         if len(value) > self._bytes_max:
             rule = f"the command takes {len(value)} bytes on the wire, the most is {self._bytes_max}"
             raise ContractError([FieldError("", rule)])
-        route = where(command, self._partitions)
+        route = route_of(command, self._partitions)
         if type(command) is Transaction and isinstance(document, dict):
             self._learn(document, command, value, route, today)
         return value, route
@@ -194,7 +187,9 @@ class QuickCheck:
             return None
         return parts
 
-    def _learn(self, document: dict[str, Any], t: Transaction, value: bytes, route: Route, today: date) -> None:
+    def _learn(
+        self, document: dict[str, Any], t: Transaction, value: bytes, route: tuple[bytes, Sequence[int]], today: date
+    ) -> None:
         """Remembers the shape of a document, if its bytes are those that are put together from it."""
         if list(t.accounts) != ["payer", "payee"] or root_of(t.partner_id) == BANK:
             return  # the bank's own transactions go where their accounts are
@@ -211,20 +206,12 @@ class QuickCheck:
             kind = self._kinds[named] = _Kind(*named)
         if t.partner_id in kind.partners:
             return
-        (partition,) = route.partitions
-        kind.partners[t.partner_id] = value[:HEADER_BYTES].decode(_BYTES) + _text(t.partner_id), route.key, partition
+        key, (partition,) = route
+        kind.partners[t.partner_id] = value[:HEADER_BYTES].decode(_BYTES) + _text(t.partner_id), key, partition
         self._known += 1
-        if self.quick([document], today) != {partition: [{"value": value, "key": route.key}]}:
+        if self.quick([document], today) != {partition: [{"value": value, "key": key}]}:
             del kind.partners[t.partner_id]
             self._known -= 1
-
-
-def where(command: Command, partitions: int) -> Route:
-    """Where a command goes: to one partition, or to all with what every partition must know."""
-    root = tree_of(command)
-    if root == BANK and not isinstance(command, Transaction):
-        return Route(root.encode(), tuple(range(partitions)))
-    return Route(root.encode(), (partition_of(root, partitions),))
 
 
 def _number(n: int) -> str:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from clearline.audit.views import JOURNAL, SEALS, Log
+from processors.settlement import speaks_for_key
 from schemas.codec import HEADER_BYTES, schema_of
 from schemas.errors import BadInputError, DifferenceFoundError, InvariantError
 from schemas.identity import BANK, command_id, partition_of, root_of
@@ -21,7 +22,6 @@ from schemas.records import JournalRecord, Seal
 from streams.reader import LogRecord
 
 FORMAT = "clearline-receipt-1"
-CONFLICT = "idempotency_conflict"  # an outcome under the key, but not the key's
 _ID_END = HEADER_BYTES + 16
 _OFFSETS_OF_A_SEAL = 2  # itself and the marker of its Kafka transaction
 _SCHEMA_KEYS = ("type", "name", "fields", "items", "values", "size", "symbols")
@@ -86,8 +86,7 @@ def final(places: Iterable[Place]) -> Place | None:
     done = [
         p
         for p in places
-        if (p.outcome in ("settled", "rejected") and p.reason != CONFLICT)
-        or (p.outcome == "applied" and p.command != "Transaction")
+        if speaks_for_key(p.outcome, p.reason) or (p.outcome == "applied" and p.command != "Transaction")
     ]
     return max(done, key=lambda p: (-p.partition, p.sequence), default=None)
 

@@ -16,14 +16,14 @@ from clearline.config import Settings, load_settings
 from clearline.connection import Connection, kafka_config, registry_of
 from clearline.contract import ContractError, FieldError, read_command
 from clearline.quick import QuickCheck
-from ledger.reasons import CURE, MEANING, Reason
-from processors.settlement import decides
+from ledger.reasons import CURE, MEANING, told_of
+from processors.settlement import is_final, offset_of
 from schemas.errors import BadInputError, ClearlineError, PartUnavailableError
 from schemas.identity import command_id
 from schemas.records import Command, JournalRecord, Reply
 from streams.bulk import Bulk, BulkMessage
 from streams.caller import Caller, Sending
-from streams.calls import Found, Place
+from streams.calls import Place
 from streams.finder import Finder
 from streams.topics import Topics, partition_counts
 
@@ -98,12 +98,12 @@ class Outcome:
     @property
     def meaning(self) -> str:
         """What the reason means; empty without one."""
-        return MEANING[Reason(self.reason)] if self.reason in list(Reason) else ""
+        return told_of(self.reason, MEANING)
 
     @property
     def cure(self) -> str:
         """What helps against the reason; empty without one."""
-        return CURE[Reason(self.reason)] if self.reason in list(Reason) else ""
+        return told_of(self.reason, CURE)
 
     def why(self) -> str:
         """The reason with what it names and what helps, for people."""
@@ -288,7 +288,7 @@ class Engine:
         loop = asyncio.get_running_loop()
         while True:
             found = await self._finder.at(reply.partition, reply.first_offset)
-            if found is not None and not _under_way(found):
+            if found is not None and is_final(found.record):
                 return _of_record(found.record, repeated=True)
             if loop.time() > deadline:
                 raise OutcomeTimeoutError(f"{_name(ticket)} was sent before, and that is not decided yet")
@@ -389,10 +389,6 @@ def today() -> date:
     return datetime.now(UTC).date()
 
 
-def _under_way(found: Found) -> bool:
-    return found.record.command == "Transaction" and found.record.outcome == "applied"
-
-
 def _name(ticket: Ticket) -> str:
     return f"{ticket.command.partner_id} {ticket.command.idempotency_key}"
 
@@ -410,8 +406,7 @@ def _of_reply(r: Reply, places: tuple[Place, ...]) -> Outcome:
 
 
 def _of_record(r: JournalRecord, *, repeated: bool) -> Outcome:
-    own = r.first_offset if decides(r) else r.source_offset
     return Outcome(
-        r.outcome, r.partner_id, r.idempotency_key, r.reason, r.detail, r.source_partition, own, r.sequence,
+        r.outcome, r.partner_id, r.idempotency_key, r.reason, r.detail, r.source_partition, offset_of(r), r.sequence,
         _time(r.booked_at), repeated,
     )  # fmt: skip

@@ -5,6 +5,7 @@ When several apply, over all postings of an entry, the first in this list is giv
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 
 
@@ -196,3 +197,8 @@ def first(a: Rejection | None, b: Rejection | None) -> Rejection | None:
     if a is None or b is None:
         return a or b
     return b if b.rank < a.rank else a
+
+
+def told_of(code: str, table: Mapping[Reason, str]) -> str:
+    """What MEANING or CURE says of a code; empty for none and for what is no reason of the ledger."""
+    return table[Reason(code)] if code in _ORDER else ""

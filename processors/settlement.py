@@ -368,7 +368,17 @@ def is_final(r: JournalRecord) -> bool:
     return r.command != "Crossing" and not (r.command == "Transaction" and r.outcome == "applied")
 
 
+def speaks_for_key(outcome: str, reason: str) -> bool:
+    """Whether an outcome is the transaction's own: a repeat only points to it, and another payload under its key says
+    nothing of it."""
+    return outcome == "settled" or (outcome == "rejected" and reason != Reason.IDEMPOTENCY_CONFLICT)
+
+
 def decides(r: JournalRecord) -> bool:
     """Whether it is the last word on a transaction that crossed partitions, whose command stood at `first_offset`."""
-    final = r.outcome == "settled" or (r.outcome == "rejected" and r.reason != Reason.IDEMPOTENCY_CONFLICT)
-    return r.command == "Transaction" and r.first_offset >= 0 and final
+    return r.command == "Transaction" and r.first_offset >= 0 and speaks_for_key(r.outcome, r.reason)
+
+
+def offset_of(r: JournalRecord) -> int:
+    """Where the command stands that a final record is the outcome of: in its own partition, the journal's."""
+    return r.first_offset if decides(r) else r.source_offset

@@ -6,6 +6,8 @@ schemas and are pinned by golden values in the tests.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import lru_cache
 from hashlib import blake2b
 
 import msgspec
@@ -100,3 +102,16 @@ def tree_of(command: Command) -> str:
     if isinstance(command, CloseDay | Tick | PublishProduct | Crossing):
         return BANK  # of every partition, or of the one that it names
     return root_of(owner_of(command.account_id))
+
+
+def route_of(command: Command, partitions: int) -> tuple[bytes, Sequence[int]]:
+    """Kafka key and partitions of a command: one partition, or all for what every partition must know."""
+    root = tree_of(command)
+    if root == BANK and not isinstance(command, Transaction):
+        return BANK.encode(), range(partitions)
+    return root.encode(), (_place_of(root, partitions),)
+
+
+@lru_cache(maxsize=100_000)  # a publisher names the same few roots again and again
+def _place_of(root: str, partitions: int) -> int:
+    return partition_of(root, partitions)

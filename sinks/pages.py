@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from datetime import date
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from sinks.clickhouse import ClickHouseConfig, Database
 from sinks.reports import FIRST_DAY, LAST_DAY, On, Point, day_column, sign_of
@@ -48,8 +48,9 @@ _ASK_AGAIN = 3
 _Parts = list[tuple[int, int]]
 
 
-class Key(NamedTuple):
-    """Where a line stands: its day, when it was booked (milliseconds UTC), and its place in the journal."""
+class LineKey(NamedTuple):
+    """Where a line stands in a statement: its day (of value or booking), when it was booked (milliseconds UTC), and its
+    place in the journal."""
 
     day: date
     booked_at: int
@@ -58,18 +59,18 @@ class Key(NamedTuple):
     line: int
 
 
-class Line(NamedTuple):
-    """One posting. `source_offset`: of the command that booked it; `balance`: after it, on the normal side."""
+class StatementLine(NamedTuple):
+    """One posting. `offset`: of the command, in its partition; `balance`: after it, on the account's normal side."""
 
-    key: Key
+    key: LineKey
     value_date: date
     command_id: bytes
-    source_offset: int
+    offset: int
     partner_id: str
     product: str
     operation: str
     reference: str
-    side: str
+    side: Literal["debit", "credit"]
     amount: int
     balance: int
 
@@ -84,15 +85,14 @@ class Page:
     debits: int
     credits: int
     closing: int
-    lines: list[Line]
+    lines: list[StatementLine]
     more: bool
     through: int
     point: Point
 
 
-@dataclass(frozen=True, slots=True)
-class AccountTerms:
-    """What an account is, by the control commands that ClickHouse has; counters are not among it."""
+class AccountRow(NamedTuple):
+    """An account as it is known, without its counters. `opened_at`: milliseconds UTC, 0 when it is not known yet."""
 
     account_id: str
     type: str
@@ -134,8 +134,8 @@ class Pages:
         return debits, credits, point
 
     def statement(
-        self, account_id: str, partition: int, since: date, until: date, on: On, limit: int, after: Key | None = None,
-        through: int = -1,
+        self, account_id: str, partition: int, since: date, until: date, on: On, limit: int,
+        after: LineKey | None = None, through: int = -1,
     ) -> Page | None:  # fmt: skip
         """At most `limit` lines of a period, both days included, after a key. `through`: the journal offset that the
         first page named, -1 for the first. None when the account is not known here."""
@@ -153,7 +153,7 @@ class Pages:
         if after is not None:
             (d, c), *_ = _parts(self._ask("sums_of_day", on, account=account_id, through=through, **after._asdict()))
             balance += sign * (d - c)
-        key = after or Key(since, -1, 0, 0, 0)
+        key = after or LineKey(since, -1, 0, 0, 0)
         found = self._ask(
             "lines", on, account=account_id, since=max(since, key.day), until=until, through=through,
             limit=limit + 1, **key._asdict(),
@@ -164,17 +164,17 @@ class Pages:
             balance += sign * int(amount) * (1 if side == "debit" else -1)
             value_date, command_id, *texts = facts
             values: list[Any] = [value_date, bytes.fromhex(command_id), *texts, str(side), int(amount), balance]
-            lines.append(Line(Key(*row[:5]), *values))
+            lines.append(StatementLine(LineKey(*row[:5]), *values))
         debits, credits = d1 + d2, c1 + c2
         closing = opening + sign * (debits - credits)
         return Page(kind, currency, opening, debits, credits, closing, lines, len(found) > limit, through, point)
 
-    def accounts(self, partner_id: str, after: str, limit: int) -> list[AccountTerms]:
+    def accounts(self, partner_id: str, after: str, limit: int) -> list[AccountRow]:
         """Accounts of a partner and of all below it, by id, after one."""
         found = self._ask("ids", own=partner_id + ":", below=partner_id + "/", after=after, limit=limit)
         return self.terms([str(row[0]) for row in found])
 
-    def terms(self, account_ids: list[str]) -> list[AccountTerms]:
+    def terms(self, account_ids: list[str]) -> list[AccountRow]:
         """These accounts, by id; those that are not known here are left out."""
         if not account_ids:
             return []
@@ -215,7 +215,7 @@ def _parts(rows: list[tuple[Any, ...]]) -> _Parts:
     return [(sums.get((part, "debit"), 0), sums.get((part, "credit"), 0)) for part in range(3)]
 
 
-def _terms(account_id: str, rows: list[tuple[str, dict[str, str], int]]) -> AccountTerms | None:
+def _terms(account_id: str, rows: list[tuple[str, dict[str, str], int]]) -> AccountRow | None:
     """An account from the commands that opened and changed it, in their order; None when the first is not here."""
     now: dict[str, str] = {}
     opened_at = 0
@@ -226,7 +226,7 @@ def _terms(account_id: str, rows: list[tuple[str, dict[str, str], int]]) -> Acco
     if not opened_at:
         return None
     floor = now.get("min_available", "")
-    return AccountTerms(
+    return AccountRow(
         account_id,
         now["type"],
         now["currency"],

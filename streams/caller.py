@@ -18,8 +18,8 @@ from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 
 from schemas.codec import Codec, UndecodableError
 from schemas.errors import BadInputError, PartUnavailableError
-from schemas.identity import BANK, partition_of, tree_of
-from schemas.records import Command, Reply, Transaction
+from schemas.identity import route_of
+from schemas.records import Command, Reply
 from streams.calls import OPEN_MAX, Call, Called, Calls, Kept, Place, Waiting
 from streams.clients import KafkaConfig
 from streams.publisher import REPLY_HEADER
@@ -34,7 +34,6 @@ _GUARD_S = 2.0  # the client reports every message by then; if it does not, nobo
 _FULL_S = 0.005
 _POLL_S = 0.2
 _READ_MAX = 2_000
-_PLACES_MAX = 100_000
 
 
 class Sending(NamedTuple):
@@ -67,7 +66,6 @@ class Caller:
         self._slot = slot
         self._acknowledge_s = acknowledge_s
         self._calls = Calls(kept, open_max)
-        self._places: dict[str, int] = {}
         self._acknowledgements: list[Acknowledgement] = []
         self._producers: list[Producer] = []  # the last one is used; those before it still have to report
         self._ended = threading.Event()
@@ -158,7 +156,7 @@ class Caller:
 
     async def _publish(self, command: Command, waiting: Waiting, began: float) -> Call:
         """Queues one command; waits while the client's queue is full. What goes wrong is in the call."""
-        key, partitions = self._where(command)
+        key, partitions = route_of(command, self._partitions)
         call = self._calls.begin(command, len(partitions), waiting)
         try:
             value = self._codec.encode(command)
@@ -172,18 +170,6 @@ class Caller:
                     break
                 await asyncio.sleep(_FULL_S)
         return call
-
-    def _where(self, command: Command) -> tuple[bytes, Sequence[int]]:
-        """Key and partitions of a command: one, or all for what every partition must know."""
-        root = tree_of(command)
-        if root == BANK and not isinstance(command, Transaction):
-            return root.encode(), range(self._partitions)
-        place = self._places.get(root)
-        if place is None:
-            if len(self._places) >= _PLACES_MAX:
-                self._places.clear()
-            place = self._places[root] = partition_of(root, self._partitions)
-        return root.encode(), (place,)
 
     def _queued(self, call: Call, value: bytes, key: bytes, partition: int) -> bool:
         """Whether the client took it; what it will never take is in the call."""

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import structlog
 
-from ledger.reasons import Reason
+from processors.settlement import speaks_for_key
 from schemas.identity import command_id
 from schemas.records import Command, JournalRecord, Reply
 
@@ -119,8 +119,8 @@ class Call:
 def place_of(r: Reply) -> Place:
     """Where the command stands that this reply is to. A transaction between partitions was decided at a later offset
     than its own, which the last word on it has as `first_offset`."""
-    final = r.outcome == "settled" or (r.outcome == "rejected" and r.reason != Reason.IDEMPOTENCY_CONFLICT)
-    return Place(r.partition, r.first_offset if final and r.first_offset >= 0 else r.source_offset)
+    own = r.first_offset >= 0 and speaks_for_key(r.outcome, r.reason)
+    return Place(r.partition, r.first_offset if own else r.source_offset)
 
 
 class Calls:

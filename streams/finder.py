@@ -13,8 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, NamedTuple, Protocol, TypeVar
 
-from ledger.reasons import Reason
-from processors.settlement import decides
+from processors.settlement import offset_of, speaks_for_key
 from schemas.codec import UndecodableError
 from schemas.errors import PartUnavailableError
 from schemas.identity import command_id as command_id_of
@@ -75,8 +74,9 @@ class _Candidate(NamedTuple):
     @property
     def final(self) -> bool:
         """Whether it says what became of the command: no repeat, no other payload, no start between partitions."""
-        settled = self.outcome in ("settled", "rejected") and self.reason != Reason.IDEMPOTENCY_CONFLICT
-        return settled or (self.outcome == "applied" and self.command != "Transaction")
+        return speaks_for_key(self.outcome, self.reason) or (
+            self.outcome == "applied" and self.command != "Transaction"
+        )
 
     @property
     def under_way(self) -> bool:
@@ -96,11 +96,7 @@ class Search:
 
     def at(self, partition: int, offset: int) -> Found | None:
         """The command at a place; of a repeat the first command under its key."""
-        if not 0 <= partition < self._partitions or offset < 0:
-            return None
-        asked = record_at(self._log, self._submitted, partition, offset)
-        time_ms = asked.timestamp_ms if asked is not None else -1
-        placed = find_outcome(self._log, self._decode, self._journal, partition, offset, time_ms)
+        asked, placed = self._placed(partition, offset)
         if placed is None:
             return None
         r = placed.record
@@ -111,12 +107,12 @@ class Search:
 
     def record(self, partition: int, offset: int) -> JournalRecord | None:
         """The journal record of the command at exactly this place, be it the last word or not."""
-        placed = self._placed(partition, offset)
+        _, placed = self._placed(partition, offset)
         return placed.record if placed is not None else None
 
     def later(self, partition: int, offset: int, name: bytes, most: int) -> Later:
         """Of the `most` journal records after that of the command at this place those that hold these bytes."""
-        placed = self._placed(partition, offset)
+        _, placed = self._placed(partition, offset)
         if placed is None:
             return Later([], True)
         return holding(self._log, self._decode, self._journal, partition, placed.offset + 1, name, most)
@@ -155,12 +151,13 @@ class Search:
             raise PartUnavailableError("Settlement", self._submitted, why)
         return None
 
-    def _placed(self, partition: int, offset: int) -> Placed | None:
+    def _placed(self, partition: int, offset: int) -> tuple[LogRecord | None, Placed | None]:
+        """The command at a place, when the log keeps it, and its journal record, when there is one."""
         if not 0 <= partition < self._partitions or offset < 0:
-            return None
+            return None, None
         asked = record_at(self._log, self._submitted, partition, offset)
         time_ms = asked.timestamp_ms if asked is not None else -1
-        return find_outcome(self._log, self._decode, self._journal, partition, offset, time_ms)
+        return asked, find_outcome(self._log, self._decode, self._journal, partition, offset, time_ms)
 
     def by_id(self, command_id: bytes) -> Found | None:
         """The command of this id. When the index does not answer, only what it did not have when it last did is
@@ -200,8 +197,7 @@ class Search:
         record: JournalRecord = self._decode(raw.value)
         if c.under_way:
             record = last_word(self._log, self._decode, self._journal, c.partition, Placed(c.offset, record)).record
-        own = record.first_offset if decides(record) else record.source_offset
-        asked = record_at(self._log, self._submitted, c.partition, own)
+        asked = record_at(self._log, self._submitted, c.partition, offset_of(record))
         return Found(record, self._command(asked.value if asked is not None else None))
 
     def _command(self, value: bytes | None) -> Command | None:

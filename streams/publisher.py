@@ -10,8 +10,8 @@ from confluent_kafka import KafkaError, Message, Producer
 
 from schemas.codec import Codec
 from schemas.errors import PartUnavailableError
-from schemas.identity import BANK, partition_of, root_of, tree_of
-from schemas.records import AdmitPartner, Command, OpenAccount, SetPartnerState, Transaction
+from schemas.identity import BANK, partition_of, route_of
+from schemas.records import AdmitPartner, Command, OpenAccount, SetPartnerState
 from streams.clients import KafkaConfig
 from streams.topics import Topics
 
@@ -33,28 +33,20 @@ class CommandPublisher:
         self._topic = topics.submitted
         self._codec = codec
         self._partitions = partitions
-        self._places: dict[str, int] = {}
         self.published = 0
         self.acknowledged = 0
         self.failed = 0
 
     def partition(self, partner_id: str) -> int:
         """The partition of a partner's tree."""
-        root = root_of(partner_id)
-        place = self._places.get(root)
-        if place is None:
-            place = self._places[root] = partition_of(root, self._partitions)
-        return place
+        return partition_of(partner_id, self._partitions)
 
     def publish(self, command: Command, reply_to: int | None = None, on_delivery: Delivery | None = None) -> None:
         """Queues one command; blocks while the client's queue is full. A bank account's command is broadcast."""
-        root = tree_of(command)
+        key, partitions = route_of(command, self._partitions)
         value = self._codec.encode(command)
-        if root == BANK and not isinstance(command, Transaction):
-            for p in range(self._partitions):
-                self.send(value, BANK.encode(), p, reply_to, on_delivery)
-        else:
-            self.send(value, root.encode(), self.partition(root), reply_to, on_delivery)
+        for p in partitions:
+            self.send(value, key, p, reply_to, on_delivery)
 
     def broadcast(self, command: OpenAccount | AdmitPartner | SetPartnerState) -> None:
         """Queues one command to every partition."""

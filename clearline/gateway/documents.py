@@ -12,11 +12,10 @@ from datetime import date, datetime, timedelta
 from typing import Any, NamedTuple
 
 from clearline.fields import EPOCH
-from clearline.outcomes import decides
 from ledger.limits import ACCOUNT, PARTNER, PRODUCT
 from ledger.names import within
 from ledger.reasons import Reason
-from processors.settlement import is_final
+from processors.settlement import is_final, offset_of
 from schemas.identity import owner_of, root_of
 from schemas.records import Command, JournalRecord, Reply, Transaction
 from streams.calls import Place, place_of
@@ -57,7 +56,7 @@ def of_record(r: JournalRecord) -> Outcome | None:
     transaction that goes on between partitions."""
     if r.outcome == "repeated" or r.reason == Reason.IDEMPOTENCY_CONFLICT or not is_final(r):
         return None
-    place = Place(r.source_partition, r.first_offset if decides(r) else r.source_offset)
+    place = Place(r.source_partition, offset_of(r))
     return Outcome(r.outcome, r.reason, r.detail, place, r.sequence, r.booked_at, r.product_version)
 
 

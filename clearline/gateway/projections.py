@@ -17,16 +17,7 @@ from queue import LifoQueue
 from typing import Any, Protocol, TypeVar
 
 from clearline.gateway.parts import Place
-from clearline.gateway.reads import (
-    AccountRow,
-    BalanceRow,
-    Level,
-    LimitRow,
-    LineKey,
-    On,
-    StatementLine,
-    StatementPage,
-)
+from clearline.gateway.reads import BalanceRow, Level, LimitRow, On, StatementPage
 from clearline.gateway.terms import StateRows as Rows
 from clearline.gateway.terms import Terms
 from schemas.errors import PartUnavailableError
@@ -35,7 +26,7 @@ from schemas.records import AccountState, PartitionState, PartnerState, ProductS
 from sinks.balance_reader import BalanceReader, Shards
 from sinks.balances import Shard
 from sinks.clickhouse import ClickHouseConfig
-from sinks.pages import AccountTerms, Key, Pages
+from sinks.pages import AccountRow, LineKey, Pages
 
 T = TypeVar("T")
 
@@ -139,7 +130,7 @@ class Projections:
         """As `Reads.account`."""
         (shard, _, source), terms = await asyncio.gather(self._now(account_id), self._opened(account_id))
         if shard is not None:
-            return _row(account_id, shard, terms.opened_at if isinstance(terms, AccountTerms) else 0)
+            return _row(account_id, shard, terms.opened_at if isinstance(terms, AccountRow) else 0)
         return _known(terms, source)
 
     async def balance(self, account_id: str) -> BalanceRow | None:
@@ -165,9 +156,8 @@ class Projections:
     ) -> StatementPage | None:
         """As `Reads.statement`: from ClickHouse. An account that it does not have yet has nothing booked."""
         place = self._place(account_id)
-        key = Key(*after) if after is not None else None
         page = await self._pages.ask(
-            lambda pages: pages.statement(account_id, place, since, until, on, limit, key, through)
+            lambda pages: pages.statement(account_id, place, since, until, on, limit, after, through)
         )
         if page is None:
             shard, _, _ = await self._now(account_id)
@@ -178,7 +168,7 @@ class Projections:
             return StatementPage(
                 account_id, shard.type, shard.currency, 0, 0, 0, 0, (), None, max(0, point.journal_offset), as_of
             )  # fmt: skip
-        lines = tuple(_line(x._asdict()) for x in page.lines)
+        lines = tuple(page.lines)
         return StatementPage(
             account_id, page.type, page.currency, page.opening, page.debits, page.credits, page.closing, lines,
             lines[-1].key if page.more else None, page.through, (Place(place, page.point.source_offset),),
@@ -258,7 +248,7 @@ class Projections:
             return None
         return found if found.complete else None
 
-    async def _opened(self, account_id: str) -> AccountTerms | PartUnavailableError | None:
+    async def _opened(self, account_id: str) -> AccountRow | PartUnavailableError | None:
         """What ClickHouse says of the account, or that it does not answer soon."""
         try:
             found = await asyncio.wait_for(self._pages.ask(lambda pages: pages.terms([account_id])), SOON_S)
@@ -269,17 +259,13 @@ class Projections:
         return found[0] if found else None
 
 
-def _known(answer: AccountTerms | PartUnavailableError | None, source: str) -> AccountRow | None:
+def _known(answer: AccountRow | PartUnavailableError | None, source: str) -> AccountRow | None:
     """The account by what ClickHouse says. It is unknown only when a store that could know it says so."""
-    if isinstance(answer, AccountTerms):
-        return AccountRow(**_fields(answer))
+    if isinstance(answer, AccountRow):
+        return answer
     if answer is not None and source == "clickhouse":
         raise answer
     return None
-
-
-def _fields(t: AccountTerms) -> dict[str, Any]:
-    return {name: getattr(t, name) for name in AccountRow._fields}
 
 
 def _row(account_id: str, s: Shard, opened_at: int) -> AccountRow:
@@ -289,8 +275,8 @@ def _row(account_id: str, s: Shard, opened_at: int) -> AccountRow:
     )  # fmt: skip
 
 
-def _live(t: AccountTerms, s: Shard | None) -> AccountRow:
-    return AccountRow(**_fields(t)) if s is None else _row(t.account_id, s, t.opened_at)
+def _live(t: AccountRow, s: Shard | None) -> AccountRow:
+    return t if s is None else _row(t.account_id, s, t.opened_at)
 
 
 def _shard(a: AccountState) -> Shard:
@@ -304,8 +290,3 @@ def _available(s: Shard) -> int:
     if s.type in _DEBIT_NORMAL:
         return s.debits_posted - s.credits_posted - s.credits_pending
     return s.credits_posted - s.debits_posted - s.debits_pending
-
-
-def _line(values: dict[str, Any]) -> StatementLine:
-    key = LineKey(*values.pop("key"))
-    return StatementLine(key=key, offset=values.pop("source_offset"), **values)

@@ -11,24 +11,10 @@ from typing import Literal, NamedTuple, Protocol
 
 from clearline.gateway.parts import Place
 from schemas.records import Limit, PartnerState, ProductState
+from sinks.pages import AccountRow, LineKey, StatementLine
 
 On = Literal["value", "booking"]
 Level = Literal["partner", "account", "product"]
-
-
-class AccountRow(NamedTuple):
-    """An account as it is known now. `opened_at`: milliseconds UTC, 0 when it is not known yet."""
-
-    account_id: str
-    type: str
-    currency: str
-    min_available: int | None
-    credit_limit: int
-    debits_blocked: bool
-    credits_blocked: bool
-    frozen: bool
-    closed: bool
-    opened_at: int
 
 
 class BalanceRow(NamedTuple):
@@ -46,32 +32,6 @@ class BalanceRow(NamedTuple):
     available: int | None
     as_of: tuple[Place, ...]
     source: Literal["redis", "state", "clickhouse"]
-
-
-class LineKey(NamedTuple):
-    """Where a line stands in a statement: its day (of value or booking), then its place in the journal."""
-
-    day: date
-    booked_at: int
-    partition: int
-    sequence: int
-    line: int
-
-
-class StatementLine(NamedTuple):
-    """One posting. `offset`: of the command, in its partition; `balance`: after it, on the account's normal side."""
-
-    key: LineKey
-    value_date: date
-    command_id: bytes
-    offset: int
-    partner_id: str
-    product: str
-    operation: str
-    reference: str
-    side: Literal["debit", "credit"]
-    amount: int
-    balance: int
 
 
 class StatementPage(NamedTuple):

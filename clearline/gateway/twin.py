@@ -20,15 +20,14 @@ from clearline.gateway.outcomes import Outcomes, keep_ms
 from clearline.gateway.parts import Called, Found, Gate, Parts, Place, Rows, Taken, Tree, limits_tree
 from clearline.gateway.reads import Reads
 from clearline.gateway.twin_reads import TwinReads
-from clearline.outcomes import decides
 from clearline.webhooks.ports import WebhookParts
 from ledger.accounts import Account
 from ledger.keys import KeyIndex
 from ledger.state import Draft, PartitionBase, Partner
-from processors.settlement import Batch, Outlets, Part, Settlement, is_final, merge
+from processors.settlement import Batch, Outlets, Part, Settlement, decides, is_final, merge, offset_of
 from schemas.codec import Codec
 from schemas.errors import BadInputError, PartUnavailableError
-from schemas.identity import BANK, command_id, partition_of, root_of, tree_of
+from schemas.identity import BANK, command_id, partition_of, root_of, route_of
 from schemas.identity import command_id as id_of
 from schemas.records import (
     RECORDS,
@@ -188,7 +187,7 @@ class LedgerTwin:
 
     def _found(self, r: JournalRecord) -> Found:
         side = self._sides[r.source_partition]
-        offset = r.first_offset if decides(r) else r.source_offset
+        offset = offset_of(r)
         last = next((j for j in side.journal if decides(j) and j.first_offset == offset), None)
         command: Any = codec().decode(side.log[offset].raw)
         return Found(r if is_final(r) or last is None else last, command)
@@ -222,12 +221,10 @@ class LedgerTwin:
                     yield side
 
     def _append(self, command: Command, headers: list[tuple[str, bytes]]) -> list[Place]:
-        root = tree_of(command)
-        everywhere = root == BANK and not isinstance(command, Transaction)
-        places = range(self.partitions) if everywhere else [partition_of(root, self.partitions)]
+        key, places = route_of(command, self.partitions)
         raw = codec().encode(command)
         self.published += len(places)
-        return [self._write(p, raw, root.encode(), headers) for p in places]
+        return [self._write(p, raw, key, headers) for p in places]
 
     def _write(self, partition: int, raw: bytes, tree: bytes, headers: list[tuple[str, bytes]]) -> Place:
         self.now_ms += 1

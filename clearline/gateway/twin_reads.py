@@ -12,16 +12,7 @@ from typing import Protocol
 
 from clearline.fields import EPOCH
 from clearline.gateway.parts import Place
-from clearline.gateway.reads import (
-    AccountRow,
-    BalanceRow,
-    Level,
-    LimitRow,
-    LineKey,
-    On,
-    StatementLine,
-    StatementPage,
-)
+from clearline.gateway.reads import BalanceRow, Level, LimitRow, On, StatementPage
 from clearline.gateway.terms import Terms
 from ledger.accounts import DEBIT_NORMAL, Account
 from ledger.calendars import DAY_MS
@@ -29,6 +20,7 @@ from ledger.names import within
 from ledger.state import PartitionBase
 from schemas.identity import owner_of, partition_of
 from schemas.records import JournalRecord, PartnerState, ProductState, Record
+from sinks.pages import AccountRow, LineKey, StatementLine
 
 
 class Ledger(Protocol):

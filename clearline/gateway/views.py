@@ -17,10 +17,11 @@ from clearline.fields import EPOCH
 from clearline.gateway.documents import iso_day, iso_time
 from clearline.gateway.parts import Place
 from clearline.gateway.principal import Principal
-from clearline.gateway.reads import AccountRow, BalanceRow, LimitRow, StatementLine, StatementPage
+from clearline.gateway.reads import BalanceRow, LimitRow, StatementPage
 from ledger.products import compiled
 from schemas.identity import owner_of
 from schemas.records import PartnerState, ProductState
+from sinks.pages import AccountRow, StatementLine
 
 
 class View(BaseModel):

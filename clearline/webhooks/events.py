@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from clearline.gateway.documents import document, document_of_record, of_record
 from clearline.gateway.documents import told as readable
 from clearline.webhooks.interest import ABOVE, BELOW, EXPIRED, REJECTED, SETTLED, Event, Interest, make, since
-from ledger.reasons import Reason
+from processors.settlement import speaks_for_key
 from schemas.identity import command_id, owner_of
 from schemas.records import Command, JournalRecord, PendingLeg, PostedLeg, Want
 from streams.calls import Place
@@ -34,7 +34,7 @@ class Counters(NamedTuple):
 def is_last_word(r: JournalRecord) -> bool:
     """Whether a record says what became of a transaction. Another payload under its key says nothing of it, and its
     first step between partitions is not the last."""
-    return r.command == "Transaction" and r.outcome in _FINAL and r.reason != Reason.IDEMPOTENCY_CONFLICT
+    return r.command == "Transaction" and speaks_for_key(r.outcome, r.reason)
 
 
 def asked_at(r: JournalRecord, interest: Interest) -> Place | None:

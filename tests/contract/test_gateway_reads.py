@@ -23,7 +23,7 @@ from clearline.config import Settings
 from clearline.fields import EPOCH
 from clearline.gateway.parts import Place
 from clearline.gateway.projections import PagePool, Projections
-from clearline.gateway.reads import LineKey, Reads, StatementLine, StatementPage
+from clearline.gateway.reads import Reads, StatementPage
 from clearline.gateway.twin import LedgerTwin, codec, ledger_of, make_twin
 from clearline.gateway.twin_reads import TwinReads, _Rows
 from ledger.calendars import DAY_MS
@@ -45,6 +45,7 @@ from sinks.balance_reader import BalanceReader
 from sinks.balances import Balances, RedisConfig, encode_shard
 from sinks.clickhouse import ClickHouseConfig
 from sinks.ledger_sink import Arrival, LedgerSink
+from sinks.pages import LineKey, StatementLine
 from tests.contract.test_sinks_redis import valkey as valkey  # the fixture
 from tests.sink_child import TOPIC, feed
 from tests.sink_servers import ClickHouseServer

@@ -9,8 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from clearline.connection import Connection
-from clearline.outcomes import decides
-from processors.settlement import is_final
+from processors.settlement import is_final, offset_of
 from schemas.records import JournalRecord
 from streams.reader import read_to_end
 from tests.faults.publisher import digest_of
@@ -46,7 +45,7 @@ def _unexpected(promised: dict[tuple[int, int], tuple[str, str]], link: Connecti
         record = link.codec.decode(r.value)
         assert isinstance(record, JournalRecord)
         # What crosses partitions is decided at a later command of its partition; the first record is not its outcome.
-        offset = record.first_offset if decides(record) else record.source_offset
+        offset = offset_of(record)
         expected = waiting.pop((record.source_partition, offset), "") if is_final(record) else ""
         found = f"rejected:{record.reason}" if record.outcome == "rejected" else record.outcome
         if expected and found != expected:

@@ -13,7 +13,7 @@ from clearline.audit.contract import Terms
 from clearline.audit.live import LiveLog
 from clearline.audit.stores import ClickHouseEntries
 from clearline.audit.verify import verify_world
-from clearline.outcomes import decides
+from processors.settlement import decides
 from schemas.failpoints import SETTLEMENT
 from schemas.identity import owner_of, partition_of, root_of
 from schemas.records import (

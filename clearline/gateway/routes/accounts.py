@@ -17,10 +17,10 @@ from clearline.gateway.asking import HIDDEN, command_of, idempotency_key, json_b
 from clearline.gateway.paging import decode, encode, only_query
 from clearline.gateway.principal import Principal
 from clearline.gateway.problems import Problem
-from clearline.gateway.reads import LineKey
 from clearline.gateway.security import Asker, parts_of
 from clearline.gateway.writes import answer, write
 from schemas.records import OpenAccount
+from sinks.pages import LineKey
 
 router = APIRouter(prefix="/v1", tags=["accounts"])
 
