@@ -56,7 +56,8 @@ class Pytest:
         self, name: str, arguments: list[str], scratch: Path, *, coverage: bool, output: IO[str] | None
     ) -> None:
         self.report = scratch / f"{name}.xml"
-        command = [sys.executable, "-m", "pytest", f"--junitxml={self.report}", *arguments]
+        slow = ["--durations=20", "--durations-min=8"]  # where a suite's time goes should be seen without a search
+        command = [sys.executable, "-m", "pytest", f"--junitxml={self.report}", *slow, *arguments]
         if coverage:
             command += ["--cov", "--cov-report="]
         env = {**os.environ, "COVERAGE_FILE": str(scratch / f".coverage.{name}")}
