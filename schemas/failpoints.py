@@ -34,6 +34,7 @@ SINK_CLICKHOUSE = (
     "sink_clickhouse.after_send",  # the rows are sent, the server has not answered
     "sink_clickhouse.after_insert_changes",
     "sink_clickhouse.after_insert_postings",
+    "sink_clickhouse.after_insert_pending",
     "sink_clickhouse.after_insert_outcomes",
     "sink_clickhouse.after_proof",
     "sink_clickhouse.after_audit",

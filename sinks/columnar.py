@@ -8,7 +8,7 @@ version is first brought into it by the codec, which also has the last word on b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,14 @@ Objects = npt.NDArray[np.object_]
 _WIDE_LEGS = 24  # entries with more legs are walked one by one: a wave for each leg number would cost more
 _PADDING = bytes(32)
 COUNTERS = ("debits_pending", "debits_posted", "credits_pending", "credits_posted")
+# The fields of a leg in their order: a text, one byte, a long, or 16 bytes.
+_AFTER = dict.fromkeys(COUNTERS, "text")
+_POSTED = {"account_id": "text", "side": "byte", "amount": "long", "currency": "text", **_AFTER}
+_PENDING = {
+    "hold_id": "fixed", "account_id": "text", "side": "byte", "change": "long", "currency": "text", "expired": "byte",
+    **_AFTER,
+}  # fmt: skip
+_FIXED_BYTES = 16
 
 
 class NotThisLayoutError(ValueError):
@@ -38,6 +46,9 @@ class Span:
 
     start: Ints
     end: Ints
+
+
+Legs = tuple[dict[str, Ints], dict[str, Span]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +65,8 @@ class Opened:
 
 @dataclass(slots=True)
 class JournalColumns:
-    """A batch of journal records as columns. `legs` belongs to the postings: `record` is the row of their entry.
-    `opened`: by record, in the journal's order."""
+    """A batch of journal records as columns. `legs` belongs to the postings: `record` is the row of their entry;
+    `pending` likewise to what was set aside or released. `opened`: by record, in the journal's order."""
 
     buffer: bytes
     numbers: dict[str, Ints]
@@ -63,6 +74,8 @@ class JournalColumns:
     fixed: dict[str, Ints]
     legs: dict[str, Ints]
     leg_texts: dict[str, Span]
+    pending: dict[str, Ints]
+    pending_texts: dict[str, Span]
     counters: Bytes
     opened: list[Opened]
 
@@ -140,6 +153,14 @@ class _Cursors:
         self._move(rows, end)
         return Span(start, end)
 
+    def field(self, kind: str, rows: Ints) -> Any:
+        """A field of a leg: `byte` and `long` as numbers, `text` and `fixed` as where it stands."""
+        if kind == "fixed":
+            start = self.at[rows]
+            self._move(rows, start + _FIXED_BYTES)
+            return Span(start, start + _FIXED_BYTES)
+        return self.byte(rows) if kind == "byte" else self.long(rows) if kind == "long" else self.span(rows)
+
     def map(self) -> Span:
         """A map of strings: where its blocks stand, the closing zero included."""
         start = self.at.copy()
@@ -197,7 +218,7 @@ def _decode(values: Sequence[bytes], header: bytes) -> JournalColumns:
     numbers: dict[str, Ints] = {}
     texts: dict[str, Span] = {}
     fixed: dict[str, Ints] = {}
-    legs: tuple[dict[str, Ints], dict[str, Span]] | None = None
+    legs: dict[str, Legs] = {}
     opened: list[Opened] = []
     for field in schema_of("JournalRecord")["fields"]:
         name, kind = field["name"], field["type"]
@@ -214,22 +235,22 @@ def _decode(values: Sequence[bytes], header: bytes) -> JournalColumns:
             case "map":
                 texts[name] = c.map()
             case "array" if name == "postings":
-                legs = _legs(c)
+                legs[name] = _legs(c, _POSTED)
             case "array" if name == "pending":
-                _walk_rows(c, _after_pending)
+                legs[name] = _legs(c, _PENDING)
             case "array" if name == "opened":
                 opened = _opened(c)
             case _:
                 raise NotThisLayoutError(f"field {name} of type {kind_name}")
-    assert legs is not None, "the schema of the journal has postings"
     if not np.array_equal(c.at, c.end):
         raise NotThisLayoutError("a record does not end where its bytes end")
-    counters = np.concatenate([_wide_integers(c.data, legs[1].pop(n)) for n in COUNTERS], axis=1)
-    return JournalColumns(c.buffer, numbers, texts, fixed, legs[0], legs[1], counters, opened)
+    posted, pending = legs["postings"], legs["pending"]
+    counters = np.concatenate([_wide_integers(c.data, posted[1].pop(n)) for n in COUNTERS], axis=1)
+    return JournalColumns(c.buffer, numbers, texts, fixed, *posted, *pending, counters, opened)
 
 
-def _legs(c: _Cursors) -> tuple[dict[str, Ints], dict[str, Span]]:
-    """The postings of all records: wave by wave (every first leg, every second ...), wide entries one by one."""
+def _legs(c: _Cursors, fields: Mapping[str, str]) -> Legs:
+    """An array of legs of all records: wave by wave (every first leg, every second ...), wide entries one by one."""
     count = c.long()
     if (count < 0).any():
         raise NotThisLayoutError("a block with its size in bytes")
@@ -238,19 +259,19 @@ def _legs(c: _Cursors) -> tuple[dict[str, Ints], dict[str, Span]]:
     line = 0
     while rows.size:
         wave: dict[str, Any] = {"record": rows, "line": np.full(len(rows), line, dtype=np.int64)}
-        wave |= {"account_id": c.span(rows), "side": c.byte(rows), "amount": c.long(rows), "currency": c.span(rows)}
-        wave |= {n: c.span(rows) for n in COUNTERS}
-        waves.append(wave)
+        waves.append(wave | {name: c.field(kind, rows) for name, kind in fields.items()})
         line += 1
         rows = rows[count[rows] > line]
-    waves.extend(_wide_entry(c, row, int(count[row])) for row in np.flatnonzero(count > _WIDE_LEGS).tolist())
+    waves.extend(_wide_entry(c, fields, row, int(count[row])) for row in np.flatnonzero(count > _WIDE_LEGS).tolist())
     filled = np.flatnonzero(count > 0)
     if filled.size and (c.long(filled) != 0).any():
-        raise NotThisLayoutError("postings in more than one block")
-    numbers = {n: _joined([w[n] for w in waves]) for n in ("record", "line", "side", "amount")}
+        raise NotThisLayoutError("legs in more than one block")
+    kinds = {"record": "long", "line": "long", **fields}
+    numbers = {n: _joined([w[n] for w in waves]) for n, kind in kinds.items() if kind in ("long", "byte")}
     texts = {
         n: Span(_joined([w[n].start for w in waves]), _joined([w[n].end for w in waves]))
-        for n in ("account_id", "currency", *COUNTERS)
+        for n, kind in kinds.items()
+        if kind in ("text", "fixed")
     }
     return {**numbers, "count": count}, texts
 
@@ -269,16 +290,6 @@ def _walk_rows(c: _Cursors, step: Callable[[int, bytes, int], int]) -> None:
         c.at[row] = at
     if filled.size and (c.long(filled) != 0).any():
         raise NotThisLayoutError("an array in more than one block")
-
-
-def _after_pending(_record: int, data: bytes, at: int) -> int:
-    """Over a pending leg: no table takes it."""
-    at = _after_text(data, at + 16)  # hold_id, account_id
-    _, at = scalar_long(data, at + 1)  # side, change
-    at = _after_text(data, at) + 1  # currency, expired
-    for _ in COUNTERS:
-        at = _after_text(data, at)
-    return at
 
 
 def _opened(c: _Cursors) -> list[Opened]:
@@ -318,33 +329,33 @@ def _joined(parts: list[Ints]) -> Ints:
     return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
 
 
-def _wide_entry(c: _Cursors, row: int, count: int) -> dict[str, Any]:
-    """The postings of one entry with many legs."""
+def _wide_entry(c: _Cursors, fields: Mapping[str, str], row: int, count: int) -> dict[str, Any]:
+    """The legs of one entry with many of them."""
     data, at = c.buffer, int(c.at[row])
-    out: dict[str, list[int]] = {n: [] for n in ("side", "amount")}
-    spans: dict[str, tuple[list[int], list[int]]] = {n: ([], []) for n in ("account_id", "currency", *COUNTERS)}
-
-    def text(name: str, at: int) -> int:
-        size, at = scalar_long(data, at)
-        if not 0 <= size <= len(data) - at:
-            raise NotThisLayoutError("a text beyond the end")
-        spans[name][0].append(at)
-        spans[name][1].append(at + size)
-        return at + size
-
+    numbers: dict[str, list[int]] = {n: [] for n, kind in fields.items() if kind in ("long", "byte")}
+    starts: dict[str, list[int]] = {n: [] for n, kind in fields.items() if kind in ("text", "fixed")}
+    ends: dict[str, list[int]] = {n: [] for n in starts}
     for _ in range(count):
-        at = text("account_id", at)
-        out["side"].append(data[at])
-        amount, at = scalar_long(data, at + 1)
-        out["amount"].append(amount)
-        for name in ("currency", *COUNTERS):
-            at = text(name, at)
+        for name, kind in fields.items():
+            if kind == "byte":
+                value, at = data[at], at + 1
+                numbers[name].append(value)
+                continue
+            size, at = (_FIXED_BYTES, at) if kind == "fixed" else scalar_long(data, at)
+            if kind == "long":
+                numbers[name].append(size)
+                continue
+            if not 0 <= size <= len(data) - at:
+                raise NotThisLayoutError("a text beyond the end")
+            starts[name].append(at)
+            at += size
+            ends[name].append(at)
     c.at[row] = at
     return {
         "record": np.full(count, row, dtype=np.int64),
         "line": np.arange(count, dtype=np.int64),
-        **{n: np.array(v, dtype=np.int64) for n, v in out.items()},
-        **{n: Span(np.array(s, dtype=np.int64), np.array(e, dtype=np.int64)) for n, (s, e) in spans.items()},
+        **{n: np.array(v, dtype=np.int64) for n, v in numbers.items()},
+        **{n: Span(np.array(v, dtype=np.int64), np.array(ends[n], dtype=np.int64)) for n, v in starts.items()},
     }
 
 

@@ -1,9 +1,9 @@
 """The journal into ClickHouse, exactly once in effect, with the store itself as the only authority.
 
-Order of a batch: control changes and postings are inserted and read back; then the outcomes, which make it count; then
-those are read back too. So whatever is killed in between, the last outcome of each partition is the point to go on
-from, and what a torn batch had already brought beyond it is found by its offset and left out the second time. Nothing
-is ever retried blindly: after any error the sink takes over anew (see `fence`) and reads what is there.
+Order of a batch: control changes, postings and what is pending are inserted and read back; then the outcomes, which
+make it count; then those are read back too. So whatever is killed in between, the last outcome of each partition is the
+point to go on from, and what a torn batch had already brought beyond it is found by its offset and left out the second
+time. Nothing is ever retried blindly: after any error the sink takes over anew (see `fence`) and reads what is there.
 """
 
 from __future__ import annotations
@@ -28,10 +28,12 @@ from sinks.rows import (
     changes_block,
     expectations,
     outcomes_block,
+    pending_block,
     postings_block,
 )
 
-TABLES = ("postings", "outcomes", "control_changes")
+TABLES = ("postings", "pending", "outcomes", "control_changes")
+_BEFORE = ("postings", "pending", "control_changes")  # what a torn batch may have more of than its outcomes say
 POSTINGS_PER_INSERT = 400_000
 
 
@@ -45,12 +47,13 @@ class Arrival(NamedTuple):
 
 @dataclass(slots=True)
 class Position:
-    """Where a partition stands in the store. `postings` and `records`: how many rows it has."""
+    """Where a partition stands in the store. `postings`, `pending` and `records`: how many rows it has."""
 
     next_offset: int = 0
     sequence: int = 0
     records: int = 0
     postings: int = 0
+    pending: int = 0
 
 
 class LedgerSink:
@@ -75,8 +78,9 @@ class LedgerSink:
         run = take_over(self._db, TABLES)
         failpoint("sink_clickhouse.after_fence")
         self.positions = self._read_positions()
-        self._torn = {t: self._read_torn(t) for t in ("postings", "control_changes")}
-        self._check_totals()
+        self._torn = {t: self._read_torn(t) for t in _BEFORE}
+        for table in ("postings", "pending"):
+            self._check_totals(table)
         self.run = run
         return {p: at.next_offset for p, at in self.positions.items()}
 
@@ -133,7 +137,11 @@ class LedgerSink:
         failpoint("sink_clickhouse.after_insert_changes")
         self._insert("postings", postings_block(j, rows, self._present(j, rows, "postings")))
         failpoint("sink_clickhouse.after_insert_postings")
+        self._insert("pending", pending_block(j, rows, self._present(j, rows, "pending")))
+        failpoint("sink_clickhouse.after_insert_pending")
         self._prove("postings", expected)
+        if any(e.pending[0] for e in expected):
+            self._prove("pending", expected)
         if any(e.changes[0] for e in expected):
             self._prove("control_changes", expected)
         self._insert("outcomes", outcomes_block(j, rows))
@@ -145,6 +153,7 @@ class LedgerSink:
             at.next_offset, at.sequence = e.last_offset + 1, e.last_sequence
             at.records += e.outcomes[0]
             at.postings += e.postings[0]
+            at.pending += e.pending[0]
         self._note(j, expected)
         failpoint("sink_clickhouse.after_audit")
 
@@ -209,6 +218,9 @@ class LedgerSink:
             "SELECT topic, partition, count(), min(sequence), max(sequence), max(offset), sum(toUInt64(legs)) "
             f"FROM {self._db.name}.outcomes GROUP BY topic, partition"
         )
+        pending = dict(
+            self._db.rows(f"SELECT partition, sum(toUInt64(pending)) FROM {self._db.name}.outcomes GROUP BY partition")
+        )
         for topic, p, count, low, high, offset, legs in rows:
             if topic != self._topic:
                 raise BadInputError(
@@ -219,7 +231,7 @@ class LedgerSink:
                 raise InvariantError(
                     f"outcomes of partition {p}: {count} rows with sequences {low} to {high}: some miss or repeat"
                 )
-            out[int(p)] = Position(int(offset) + 1, int(high), int(count), int(legs))
+            out[int(p)] = Position(int(offset) + 1, int(high), int(count), int(legs), int(pending[p]))
         return out
 
     def _read_torn(self, table: str) -> dict[int, Ints]:
@@ -232,28 +244,26 @@ class LedgerSink:
         )
         return {int(p): np.array(sorted(offsets), dtype=np.int64) for p, offsets in rows}
 
-    def _check_totals(self) -> None:
-        """Every posting of every outcome is there once: counts over the whole store, from its projections."""
+    def _check_totals(self, table: str) -> None:
+        """Every row that the outcomes count is there once: counts over the whole store, from its projections."""
         rows = self._db.rows(
-            f"SELECT partition, count() FROM {self._db.name}.postings WHERE topic = %(t)s GROUP BY partition",
+            f"SELECT partition, count() FROM {self._db.name}.{table} WHERE topic = %(t)s GROUP BY partition",
             {"t": self._topic},
         )
         counts = {int(p): int(n) for p, n in rows}
         torn = {
             int(p): int(n)
             for p, n in self._db.rows(
-                f"SELECT partition, count() FROM {self._db.name}.postings WHERE "
-                + " OR ".join(
-                    f"(partition = {p} AND offset >= {self._next(p)})" for p in self._torn["postings"]
-                )
+                f"SELECT partition, count() FROM {self._db.name}.{table} WHERE "
+                + " OR ".join(f"(partition = {p} AND offset >= {self._next(p)})" for p in self._torn[table])
                 + " GROUP BY partition"
             )
-        } if self._torn["postings"] else {}  # fmt: skip
+        } if self._torn[table] else {}  # fmt: skip
         for p in counts.keys() | self.positions.keys():
-            must = self.positions[p].postings if p in self.positions else 0
+            must = getattr(self.positions[p], table) if p in self.positions else 0
             have = counts.get(p, 0) - torn.get(p, 0)
             if have != must:
-                raise InvariantError(f"postings of partition {p}: the outcomes say {must}, {have} are stored")
+                raise InvariantError(f"{table} of partition {p}: the outcomes say {must}, {have} are stored")
 
     def _next(self, partition: int) -> int:
         return self.positions[partition].next_offset if partition in self.positions else 0
@@ -265,13 +275,22 @@ _PROOFS = {  # sums to read back, the column that bounds the range, and the fiel
         "offset",
         "postings",
     ),
-    "outcomes": ("count(), sum(sequence), sum(source_offset), sum(toUInt64(legs))", "sequence", "outcomes"),
+    "pending": (
+        "count(), sumIf(change, side = 'debit'), sumIf(change, side = 'credit'), sum(toUInt64(line))",
+        "offset",
+        "pending",
+    ),
+    "outcomes": (
+        "count(), sum(sequence), sum(source_offset), sum(toUInt64(legs)), sum(toUInt64(pending))",
+        "sequence",
+        "outcomes",
+    ),
     "control_changes": ("count(), sum(sequence)", "sequence", "changes"),
 }
 
 
 def chunks(j: JournalRows, rows: Ints) -> Iterator[Ints]:
-    """Cuts records into what one insert may hold: one month of booking, a bounded number of postings.
+    """Cuts records into what one insert may hold: one month of booking, a bounded number of legs.
 
     Within a partition the order is kept from chunk to chunk, also when the broker's clock steps back over the end of
     a month.
@@ -285,7 +304,7 @@ def chunks(j: JournalRows, rows: Ints) -> Iterator[Ints]:
     for w in np.unique(wave):
         for month in np.unique(months[wave == w]):
             same = rows[(wave == w) & (months == month)]
-            piece = np.cumsum(j.legs[same]) // POSTINGS_PER_INSERT
+            piece = np.cumsum(j.legs[same] + j.pending[same]) // POSTINGS_PER_INSERT
             for cut in np.split(same, np.flatnonzero(np.diff(piece)) + 1):
                 if len(cut):
                     yield cut

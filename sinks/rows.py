@@ -39,6 +39,11 @@ class JournalRows:
         """Number of postings of each record."""
         return self.columns.legs["count"]
 
+    @property
+    def pending(self) -> Ints:
+        """Number of changes of what is pending of each record."""
+        return self.columns.pending["count"]
+
     def months(self) -> Ints:
         """The month of booking of each record, as months since 1970: one insert may hold one month only."""
         return self.columns.numbers["booked_at"].astype("datetime64[ms]").astype("datetime64[M]").astype(np.int64)
@@ -92,6 +97,40 @@ def postings_block(j: JournalRows, records: Ints, skip: Ints) -> Columns:
     }
 
 
+def pending_block(j: JournalRows, records: Ints, skip: Ints) -> Columns:
+    """What these records set aside and released, those of `skip` left out."""
+    c = j.columns
+    wanted = np.zeros(len(j), dtype=bool)
+    wanted[records] = True
+    wanted[skip] = False
+    legs = np.flatnonzero(wanted[c.pending["record"]])
+    owner = c.pending["record"][legs]
+    own_rows, back = np.unique(owner, return_inverse=True)
+    texts = {n: Span(s.start[legs], s.end[legs]) for n, s in c.pending_texts.items()}
+    hold_id = c.slices(texts["hold_id"])
+    opens = hold_id == c.fixed_bytes("command_id", 16, owner) if len(legs) else np.zeros(0, dtype=bool)
+    lapses = np.array([_lapses(raw) for raw in j.text("changes", own_rows)], dtype=np.int64)
+    return {
+        **j.place(owner),
+        "line": c.pending["line"][legs].astype(np.uint16),
+        "partner_id": j.text("partner_id", own_rows)[back],
+        "account_id": c.slices(texts["account_id"]),
+        "side_code": ((c.pending["side"][legs] >> 1) + 1).astype(np.uint8),
+        "change_in": c.pending["change"][legs],
+        "currency": c.slices(texts["currency"]),
+        "hold_id": hold_id,
+        "expired": c.pending["expired"][legs].astype(np.uint8),
+        "expires_at": np.where(opens, lapses[back], 0),
+        "product": j.text("product", own_rows)[back],
+        "operation": j.text("operation", own_rows)[back],
+    }
+
+
+def _lapses(raw: bytes) -> int:
+    """When the hold that a record opens lapses, milliseconds UTC; 0 for never. `raw`: its changes."""
+    return int(dict(map_items(raw)).get("expires_at", 0)) if b"expires_at" in raw else 0
+
+
 def outcomes_block(j: JournalRows, rows: Ints) -> Columns:
     """One row for each of these records."""
     c = j.columns
@@ -109,6 +148,7 @@ def outcomes_block(j: JournalRows, rows: Ints) -> Columns:
         "changes": _as_json(j.text("changes", rows)),
         "first_offset": numbers["first_offset"][rows],
         "legs": j.legs[rows].astype(np.uint16),
+        "pending": j.pending[rows].astype(np.uint16),
         "chain": c.fixed_bytes("chain", 32, rows),
     }
 
@@ -167,8 +207,9 @@ class Expected:
     last_offset: int
     first_sequence: int
     last_sequence: int
-    outcomes: tuple[int, ...]  # rows, sum of sequence, of source_offset, of legs
+    outcomes: tuple[int, ...]  # rows, sum of sequence, of source_offset, of legs, of pending
     postings: tuple[int, ...]  # rows, sum of debits, of credits, of line
+    pending: tuple[int, ...]  # rows, sum of changes of the debit side, of the credit side, of line
     changes: tuple[int, ...]  # rows, sum of sequence
 
 
@@ -182,6 +223,8 @@ def expectations(j: JournalRows, rows: Ints) -> Iterator[Expected]:
         mask[own] = True
         legs = np.flatnonzero(mask[c.legs["record"]])
         amount, debit = c.legs["amount"][legs], c.legs["side"][legs] == 0
+        aside = np.flatnonzero(mask[c.pending["record"]])
+        change, payer = c.pending["change"][aside], c.pending["side"][aside] == 0
         sequence = numbers["sequence"][own]
         changed = [*control_rows(j, own).tolist(), *(o.record for o in opened_in(j, own))]
         yield Expected(
@@ -191,10 +234,14 @@ def expectations(j: JournalRows, rows: Ints) -> Iterator[Expected]:
             first_sequence=int(sequence[0]),
             last_sequence=int(sequence[-1]),
             outcomes=(
-                len(own), int(sequence.sum()), int(numbers["source_offset"][own].sum()), int(j.legs[own].sum())
+                len(own), int(sequence.sum()), int(numbers["source_offset"][own].sum()), int(j.legs[own].sum()),
+                int(j.pending[own].sum()),
             ),
             postings=(
                 len(legs), exact_sum(amount[debit]), exact_sum(amount[~debit]), int(c.legs["line"][legs].sum())
+            ),
+            pending=(
+                len(aside), exact_sum(change[payer]), exact_sum(change[~payer]), int(c.pending["line"][aside].sum())
             ),
             changes=(len(changed), int(numbers["sequence"][np.array(changed, dtype=np.int64)].sum())),
         )  # fmt: skip

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from schemas.codec import Codec
 from schemas.identity import command_id, partition_of
-from schemas.records import RECORDS, AccountState, JournalRecord, OpenedAccount, PartitionState, PostedLeg
+from schemas.records import RECORDS, AccountState, JournalRecord, OpenedAccount, PartitionState, PendingLeg, PostedLeg
 
 DAY_MS = 86_400_000
 START_MS = 20_777 * DAY_MS + 11 * 3_600_000
@@ -52,6 +52,8 @@ class Maker:
 
     def __post_init__(self) -> None:
         self._random = random.Random(self.seed)
+        self._dice = random.Random(f"pending {self.seed}")  # of its own: the rest of a journal is as it always was
+        self._holds: dict[int, list[tuple[bytes, str, str, str, int]]] = {}
         self._codec = local_codec()
         self._heads = {p: PartitionState(0, 0, bytes(32), 0, 0, 0, 0, 0, 0, 0) for p in range(self.partitions)}
         self._offsets = dict.fromkeys(range(self.partitions), 0)
@@ -185,6 +187,32 @@ class Maker:
         )  # fmt: skip
         return PostedLeg(account_id, side, amount, a.currency, 0, debits, 0, credits_)
 
+    def _set_aside(self, p: int, partner: str, key: str, changes: dict[str, str]) -> tuple[PendingLeg, ...]:
+        """A hold that opens, up to 30 that are released or lapse, or mostly nothing."""
+        kind, held = self._dice.random(), self._holds.setdefault(p, [])
+        accounts = self._of(p, partner, "CNY")
+        if kind < 0.10 and len(accounts) > 1:
+            payer, payee = (a.account_id for a in self._dice.sample(accounts, 2))
+            opened = command_id(partner, key), payer, payee, "CNY", self._dice.randrange(1, self.amount_max)
+            held.append(opened)
+            if kind < 0.05:
+                changes["expires_at"] = str(self._now + 60_000)
+            return self._aside(opened, opened[-1], False)
+        if kind < 0.15 and held:
+            several = 30 if kind < 0.11 else 1
+            gone, self._holds[p] = held[:several], held[several:]
+            return tuple(leg for hold in gone for leg in self._aside(hold, -hold[-1], kind < 0.12))
+        return ()
+
+    def _aside(
+        self, hold: tuple[bytes, str, str, str, int], change: int, expired: bool
+    ) -> tuple[PendingLeg, PendingLeg]:
+        hold_id, payer, payee, currency, _ = hold
+        return (
+            PendingLeg(hold_id, payer, "debit", change, currency, expired, max(0, change), 0, 0, 0),
+            PendingLeg(hold_id, payee, "credit", change, currency, expired, 0, 0, max(0, change), 0),
+        )
+
     def _record(
         self, p: int, partner: str, outcome: str, *, command: str = "Transaction", reason: str = "",
         detail: dict[str, str] | None = None, first_offset: int = -1, subject_id: str = "",
@@ -196,11 +224,13 @@ class Maker:
         key = f"o-{self._count}"
         transaction = command == "Transaction"
         head = self._heads[p]
+        changes = dict(changes or {})
+        pending = self._set_aside(p, partner, key, changes) if transaction else ()
         return JournalRecord(
             command_id(partner, key), sha256(key.encode()).digest()[:8], first_offset < 0, outcome,
             head.sequence + 1, p, head.next_offset, self._now, command, partner, key,
             self._random.choice(("wallet", "scan-to-pay")) if transaction else "", 0,
             "transfer" if transaction else "", self._now // DAY_MS - self._random.choice((0, 0, 0, 1)),
             f"order {self._count} £" if transaction else "", {"shop": "17"} if self._random.random() < 0.3 else {},
-            reason, detail or {}, first_offset, subject_id, changes or {}, postings, opened=opened,
+            reason, detail or {}, first_offset, subject_id, changes, postings, pending, opened=opened,
         )  # fmt: skip

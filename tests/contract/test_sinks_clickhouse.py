@@ -19,7 +19,7 @@ import pytest
 
 from schemas import failpoints
 from schemas.errors import BadInputError, InvariantError, PartUnavailableError
-from schemas.records import JournalRecord, PostedLeg
+from schemas.records import JournalRecord, PendingLeg, PostedLeg
 from sinks import migrate
 from sinks.clickhouse import ClickHouseConfig, Database, FencedError
 from sinks.ledger_sink import Arrival, LedgerSink
@@ -80,18 +80,32 @@ def check(config: ClickHouseConfig, lines: Sequence[Line]) -> None:
         for r in [x.record]
         for i, p in enumerate(r.postings)
     ]  # fmt: skip
+    assert stored(
+        config,
+        "SELECT partition, offset, line, source_offset, sequence, partner_id, account_id, side, change, currency, "
+        "hex(hold_id), expired, toUnixTimestamp64Milli(expires_at), product, operation, "
+        "toUnixTimestamp64Milli(booked_at) FROM pending ORDER BY partition, offset, line",
+    ) == [
+        (
+            x.partition, x.offset, i, r.source_offset, r.sequence, r.partner_id, p.account_id, p.side, p.change,
+            p.currency, p.hold_id.hex().upper(), p.expired, lapses(r, p), r.product, r.operation, r.booked_at,
+        )
+        for x in sorted(lines)
+        for r in [x.record]
+        for i, p in enumerate(r.pending)
+    ]  # fmt: skip
     found = stored(
         config,
         "SELECT partition, offset, source_offset, sequence, outcome, command, partner_id, idempotency_key, "
         "hex(command_id), product, product_version, operation, value_day, "
-        "toUnixTimestamp64Milli(booked_at), reference, reason, first_offset, subject_id, legs, hex(chain), "
+        "toUnixTimestamp64Milli(booked_at), reference, reason, first_offset, subject_id, legs, pending, hex(chain), "
         "metadata, detail, changes FROM outcomes ORDER BY partition, offset",
     )
     assert [row[:-3] for row in found] == [
         (
             x.partition, x.offset, r.source_offset, r.sequence, r.outcome, r.command, r.partner_id, r.idempotency_key,
             r.command_id.hex().upper(), r.product, r.product_version, r.operation, r.value_date, r.booked_at,
-            r.reference, r.reason, r.first_offset, r.subject_id, len(r.postings), x.value[-32:].hex().upper(),
+            r.reference, r.reason, r.first_offset, r.subject_id, len(r.postings), len(r.pending), x.value[-32:].hex().upper(),
         )
         for x in sorted(lines)
         for r in [x.record]
@@ -106,6 +120,11 @@ def check(config: ClickHouseConfig, lines: Sequence[Line]) -> None:
     assert [(*row[:-1], json.loads(row[-1])) for row in changed] == [
         (x.partition, x.offset, *row) for x in sorted(lines) for row in changes_of(x.record)
     ]
+
+
+def lapses(r: JournalRecord, p: PendingLeg) -> int:
+    """When a hold lapses, as the row says that opens it; 0 in all others."""
+    return int(r.changes.get("expires_at", "0")) if p.hold_id == r.command_id else 0
 
 
 def changes_of(r: JournalRecord) -> list[tuple[str, str, str, str, dict[str, str]]]:
@@ -235,14 +254,20 @@ def test_one_insert_is_one_part(config: ClickHouseConfig) -> None:
             config, "SELECT table, count() FROM system.parts WHERE database = currentDatabase() AND active "
             "AND table != 'schema_migrations' GROUP BY table ORDER BY table",
         )  # fmt: skip
-        assert parts == [("control_changes", 1), ("ingest_batches", 1), ("outcomes", 1), ("postings", 1)]
+        assert parts == [
+            ("control_changes", 1),
+            ("ingest_batches", 1),
+            ("outcomes", 1),
+            ("pending", 1),
+            ("postings", 1),
+        ]
     finally:
         stored(config, "SYSTEM START MERGES")
 
 
 WALK = [
     "after_fence=kill@1", "before_insert=kill@2", "after_insert_changes=kill@2", "after_insert_postings=kill@2",
-    "after_insert_outcomes=kill@2", "after_proof=kill@2", "after_audit=kill@2",
+    "after_insert_pending=kill@2", "after_insert_outcomes=kill@2", "after_proof=kill@2", "after_audit=kill@2",
     *(f"mid_insert=kill@{k}" for k in (1, 2, 3, 6)), *(f"after_send=kill@{k}" for k in (1, 2, 3, 4, 7)),
 ]  # fmt: skip
 
@@ -251,13 +276,14 @@ def test_killed_at_every_point(config: ClickHouseConfig, tmp_path: Path) -> None
     """One journal, one kill at every point after another, merges held back: every row once, with the right sums."""
     lines = Maker(6).lines(60 * len(WALK))
     child = Child(config, tmp_path, lines)
-    for table in ("postings", "outcomes", "control_changes"):
+    for table in ("postings", "pending", "outcomes", "control_changes"):
         stored(config, f"SYSTEM STOP MERGES {config.database}.{table}")
     for point in WALK:
         assert child.run("sink_clickhouse." + point, batch=25) == -signal.SIGKILL, point
     assert child.run(batch=400) == 0
     check(config, lines)
-    for table, columns in (("postings", "partition, offset, line"), ("outcomes", "partition, offset")):
+    line = "partition, offset, line"
+    for table, columns in (("postings", line), ("pending", line), ("outcomes", "partition, offset")):
         assert stored(config, f"SELECT count() = uniqExact({columns}) FROM {table}") == [(1,)]
 
 
@@ -372,12 +398,20 @@ def test_a_hole_in_the_journal_stops_it(config: ClickHouseConfig) -> None:
         sink.write(everything)
 
 
-def test_rows_that_are_lost_or_doubled_are_found_at_the_start(config: ClickHouseConfig) -> None:
-    lines = Maker(13).lines(300)
-    feed(sink_of(config), arrivals(lines), 300)
-    copy = "topic, partition, offset, source_offset, sequence, line, partner_id, account_id, amount, booked_at, run"
-    stored(config, f"INSERT INTO postings ({copy}) SELECT {copy} FROM postings LIMIT 1")
-    with pytest.raises(InvariantError, match="postings of partition"):
+@pytest.mark.parametrize(("table", "amount"), [("postings", "amount"), ("pending", "change")])
+@pytest.mark.parametrize("how", ["lost", "doubled"])
+def test_rows_that_are_lost_or_doubled_are_found_at_the_start(
+    config: ClickHouseConfig, table: str, amount: str, how: str
+) -> None:
+    feed(sink_of(config), arrivals(Maker(13).lines(300)), 300)
+    copy = "topic, partition, offset, source_offset, sequence, line, partner_id, account_id, booked_at, run, " + amount
+    if how == "doubled":
+        stored(config, f"INSERT INTO {table} ({copy}) SELECT {copy} FROM {table} LIMIT 1")
+    else:
+        row = stored(config, f"SELECT partition, offset, line FROM {table} LIMIT 1")[0]
+        gone = f"ALTER TABLE {table} DELETE WHERE (partition, offset, line) = {row} SETTINGS mutations_sync = 2"
+        stored(config, gone)
+    with pytest.raises(InvariantError, match=f"{table} of partition"):
         sink_of(config).take_over()
 
 

@@ -23,11 +23,11 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ClickHous
     server = ClickHouseServer(tmp_path_factory.mktemp("clickhouse"))
     server.start()
     config = server.config(f"clearline_{uuid.uuid4().hex[:8]}")
-    before = [m for m in migrate.committed() if m.number < 3]
+    before = [m for m in migrate.committed() if m.number != 3]
     lines = Maker(31).lines(2000)
     migrate.apply(config, before)
     write(config, lines[:1000])
-    assert [m.number for m in migrate.apply(config)] == [m.number for m in migrate.committed() if m.number >= 3]
+    assert [m.number for m in migrate.apply(config)] == [3]
     run = write(config, lines[1000:])
     yield config, lines, run
     server.stop()

@@ -11,6 +11,9 @@ import pytest
 from schemas.errors import BadInputError, PartUnavailableError
 from sinks import migrate
 from sinks.clickhouse import ClickHouseConfig, Database
+from sinks.ledger_sink import Arrival, LedgerSink
+from tests.journals import Line, Maker, local_codec
+from tests.sink_child import TOPIC
 from tests.sink_servers import ClickHouseServer
 
 pytestmark = pytest.mark.stack
@@ -70,6 +73,43 @@ def test_one_that_failed_half_way_is_run_again(config: ClickHouseConfig) -> None
     whole = [migrate.Migration(1, "half", text.replace("no_such_column", "1"))]
     assert [m.number for m in migrate.apply(config, whole)] == [1]
     assert migrate.plan(config, whole) == []
+
+
+def test_a_database_of_an_earlier_version_goes_on(config: ClickHouseConfig, server: ClickHouseServer) -> None:
+    """Rows from before `pending` was there stay as they are; new ones have theirs; the sink takes both for whole."""
+    full = server.config(config.database + "_full")
+    lines = Maker(41).lines(600)
+    migrate.apply(full)
+    write(full, lines[:400])
+    migrate.apply(config, [m for m in migrate.committed() if m.number < 4])
+    db = Database(config)
+    for table in ("outcomes", "postings", "control_changes"):
+        names = ", ".join(
+            str(row[0])
+            for row in db.rows(
+                f"SELECT name FROM system.columns WHERE database = '{config.database}' AND table = '{table}' "
+                "AND default_kind NOT IN ('EPHEMERAL', 'MATERIALIZED')"
+            )
+        )
+        db.run(f"INSERT INTO {table} ({names}) SELECT {names} FROM {full.database}.{table}")
+    assert migrate.apply(config)[0].number == 4
+    write(config, lines[400:])
+    wanted = [(x.partition, x.offset, i) for x in lines[400:] for i, _ in enumerate(x.record.pending)]
+    assert len(wanted) > 10
+    assert db.rows("SELECT partition, offset, line FROM pending ORDER BY partition, offset, line") == sorted(wanted)
+    days = "SELECT partition, booked_date, min(sequence), max(sequence), count() FROM outcomes GROUP BY 1, 2 ORDER BY 1"
+    assert db.rows(days + " SETTINGS optimize_use_projections = 1") == db.rows(
+        days + " SETTINGS optimize_use_projections = 0"
+    )
+    assert "by_booked_day" in "".join(str(row[0]) for row in db.rows("EXPLAIN indexes = 1 " + days))
+    db.close()
+
+
+def write(config: ClickHouseConfig, lines: list[Line]) -> None:
+    sink = LedgerSink(config, TOPIC, local_codec())
+    sink.take_over()
+    sink.write([Arrival(x.partition, x.offset, x.value) for x in lines])
+    sink.close()
 
 
 def test_statements_are_cut_at_line_ends_and_comments_left_out() -> None:
