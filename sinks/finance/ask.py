@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 from schemas.errors import BadInputError
 from sinks.clickhouse import Database
-from sinks.finance.catalogue import Parameter, Report
-from sinks.finance.cut import Cut, whole_before
+from sinks.finance import cut as cuts
+from sinks.finance.catalogue import FIRST_DAY, LAST_DAY, Parameter, Report
+from sinks.finance.cut import Bounds, Cut
 
+TEXT_MAX = 512  # characters of a parameter
 _TRIES = 5
 
 
@@ -30,17 +32,47 @@ class Result:
 
     def dicts(self) -> Iterator[dict[str, Any]]:
         """The rows by column name."""
+        names = self.names
         for row in self.rows:
-            yield dict(zip(self.names, row, strict=True))
+            yield dict(zip(names, row, strict=True))
 
     def totals(self) -> dict[str, dict[str, int]]:
         """Sums of the columns that add up, by currency."""
         out: dict[str, dict[str, int]] = {}
         for row in self.dicts() if self.report.totals else ():
-            sums = out.setdefault(row["currency"], dict.fromkeys(self.report.totals, 0))
-            for name in self.report.totals:
-                sums[name] += row[name]
+            if row["currency"]:
+                sums = out.setdefault(row["currency"], dict.fromkeys(self.report.totals, 0))
+                for name in self.report.totals:
+                    sums[name] += row[name]
         return dict(sorted(out.items()))
+
+    def differences(self) -> dict[str, int]:
+        """Of a trial balance: debits less credits of each currency in which they are not equal, in the period or since
+        the beginning."""
+        if self.report.name != "trial-balance":
+            return {}
+        return {c: t["closing"] or t["difference"] for c, t in self.totals().items() if t["closing"] or t["difference"]}
+
+
+def ask_for(
+    db: Database, report: Report, given: Mapping[str, str], *, cut: str = "", known_at: str = "", closed: str = ""
+) -> Result:
+    """The report with these parameters at the cut that is named as docs/finance.md says; at the head when none is.
+
+    Raises BadInputError that names the parameter, PartUnavailableError.
+    """
+    values(report, given)  # before anything is asked
+    until = moment("known_at", known_at) if known_at else cuts.LAST_MOMENT
+    if closed:
+        if cut:
+            raise BadInputError("cut: cannot be given with closed, which names a cut itself")
+        if "until" in given:
+            raise BadInputError("until: cannot be given with closed, which names the last day itself")
+        day = _day("closed", closed)
+        if any(p.name == "until" for p in report.parameters):
+            given = {**given, "until": day.isoformat()}
+        return ask(db, report, given, cuts.closed(db, day, until))
+    return ask(db, report, given, cuts.at(db, cuts.parse(cut), until) if cut else cuts.head(db, until))
 
 
 def ask(db: Database, report: Report, given: Mapping[str, str], cut: Cut) -> Result:
@@ -48,60 +80,97 @@ def ask(db: Database, report: Report, given: Mapping[str, str], cut: Cut) -> Res
 
     Raises BadInputError that names the parameter, PartUnavailableError.
     """
-    asked = values(report, given)
-    technical = {"ends": str(cut.ends()), "known_at": cut.known_at.strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]}
     for _ in range(_TRIES):
-        before = whole_before(db, cut)
-        parameters = ", ".join(
-            f"{name} = {_quoted(value)}"
-            for name, value in {**asked, **technical, "whole_before": before.isoformat()}.items()
-        )
-        rows = db.rows(
-            f"SELECT {', '.join(c.name for c in report.columns)} FROM {db.name}.{report.view}({parameters}) "
-            f"ORDER BY {', '.join(report.order)}"
-        )
-        if whole_before(db, cut) >= before:
+        bounds = cuts.bounds(db, cut)
+        asked = values(report, _with_period(report, given, bounds.last.date()))
+        rows = db.rows(query(report, asked, cut, bounds, db.name))
+        if cuts.bounds(db, cut).whole_before >= bounds.whole_before:
+            if not rows and asked.get(report.subject):
+                raise BadInputError(f"{report.subject}: {asked[report.subject]} is not known in ClickHouse at this cut")
             return Result(report, asked, cut, [tuple(_plain(v) for v in row) for row in rows])
     raise BadInputError("records with booking times of the past keep coming in: ask again")
+
+
+def query(report: Report, asked: Mapping[str, str], cut: Cut, bounds: Bounds, database: str) -> str:
+    """The statement that asks a report's view. `asked`: all its parameters, as `values` gives them."""
+    technical = {
+        "ends": str(cut.ends()),
+        "whole_before": bounds.whole_before.isoformat(),
+        "known_at": _milliseconds(bounds.last),
+    }
+    parameters = ", ".join(f"{name} = {_quoted(value)}" for name, value in {**asked, **technical}.items())
+    columns = ", ".join(c.name for c in report.columns)
+    return f"SELECT {columns} FROM {database}.{report.view}({parameters}) ORDER BY {', '.join(report.order)}"
 
 
 def values(report: Report, given: Mapping[str, str]) -> dict[str, str]:
     """All parameters as the view takes them. Raises BadInputError that names the parameter and the rule."""
     for name in given:
         report.parameter(name)
-    return {p.name: _checked(p, given.get(p.name, p.default)) for p in report.parameters}
-
-
-def _checked(p: Parameter, value: str | None) -> str:
-    if value is None:
-        raise BadInputError(f"{p.name}: must be given")
-    if p.asked == "date":
-        try:
-            day = date.fromisoformat(value)
-        except ValueError:
-            raise BadInputError(f"{p.name}: must be a day as YYYY-MM-DD, not {value}") from None
-        if not date(1970, 1, 1) <= day <= date(2299, 12, 31):
-            raise BadInputError(f"{p.name}: must be a day from 1970-01-01 to 2299-12-31, not {value}")
-        return day.isoformat()
-    if p.asked == "moment":
-        return moment(p.name, value).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
-    if p.asked == "choice" and value not in p.choices:
-        raise BadInputError(f"{p.name}: must be one of {', '.join(p.choices)}, not {value}")
-    if p.asked == "count" and not (value.isdecimal() and len(value) <= 9):
-        raise BadInputError(f"{p.name}: must be a whole number, not {value}")
-    return value
+    out = {p.name: _checked(p, given.get(p.name, p.default)) for p in report.parameters}
+    if out.get("since", FIRST_DAY) > out.get("until", LAST_DAY):
+        raise BadInputError(f"since: the period from {out['since']} to {out['until']} holds no day")
+    return out
 
 
 def moment(name: str, value: str) -> datetime:
     """A moment, UTC when it names no time zone. Raises BadInputError."""
     try:
         at = datetime.fromisoformat(value)
-        return at.astimezone(UTC) if at.tzinfo else at.replace(tzinfo=UTC)
+        at = at.astimezone(UTC) if at.tzinfo else at.replace(tzinfo=UTC)
     except (ValueError, OverflowError):
-        raise BadInputError(f"{name}: must be a moment as YYYY-MM-DDTHH:MM:SS, not {value}") from None
+        raise BadInputError(f"{name}: must be a moment as YYYY-MM-DDTHH:MM:SS, not {_shown(value)}") from None
+    if not 1970 <= at.year <= 2299:
+        raise BadInputError(f"{name}: must be a moment from 1970 to 2299, not {_shown(value)}")
+    return at.replace(microsecond=at.microsecond // 1000 * 1000)
+
+
+def _with_period(report: Report, given: Mapping[str, str], last: date) -> Mapping[str, str]:
+    """With the days of a report that looks back from its last day, unless they are given."""
+    if not report.days or ("since" in given and "until" in given):
+        return given
+    since = _day("since", given["since"]) if "since" in given else None
+    until = _day("until", given["until"]) if "until" in given else max(last, since or last)
+    since = since or max(until - timedelta(days=report.days - 1), date(1970, 1, 1))
+    return {**given, "since": since.isoformat(), "until": until.isoformat()}
+
+
+def _checked(p: Parameter, value: str | None) -> str:
+    if value is None or (not value and p.default is None):
+        raise BadInputError(f"{p.name}: must be given")
+    if p.asked == "date":
+        return _day(p.name, value).isoformat()
+    if p.asked == "moment":
+        return _milliseconds(moment(p.name, value))
+    if p.asked == "choice" and value not in p.choices:
+        raise BadInputError(f"{p.name}: must be one of {', '.join(p.choices)}, not {_shown(value)}")
+    if p.asked == "count" and not (value.isascii() and value.isdecimal() and len(value) <= 9):
+        raise BadInputError(f"{p.name}: must be a whole number from 0 to 999999999, not {_shown(value)}")
+    if len(value) > TEXT_MAX or not value.isprintable():
+        raise BadInputError(f"{p.name}: must be at most {TEXT_MAX} printable characters")
+    return value
+
+
+def _day(name: str, value: str) -> date:
+    try:
+        day = date.fromisoformat(value)
+    except ValueError:
+        raise BadInputError(f"{name}: must be a day as YYYY-MM-DD, not {_shown(value)}") from None
+    if not date(1970, 1, 1) <= day <= date(2299, 12, 31):
+        raise BadInputError(f"{name}: must be a day from 1970-01-01 to 2299-12-31, not {_shown(value)}")
+    return day
+
+
+def _milliseconds(at: datetime) -> str:
+    return at.strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
+
+
+def _shown(value: str) -> str:
+    return repr(value[:64])
 
 
 def _quoted(value: str) -> str:
+    """As a literal of ClickHouse's; `values` lets no control character through."""
     return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 

@@ -12,6 +12,8 @@ from typing import Literal
 
 from schemas.errors import BadInputError
 
+LINES_MAX = 10_000  # of a statement, unless more are asked for
+
 # money: an integer in minor units of the row's `currency`. count: an integer. share: an integer in basis points.
 Kind = Literal["text", "date", "moment", "count", "money", "share", "flag"]
 # partner: a subtree, "" for all. choice: one of `choices`.
@@ -42,8 +44,11 @@ class Parameter:
 class Report:
     """One report. `name` in words with dashes; its view is the same with underscores, prefixed by `report_`.
 
-    `order`: the columns that order the rows, so that equal figures are equal bytes. `totals`: columns of money that add
-    up by currency, shown under the rows. `scoped`: partners may ask it, of their own subtree.
+    `order`: the columns of the view that order the rows, so that equal figures are equal bytes. `totals`: columns of
+    money that add up by currency, shown under the rows. `scoped`: partners may ask it, of their own subtree; the
+    parameter `partner` or `account` says which. `days`: without `since`, so many days up to `until` (the last day of
+    booking in the cut, when that is not given either); 0 for all. `subject`: a parameter that names what must be known:
+    without a row, it is not.
     """
 
     name: str
@@ -55,6 +60,8 @@ class Report:
     totals: tuple[str, ...] = ()
     scoped: bool = False
     example: str = ""
+    days: int = 0
+    subject: str = ""
 
     @property
     def view(self) -> str:
@@ -70,29 +77,233 @@ class Report:
         )
 
 
-SINCE = Parameter("since", "date", "First day.", "1970-01-01")
-UNTIL = Parameter("until", "date", "Last day, included.", "2299-12-31")
+FIRST_DAY, LAST_DAY = "1970-01-01", "2299-12-31"
+SINCE = Parameter("since", "date", "First day.", FIRST_DAY)
+UNTIL = Parameter("until", "date", "Last day, included.", LAST_DAY)
 ON = Parameter("on", "choice", "Days of value, or of booking.", "value", ("value", "booking"))
-PARTNER = Parameter("partner", "partner", "Only this partner and all below it.", "")
+ON_BOOKING = Parameter("on", "choice", "Days of booking, or of value.", "booking", ("booking", "value"))
+PERIOD = (SINCE, UNTIL, ON)
+ASKER = Parameter("partner", "partner", "Only what this partner and all below it asked for.", "")
+OWNER = Parameter("partner", "partner", "Only accounts of this partner and all below it.", "")
+ACCOUNT = Parameter("account", "account", "Only this account.", "")
+PRODUCT = Parameter("product", "text", "Only this product.", "")
+POSTINGS = Column("postings", "count")
 
 REPORTS: tuple[Report, ...] = (
     Report(
         "trial-balance",
         "Trial balance",
-        "Debits and credits of everything that was settled, by currency.",
-        (SINCE, UNTIL, ON),
+        "Debits and credits of everything that was settled. Exit code 1 when they are not equal in a currency.",
         (
+            Parameter("by", "choice", "One row per what.", "currency", ("currency", "type", "account")),
+            *PERIOD,
+        ),
+        (
+            Column("name", about="the currency, the account type or the account"),
+            Column("currency"),
+            Column("opening", "money", "debits less credits before the first day"),
+            Column("debits", "money"),
+            Column("credits", "money"),
+            Column("difference", "money", "debits less credits"),
+            Column("closing", "money", "opening and difference"),
+            POSTINGS,
+        ),
+        ("name", "currency"),
+        ("opening", "debits", "credits", "difference", "closing"),
+        example="--until 2026-11-22 --by type",
+    ),
+    Report(
+        "statement",
+        "Statement",
+        "An account's postings with the balance after each; 31 days unless a period is given.",
+        (
+            Parameter("account", "account", "The account's id, such as acme:wallet:alice."),
+            *PERIOD,
+            Parameter("lines_max", "count", "Most lines.", str(LINES_MAX)),
+        ),
+        (
+            Column("kind", about="opening, line or closing"),
+            Column("value_date", "date"),
+            Column("booked_at", "moment"),
+            Column("product"),
+            Column("operation"),
+            Column("reference"),
+            Column("partner", about="who asked"),
+            Column("debits", "money"),
+            Column("credits", "money"),
+            Column("balance", "money", "after it, on the account's normal side"),
+            Column("currency"),
+            Column("postings", "count", "of a closing: in the period, also those beyond lines_max"),
+            Column("partition", "count", "of the journal record, with sequence and line"),
+            Column("sequence", "count"),
+            Column("line", "count"),
+            Column("journal_offset", "count"),
+        ),
+        ("place", "day", "booked_at", "partition", "sequence", "line"),
+        scoped=True,
+        example="acme:wallet:alice --since 2026-11-01",
+        days=31,
+        subject="account",
+    ),
+    Report(
+        "balances",
+        "Balances",
+        "What is on accounts at the end of a day, as far as it was known at the cut.",
+        (UNTIL, ON, OWNER, ACCOUNT),
+        (
+            Column("account"),
+            Column("type"),
             Column("currency"),
             Column("debits", "money"),
             Column("credits", "money"),
-            Column("difference", "money", "debits less credits: 0 when the books balance"),
-            Column("postings", "count"),
+            Column("balance", "money", "on the account's normal side"),
+            POSTINGS,
         ),
-        ("currency",),
-        example="--until 2026-11-22",
+        ("account", "currency"),
+        ("debits", "credits"),
+        scoped=True,
+        example="--partner acme --until 2026-11-22",
+        subject="account",
+    ),
+    Report(
+        "totals",
+        "Totals",
+        "Sums by day, partner, product and currency.",
+        (*PERIOD, ASKER, PRODUCT, Parameter("currency", "text", "Only this currency.", "")),
+        (
+            Column("day", "date"),
+            Column("partner", about="who asked"),
+            Column("product"),
+            Column("currency"),
+            Column("debits", "money"),
+            Column("credits", "money"),
+            POSTINGS,
+        ),
+        ("day", "partner", "product", "currency"),
+        ("debits", "credits"),
+        scoped=True,
+        example="--partner acme --format csv",
+    ),
+    Report(
+        "fees",
+        "Fees earned",
+        "Credits less debits of income accounts, by day, product and currency.",
+        (*PERIOD, ASKER, PRODUCT),
+        (
+            Column("day", "date"),
+            Column("product"),
+            Column("currency"),
+            Column("owner", about="whose income account"),
+            Column("fees", "money", "credits less debits"),
+            POSTINGS,
+        ),
+        ("day", "product", "currency", "owner"),
+        ("fees",),
+        scoped=True,
+        example="--since 2026-11-01 --product wallet",
+    ),
+    Report(
+        "holds",
+        "Holds outstanding",
+        "What is set aside and not released yet, with its age.",
+        (OWNER, ACCOUNT),
+        (
+            Column("hold", about="command id of the hold, or of the transaction between partitions"),
+            Column("kind", about="hold, or crossing: a transaction between partitions under way"),
+            Column("account", about="to be debited"),
+            Column("payee", about="to be credited; several with spaces between"),
+            Column("currency"),
+            Column("set_aside", "money"),
+            Column("released", "money", "captured, given up or lapsed"),
+            Column("outstanding", "money"),
+            Column("opened_at", "moment"),
+            Column("age_days", "count", "days of booking, to the last in the cut"),
+            Column("expires_at", "moment", "empty: never"),
+            Column("partner", about="who asked"),
+            Column("product"),
+        ),
+        ("opened_at", "hold", "account", "currency"),
+        ("set_aside", "released", "outstanding"),
+        scoped=True,
+        example="--partner acme",
+    ),
+    Report(
+        "rejections",
+        "Rejections",
+        "Why commands were rejected, by day of booking, reason, product and partner.",
+        (SINCE, UNTIL, ASKER, Parameter("reason", "text", "Only this reason.", "")),
+        (
+            Column("day", "date"),
+            Column("reason"),
+            Column("command", about="Transaction, or a control command"),
+            Column("product"),
+            Column("partner", about="who asked"),
+            Column("rejected", "count"),
+        ),
+        ("day", "reason", "command", "product", "partner"),
+        scoped=True,
+        example="--reason insufficient_funds",
+    ),
+    Report(
+        "profitability",
+        "Partner profitability",
+        "Volume, the bank's income and expenses, and margin, by partner and product.",
+        (SINCE, UNTIL, ON_BOOKING, ASKER),
+        (
+            Column("partner", about="who asked"),
+            Column("product"),
+            Column("currency"),
+            Column("transactions", "count", "settled, of this partner and product in all currencies"),
+            Column("volume", "money", "all debits"),
+            Column("fees", "money", "credits less debits of the bank's income accounts"),
+            Column("costs", "money", "debits less credits of the bank's expense accounts"),
+            Column("margin", "money", "fees less costs"),
+            Column("margin_bp", "share", "of volume, halves rounded away from zero"),
+        ),
+        ("partner", "product", "currency"),
+        ("volume", "fees", "costs", "margin"),
+        example="--since 2026-11-01 --until 2026-11-30",
+    ),
+    Report(
+        "day",
+        "The platform's day",
+        "Calls, commands by outcome, amounts and latency, on each day of booking.",
+        (SINCE, UNTIL),
+        (
+            Column("day", "date"),
+            Column("currency", about="empty: the day's commands and calls, in all currencies"),
+            Column("calls", "count", "that the gateways answered"),
+            Column("settled", "count", "transactions"),
+            Column("rejected", "count", "transactions"),
+            Column("repeated", "count", "transactions"),
+            Column("control", "count", "other commands of people and partners, whatever their outcome"),
+            Column("amount", "money", "debits"),
+            POSTINGS,
+            Column("p50_us", "count", "half of the calls took at most so many microseconds"),
+            Column("p99_us", "count", "99% likewise"),
+            Column("max_us", "count", "the slowest"),
+        ),
+        ("day", "currency"),
+        ("amount",),
+        example="--since 2026-11-01",
     ),
 )
 CATALOGUE: dict[str, Report] = {r.name: r for r in REPORTS}
+
+# What many views say, in one place. `whole_days` and `cut_days` are the two halves of a cut: together each record of it
+# once. `in_cut` is both, row by row. See `sinks/finance/cut.py`.
+_IN_CUT = "booked_at <= {known_at:DateTime64(3, 'UTC')} AND offset < {ends:Array(UInt64)}[partition + 1]"
+WORDS = {
+    "day": "if({on:String} = 'booking', booked_date, value_date)",
+    "whole_days": "booked_date < {whole_before:Date32}",
+    "cut_days": "booked_date >= {whole_before:Date32} AND booked_at >= toDateTime64({whole_before:Date32}, 3, 'UTC') "
+    "AND " + _IN_CUT,
+    "in_cut": _IN_CUT,
+    "asker": "({partner:String} = '' OR partner_id = {partner:String} "
+    "OR startsWith(partner_id, concat({partner:String}, '/')))",
+    "owner": "({partner:String} = '' OR startsWith(account_id, concat({partner:String}, ':')) "
+    "OR startsWith(account_id, concat({partner:String}, '/')))",
+}
 
 
 def report(name: str) -> Report:
@@ -105,4 +316,6 @@ def report(name: str) -> Report:
 def view_sql(name: str, database: str) -> str:
     """The statement that makes a report's view, or makes it anew."""
     text = (files("sinks.finance") / "views" / f"{report(name).view}.sql").read_text(encoding="utf-8")
-    return text.replace("{database}", database).strip().rstrip(";")
+    for word, meaning in {**WORDS, "database": database}.items():
+        text = text.replace("{" + word + "}", meaning)
+    return text.strip().rstrip(";")

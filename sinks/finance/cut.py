@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from typing import NamedTuple
 
 from schemas.errors import BadInputError
@@ -49,21 +49,53 @@ class Cut:
         return [self.places[p].journal_offset + 1 if p in self.places else 0 for p in range(last + 1)]
 
 
-def whole_before(db: Database, cut: Cut) -> date:
-    """The parameter `whole_before` of the views: every record that was booked on a day before it is in the cut.
+class Bounds(NamedTuple):
+    """What the views need beside `ends`.
 
-    Sums of such days come from projections; only from that day on each row is compared with the cut. Exact for what is
-    stored when it is asked; ask again after the figures, and make them again when it moved back: then a record came in
-    between that a broker's clock had put into the past.
+    `whole_before`: every record that was booked on a day before it is in the cut. `last`: the cut's `known_at`, or the
+    end of the last day on which anything in the cut was booked, whichever is first.
     """
-    beyond = " OR ".join(f"(partition = {p} AND last > {at.sequence})" for p, at in cut.places.items())
-    others = f"partition NOT IN ({', '.join(map(str, cut.places))})" if cut.places else "1"
+
+    whole_before: date
+    last: datetime
+
+
+def bounds(db: Database, cut: Cut) -> Bounds:
+    """The parameters `whole_before` and `known_at` of the views.
+
+    Sums of days before `whole_before` come from projections; only from that day on each row is compared with the cut.
+    Exact for what is stored when it is asked; ask again after the figures, and make them again when the day moved back:
+    then a record came in between that a broker's clock had put into the past. Rows of a batch that is being written or
+    was torn, which have no outcomes yet, are in no cut either.
+    """
+    written = db.rows("SELECT partition, max(offset) FROM postings GROUP BY topic, partition")
+    stored = {
+        int(p): int(o) for p, o in db.rows("SELECT partition, max(offset) FROM outcomes GROUP BY topic, partition")
+    }
+    torn = [(int(p), stored.get(int(p), -1)) for p, o in written if int(o) > stored.get(int(p), -1)]
+    days = [d for p, o in torn for d in _first_day_beyond(db, p, o)]
+    first, last = [], date(1970, 1, 1)
+    for partition, day, low, high in db.rows(
+        "SELECT partition, booked_date, min(sequence), max(sequence) FROM outcomes "
+        "GROUP BY topic, partition, booked_date"
+    ):
+        end = cut.places[partition].sequence if partition in cut.places else 0
+        if high > end:
+            first.append(day)
+        if low <= end:
+            last = max(last, day)
+    end_of_last = datetime.combine(last, time(23, 59, 59, 999_000), UTC)
+    yesterday = datetime.now(UTC).date() - timedelta(days=1)
+    return Bounds(min([*first, *days, cut.known_at.date(), yesterday]), min(cut.known_at, end_of_last))
+
+
+def _first_day_beyond(db: Database, partition: int, offset: int) -> list[date]:
+    """The first day of booking among a partition's postings after an offset; none when there are none."""
     found = db.rows(
-        "SELECT min(booked_date), count() FROM (SELECT partition, booked_date, max(sequence) AS last FROM outcomes "
-        f"GROUP BY partition, booked_date) WHERE {beyond or '0'} OR {others}"
+        "SELECT min(booked_date), count() FROM postings WHERE partition = %(p)s AND offset > %(o)s",
+        {"p": partition, "o": offset},
     )
-    first: list[date] = [found[0][0]] if found[0][1] else []
-    return min([*first, cut.known_at.date(), datetime.now(UTC).date() - timedelta(days=1)])
+    return [found[0][0]] if found[0][1] else []
 
 
 def head(db: Database, known_at: datetime = LAST_MOMENT) -> Cut:
@@ -97,3 +129,13 @@ def at(db: Database, sequences: dict[int, int], known_at: datetime = LAST_MOMENT
         if p not in places:
             raise BadInputError(f"cut: partition {p} has no record {s} in ClickHouse yet")
     return Cut(places, known_at)
+
+
+def closed(db: Database, day: date, known_at: datetime = LAST_MOMENT) -> Cut:
+    """The cut that the close of a day sealed. Raises BadInputError when that day is not closed."""
+    rows = db.rows(
+        "SELECT partition, max(sequence) FROM closes WHERE closed_day = %(day)s GROUP BY partition", {"day": day}
+    )
+    if not rows:
+        raise BadInputError(f"closed: {day} is not closed; `clearline close --list` shows the days that are")
+    return at(db, {int(p): int(s) for p, s in rows}, known_at)
