@@ -156,6 +156,10 @@ class GatewaySettings(_Section):
     calls_per_day: int = Field(default=50_000_000, ge=1, le=10**12)
     signature_age_s: int = Field(default=300, ge=1, le=3600)
     outcome_hours: int = Field(default=24, ge=1, le=720)
+    reports_per_minute: int = Field(default=600, ge=1, le=1_000_000)
+    report_s_max: int = Field(default=20, ge=1, le=600)
+    report_rows_max: int = Field(default=200_000, ge=1, le=10_000_000)
+    report_cache_mb: int = Field(default=64, ge=1, le=65_536)
 
 
 class WebhookSettings(_Section):

@@ -28,7 +28,8 @@ ROW_PREFIX = "k:"
 KEY_ID = re.compile(r"[a-z0-9]{16}", re.ASCII)
 TOKEN = re.compile(r"(?P<world>test|live)_(?P<key_id>[a-z0-9]{16})_(?P<secret>[A-Za-z0-9_-]{43})", re.ASCII)
 THUMBPRINT = re.compile(r"[0-9a-f]{64}", re.ASCII)
-SIMPLE_SCOPES = ("read", "accounts", "limits", "webhooks", "keys")
+SIMPLE_SCOPES = ("read", "accounts", "limits", "webhooks", "keys", "reports", "data")
+REPORTS = "reports"
 ALL_SCOPES = (*SIMPLE_SCOPES, "transact:*:*")
 SCOPES_MAX = 200
 NOTE_MAX = 500
@@ -87,10 +88,14 @@ def make(
     replaces: str = "",
     payload_digest: bytes = b"",
 ) -> Made:
-    """A new key of a partner, with a new secret. `key_id`: a random one unless given; `public_key`: 32 bytes;
-    `expires_at`: milliseconds UTC, 0 never; `replaces`: the key whose place it takes. Raises KeyFieldError."""
-    if not PARTNER_ID.fullmatch(partner_id) or root_of(partner_id) == BANK:
+    """A new key of a partner, or of the bank to read reports with, with a new secret. `key_id`: a random one unless
+    given; `public_key`: 32 bytes; `expires_at`: milliseconds UTC, 0 never; `replaces`: the key whose place it takes.
+    Raises KeyFieldError."""
+    if not PARTNER_ID.fullmatch(partner_id) or (root_of(partner_id) == BANK and partner_id != BANK):
         raise KeyFieldError("partner_id", f"{partner_id!r} is no partner that may have keys")
+    granted = joined(scopes)
+    if partner_id == BANK and granted != REPORTS:
+        raise KeyFieldError("scopes", f"a key of the bank has the scope {REPORTS} and no other")
     if signature not in ("optional", "required"):
         raise KeyFieldError("signature", "must be optional or required")
     if signature == "required" and not public_key:
@@ -103,7 +108,7 @@ def make(
         raise KeyFieldError("note", f"must be at most {NOTE_MAX} printable characters")
     secret = secrets.token_urlsafe(32)
     key = AccessKey(
-        key_id or new_id(), partner_id, hash_of(secret), public_key, signature, thumbprint, joined(scopes), now_ms,
+        key_id or new_id(), partner_id, hash_of(secret), public_key, signature, thumbprint, granted, now_ms,
         expires_at, 0, requested_by, note, replaces, payload_digest,
     )  # fmt: skip
     return Made(key, f"{world_prefix(sandbox)}_{key.key_id}_{secret}")

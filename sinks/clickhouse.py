@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,12 +22,16 @@ _QUERY_FAULTS = frozenset({
 _NOT_THE_QUERY = frozenset({
     159, 192, 193, 194, 202, 209, 210, 241, 243, 252, 279, 425, 439, 516, 518, 745, 999, 1000, 1002,
 })  # fmt: skip
+_TOO_MUCH = frozenset({158, 159, 160, 241, 307, 396})  # rows, time, speed, memory, bytes, rows or bytes of a result
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 @dataclass(frozen=True, slots=True)
 class ClickHouseConfig:
-    """Where the server is and which database is ours. `reader_user` may only read; people's own SQL runs as it."""
+    """Where the server is and which database is ours. `reader_user` may only read; people's own SQL runs as it.
+
+    `cluster`: its name on the servers; empty for a server of its own (see `sinks.layout`).
+    """
 
     host: str
     port: int
@@ -38,10 +42,13 @@ class ClickHouseConfig:
     reader_password: str = field(default="", repr=False)
     secure: bool = False
     timeout_s: float = 30.0
+    cluster: str = ""
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.database):
             raise BadInputError(f"ClickHouse database {self.database!r}: letters, digits and _ only")
+        if self.cluster and not _NAME.fullmatch(self.cluster):
+            raise BadInputError(f"ClickHouse cluster {self.cluster!r}: letters, digits and _ only")
 
     @property
     def address(self) -> str:
@@ -50,6 +57,14 @@ class ClickHouseConfig:
 
 class FencedError(ClearlineError):
     """Another sink has taken over: this one may not write any more and must end."""
+
+
+class QueryFaultError(BadInputError):
+    """The server refuses a query for what it says, or lacks what a migration would have made."""
+
+
+class TooMuchError(BadInputError):
+    """A query met a limit of time, rows, bytes or memory that it was given."""
 
 
 class _InsertClient(Client):  # type: ignore[misc]
@@ -65,12 +80,18 @@ class _InsertClient(Client):  # type: ignore[misc]
 class Database:
     """One connection to one database. Not thread-safe. Opens when first used, and again after it broke.
 
+    `limits`: settings of each of its queries, such as max_execution_time; whoever meets one is told by TooMuchError.
+
     Every call raises PartUnavailableError when the server does not answer or cannot serve now, BadInputError for a
     query that can never work, and FencedError when an insert met another sink's fence.
     """
 
-    def __init__(self, config: ClickHouseConfig, *, reader: bool = False, with_database: bool = True) -> None:
+    def __init__(
+        self, config: ClickHouseConfig, *, reader: bool = False, with_database: bool = True,
+        limits: Mapping[str, Any] | None = None,
+    ) -> None:  # fmt: skip
         self.config = config
+        self._limits = dict(limits or {})
         self.name = config.database
         self._reader = reader
         self._database = config.database if with_database else "default"
@@ -90,7 +111,7 @@ class Database:
             connect_timeout=5,
             send_receive_timeout=config.timeout_s,
             sync_request_timeout=5,
-            settings={"strings_as_bytes": raw},
+            settings={**self._limits, "strings_as_bytes": raw},
         )
 
     def rows(self, query: str, params: dict[str, Any] | None = None) -> list[tuple[Any, ...]]:
@@ -148,14 +169,16 @@ class Database:
 
     def _translated(self, e: errors.ServerException, typed: bool) -> ClearlineError:
         text = first_line(e.message)
+        if self._limits and e.code in _TOO_MUCH:
+            return TooMuchError(text)
         if typed and e.code not in _NOT_THE_QUERY:
             return BadInputError(f"ClickHouse refuses the query: {text.partition('. In scope ')[0]}")
         if e.code == VIOLATED_CONSTRAINT and "`run_" in text:
             return FencedError(f"another ClickHouse sink has taken over the database {self.name}; this one ends")
         if e.code in _MISSING:
-            return BadInputError(f"ClickHouse lacks a {_MISSING[e.code]} ({text}); run `./run setup` to migrate it")
+            return QueryFaultError(f"ClickHouse lacks a {_MISSING[e.code]} ({text}); run `./run setup` to migrate it")
         if e.code in _QUERY_FAULTS or e.code == VIOLATED_CONSTRAINT:
-            return BadInputError(f"ClickHouse refuses the query: {text}")
+            return QueryFaultError(f"ClickHouse refuses the query: {text}")
         return PartUnavailableError("ClickHouse", self.config.address, text)
 
 

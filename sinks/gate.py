@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from hashlib import blake2b, sha1
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import orjson
 import redis.asyncio as aredis
@@ -32,6 +32,7 @@ OUTCOMES_MAX = 100_000
 _CONNECTIONS_MAX = 32
 _LOOK_MAX = 250  # outcomes that are fetched together, about 1.5 KB each
 _REFUSED = ("", "burst", "day")
+What = Literal["calls", "reports"]  # what is counted: every call, and reports besides
 
 Outcomes = Sequence[tuple[bytes, dict[str, Any]]]  # command ids and what is kept under them
 
@@ -103,34 +104,38 @@ class LocalGate:
 
     local = True
 
-    def __init__(self, limits: CallLimits, outcome_s: int = 3600, now_ms: Callable[[], int] = _wall_clock_ms) -> None:
-        self._limits = limits
+    def __init__(
+        self, limits: CallLimits, outcome_s: int = 3600, now_ms: Callable[[], int] = _wall_clock_ms,
+        reports: CallLimits | None = None,
+    ) -> None:  # fmt: skip
+        self._limits: dict[What, CallLimits] = {"calls": limits, "reports": reports or limits}
         self._outcome_ms = outcome_s * 1000
         self._now_ms = now_ms
-        self._trees: dict[str, tuple[float, int, int, int]] = {}  # tokens, at, day, used
+        self._trees: dict[tuple[What, str], tuple[float, int, int, int]] = {}  # tokens, at, day, used
         self._nonces: dict[bytes, int] = {}  # until when; in the order in which they came
         self._outcomes: dict[bytes, tuple[int, bytes]] = {}
 
-    async def take(self, root: str, calls: int) -> Taken:
+    async def take(self, root: str, calls: int, what: What = "calls") -> Taken:
         """As the script does it."""
-        burst, now = self._limits.burst, self._now_ms()
-        tokens, at, day, used = self._trees.get(root, (float(burst), now, 0, 0))
+        limits, now = self._limits[what], self._now_ms()
+        burst = limits.burst
+        tokens, at, day, used = self._trees.get((what, root), (float(burst), now, 0, 0))
         if now > at:
-            tokens += (now - at) * self._limits.rate_per_s / 1000
+            tokens += (now - at) * limits.rate_per_s / 1000
             at = now
         tokens = min(float(burst), tokens)
         if now // DAY_MS > day:
             day, used = now // DAY_MS, 0
         refused = 0
-        if used + calls > self._limits.per_day:
+        if used + calls > limits.per_day:
             refused = 2
         elif tokens < min(calls, burst):
             refused = 1
         else:
             tokens -= min(calls, burst)
             used += calls
-            self._trees[root] = tokens, at, day, used
-        return taken(self._limits, refused, math.floor(tokens), max(0, self._limits.per_day - used), now, local=True)
+            self._trees[what, root] = tokens, at, day, used
+        return taken(limits, refused, math.floor(tokens), max(0, limits.per_day - used), now, local=True)
 
     async def first_use(self, key_id: str, nonce: str, for_s: int) -> bool:
         """Whether this nonce is new; it is remembered for `for_s` seconds, unless NONCES_MAX newer ones come first."""
@@ -182,16 +187,16 @@ class RedisGate:
         away_s: float = 1.0,
         now_ms: Callable[[], int] | None = None,
         log: str = "",
+        reports: CallLimits | None = None,
     ) -> None:
         self._config = config
         self._outcomes = f"{config.world}:outcome:{log}:" if log else f"{config.world}:outcome:"
-        self._limits = limits
+        self._limits: dict[What, CallLimits] = {"calls": limits, "reports": reports or limits}
         self._outcome_s = outcome_s
         self._timeout_s = timeout_s
         self._away_s = away_s
         self._now_ms = now_ms
-        self._own = LocalGate(limits, now_ms=now_ms or _wall_clock_ms)
-        self._numbers = (limits.rate_per_s / 1000, limits.burst, limits.per_day)
+        self._own = LocalGate(limits, now_ms=now_ms or _wall_clock_ms, reports=reports)
         self._local = False
         self._ask_again = 0.0
         self._asked: dict[bytes, asyncio.Future[Any]] = {}
@@ -209,14 +214,15 @@ class RedisGate:
         """Whether the last call found Redis away."""
         return self._local
 
-    async def take(self, root: str, calls: int) -> Taken:
-        """Takes calls of a tree's limits."""
-        now = self._now_ms() if self._now_ms else 0
-        found = await self._ask(self._take, f"{self._config.world}:calls:{root}", calls, *self._numbers, now)
+    async def take(self, root: str, calls: int, what: What = "calls") -> Taken:
+        """Takes calls, or reports, of a tree's limits."""
+        now, limits = self._now_ms() if self._now_ms else 0, self._limits[what]
+        numbers = (limits.rate_per_s / 1000, limits.burst, limits.per_day)
+        found = await self._ask(self._take, f"{self._config.world}:{what}:{root}", calls, *numbers, now)
         if found is None:
-            return await self._own.take(root, calls)
+            return await self._own.take(root, calls, what)
         refused, burst_left, day_left, at = found
-        return taken(self._limits, refused, burst_left, day_left, at, local=False)
+        return taken(limits, refused, burst_left, day_left, at, local=False)
 
     async def first_use(self, key_id: str, nonce: str, for_s: int) -> bool:
         """Whether this nonce is new. This process remembers it as well, for when Redis goes away or forgets."""

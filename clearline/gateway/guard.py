@@ -26,6 +26,11 @@ def add_headers(scope: Scope, headers: list[tuple[bytes, bytes]]) -> None:
     kept.update(headers)
 
 
+def headers_of(scope: Scope) -> dict[bytes, bytes]:
+    """What was added until now."""
+    return dict(scope.get(_HEADERS, {}))
+
+
 class Guard:
     """Refuses bodies of more than `bytes_max` bytes (ten times as many for a batch) with 413, and adds headers.
 

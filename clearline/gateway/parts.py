@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from clearline.config import Settings
+from clearline.gateway.reporting import NoReports, Reporting
 from clearline.webhooks.ports import WebhookParts
 from schemas.errors import PartUnavailableError
 from schemas.identity import owner_of, root_of
 from schemas.records import AccountState, Command, HoldState, JournalRecord, LimitState, Record
-from sinks.gate import Taken
+from sinks.gate import Taken, What
 from streams.calls import Called, Found, Later, Place, Unsettled
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ class Gate(Protocol):
     """Redis as a gate and as quick memory: limits of calls, nonces, outcomes at hand. Never raises because Redis is
     away: then it goes on in this process's own memory (limits, nonces) or knows nothing (outcomes)."""
 
-    async def take(self, root: str, calls: int) -> Taken: ...
+    async def take(self, root: str, calls: int, what: What = "calls") -> Taken: ...
     async def first_use(self, key_id: str, nonce: str, for_s: int) -> bool:
         """Whether this nonce is new."""
         ...
@@ -121,7 +122,8 @@ class Gate(Protocol):
 class Parts:
     """One gateway's parts. `base_url`: of the pages of codes, without a slash at the end. `now_ms`: the wall clock, or
     a test's; `ready`: why this gateway cannot serve, one sentence each, empty when it can; `figures`: of status;
-    `tree`: all that the state has of a root, read anew; `memory`: what routes remember while the process lives."""
+    `tree`: all that the state has of a root, read anew; `memory`: what routes remember while the process lives;
+    `reporting`: what makes reports."""
 
     settings: Settings
     base_url: str
@@ -139,3 +141,4 @@ class Parts:
     webhooks: WebhookParts = field(default_factory=WebhookParts)
     tree: Callable[[str], Awaitable[Tree]] = no_tree
     memory: dict[str, Any] = field(default_factory=dict)
+    reporting: Reporting = field(default_factory=NoReports)

@@ -34,6 +34,12 @@ class Principal:
         """Whether an account belongs to what it sees."""
         return self.sees(owner_of(account_id))
 
+    @property
+    def sees_all_figures(self) -> bool:
+        """Whether its reports are of everybody, the bank included: a key of the bank with the scope `reports`. Only the
+        routes of reports and data ask this; `sees` stays false for the bank, so no other route shows it anything."""
+        return self.partner_id == BANK and "reports" in self.scopes
+
     def need(self, scope: str) -> None:
         """Raises Problem("scope_missing") unless one of its scopes covers it. `transact:PRODUCT:OPERATION` is covered
         by a `*` in either place; every other scope by itself."""

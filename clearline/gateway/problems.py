@@ -53,6 +53,9 @@ OWN: dict[str, Own] = {
     "verification_failed": Own(
         422, "The receiver did not send the challenge back.", "Answer 2xx with `data.challenge` in the body."
     ),
+    "report_too_large": Own(
+        422, "The report would be too large, or take too long.", "Ask for fewer days, one partner, or less detail."
+    ),
     "internal": Own(500, "Our own mistake.", "Try again with the same key; tell us the `instance`."),
     "unavailable": Own(503, "A part that this needs does not answer.", "Try again with the same key: it is harmless."),
 }

@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from datetime import date
-from queue import LifoQueue
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 from clearline.gateway.parts import Place
 from clearline.gateway.reads import BalanceRow, Level, LimitRow, On, StatementPage
 from clearline.gateway.terms import StateRows as Rows
 from clearline.gateway.terms import Terms
+from clearline.gateway.threads import ClientPool
 from schemas.errors import PartUnavailableError
 from schemas.identity import owner_of, partition_of
 from schemas.records import AccountState, PartitionState, PartnerState, ProductState
@@ -27,8 +26,6 @@ from sinks.balance_reader import BalanceReader, Shards
 from sinks.balances import Shard
 from sinks.clickhouse import ClickHouseConfig
 from sinks.pages import AccountRow, LineKey, Pages
-
-T = TypeVar("T")
 
 
 class LiveRows(Rows, Protocol):
@@ -46,53 +43,12 @@ CATCH_UP_S = 0.5
 _DEBIT_NORMAL = ("asset", "expense")
 
 
-class PagePool:
-    """ClickHouse in a few threads. Raises PartUnavailableError when too many wait already: then it is too slow, and
-    whoever asks next would wait longer still."""
+class PagePool(ClientPool[Pages]):
+    """ClickHouse for pages, in a few threads."""
 
     def __init__(self, config: ClickHouseConfig, threads: int = THREADS, waiting_max: int = WAITING_MAX) -> None:
-        self._config = config = replace(config, timeout_s=ANSWER_S)
-        self._most = threads + waiting_max
-        self._under_way = 0
-        self._threads = ThreadPoolExecutor(threads, "clickhouse")
-        self._free: LifoQueue[Pages] = LifoQueue()
-        for _ in range(threads):
-            self._free.put(Pages(config))
-
-    @property
-    def address(self) -> str:
-        """Where ClickHouse is."""
-        return self._config.address
-
-    async def ask(self, question: Callable[[Pages], T]) -> T:
-        """The answer to a question that is asked in one of the threads."""
-        if self._under_way >= self._most:
-            raise PartUnavailableError("ClickHouse", self._config.address, f"{self._under_way} questions wait for it")
-        self._under_way += 1
-        loop = asyncio.get_running_loop()
-        future = self._threads.submit(self._ask, question)
-        future.add_done_callback(lambda _: self._done(loop))
-        return await asyncio.wrap_future(future)
-
-    def close(self) -> None:
-        """Ends the threads and closes their connections."""
-        self._threads.shutdown(wait=True, cancel_futures=True)
-        while not self._free.empty():
-            self._free.get_nowait().close()
-
-    def _ask(self, question: Callable[[Pages], T]) -> T:
-        pages = self._free.get()
-        try:
-            return question(pages)
-        finally:
-            self._free.put(pages)
-
-    def _done(self, loop: asyncio.AbstractEventLoop) -> None:
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(self._count_down)
-
-    def _count_down(self) -> None:
-        self._under_way -= 1
+        config = replace(config, timeout_s=ANSWER_S)
+        super().__init__("ClickHouse", config.address, lambda: Pages(config), threads, waiting_max)
 
 
 class Projections:

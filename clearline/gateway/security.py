@@ -14,14 +14,16 @@ from fastapi import Depends, Request
 
 from clearline import keys
 from clearline.gateway import onboarding, signatures, tls
-from clearline.gateway.guard import add_headers
+from clearline.gateway.guard import add_headers, headers_of
 from clearline.gateway.parts import Parts
 from clearline.gateway.principal import Principal
 from clearline.gateway.problems import Problem
 from ledger.names import PARTNER_ID, within
-from schemas.identity import root_of
+from schemas.identity import BANK, root_of
 from schemas.records import AccessKey
 from sinks.gate import Taken
+
+_RATE_HEADERS = (b"ratelimit-policy", b"ratelimit")
 
 
 def parts_of(request: Request) -> Parts:
@@ -73,6 +75,40 @@ async def charge(request: Request, who: Principal, calls: int) -> None:
         await _charge(request, parts_of(request), who.root, calls)
 
 
+async def charge_report(request: Request, who: Principal) -> None:
+    """Takes one report of the limit that reports and data have beside that of calls. Raises Problem."""
+    parts = parts_of(request)
+    found = await parts.gate.take(who.root, 1, "reports")
+    most = parts.settings.gateway.reports_per_minute
+    added = (f'"reports";q={most};w=60', f'"reports";r={found.burst_left};t={math.ceil(found.burst_reset_s)}')
+    told = headers_of(request.scope)
+    add_headers(
+        request.scope,
+        [(name, told[name] + f", {text}".encode()) for name, text in zip(_RATE_HEADERS, added, strict=True)],
+    )
+    if found.refused:
+        raise Problem("rate_limited", "reports of this partner", headers={"Retry-After": str(math.ceil(60 / most))})
+
+
+def bank_reader(parts: Parts, token: str) -> Principal:
+    """Who holds this token: a key of the bank with the scope `reports`. For pages that are given a key by a form, so
+    not for keys that need a signature or a certificate. Raises Problem("unauthenticated"), whatever is wrong."""
+    key = _by_secret(parts, f"Bearer {token}")
+    found = bank_reader_again(parts, key.key_id)
+    if found is None:
+        raise Problem("unauthenticated")
+    return found
+
+
+def bank_reader_again(parts: Parts, key_id: str) -> Principal | None:
+    """The same by the id of a key whose token was checked before, for sessions: None when it is no longer taken."""
+    key = key_row(parts, key_id)
+    if key is None or not keys.taken(key, parts.now_ms()) or key.signature == "required" or key.thumbprint:
+        return None
+    who = Principal(key.key_id, key.partner_id, key.partner_id, keys.scopes_of(key.scopes))
+    return who if who.sees_all_figures else None
+
+
 async def _charge(request: Request, parts: Parts, root: str, calls: int) -> None:
     found = await parts.gate.take(root, calls)
     add_headers(request.scope, _limit_headers(parts, found))
@@ -110,7 +146,8 @@ def _acting(request: Request, key: AccessKey) -> str:
     if given in ([], [key.partner_id]):
         return key.partner_id
     named = given[0]
-    if len(given) > 1 or not PARTNER_ID.fullmatch(named) or not within(named, key.partner_id):
+    strange = len(given) > 1 or not PARTNER_ID.fullmatch(named) or not within(named, key.partner_id)
+    if strange or root_of(named) == BANK:
         raise Problem("forbidden", "Clearline-Partner names neither the credential's partner nor one below it")
     return named
 
@@ -123,4 +160,4 @@ def _limit_headers(parts: Parts, found: Taken) -> list[tuple[bytes, bytes]]:
         f'"burst";r={found.burst_left};t={math.ceil(found.burst_reset_s)}, '
         f'"day";r={found.day_left};t={math.ceil(found.day_reset_s)}'
     )
-    return [(b"ratelimit-policy", policy.encode()), (b"ratelimit", left.encode())]
+    return list(zip(_RATE_HEADERS, (policy.encode(), left.encode()), strict=True))

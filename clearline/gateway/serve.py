@@ -28,6 +28,7 @@ from clearline.gateway.app import create_app
 from clearline.gateway.outcomes import Outcomes, keep_ms
 from clearline.gateway.parts import Parts, Tree, limits_tree, wall_clock_ms
 from clearline.gateway.projections import PagePool, Projections
+from clearline.gateway.reporting import Reports
 from clearline.gateway.tls import tls_options
 from clearline.webhooks.ports import QueuedInKafka, WebhookParts
 from schemas.codec import Codec, UndecodableError, UnknownSchemaError
@@ -123,7 +124,8 @@ async def _parts(settings: Settings, slot: int, stack: AsyncExitStack, url: str)
     limits = CallLimits(g.rate_per_s, g.burst, g.calls_per_day)
     redis = redis_config(settings)
     ids = await asyncio.to_thread(topic_ids, system.kafka, [system.topics.submitted, system.topics.journal])
-    gate = RedisGate(redis, limits, g.outcome_hours * 3600, log="+".join(ids.values()))
+    few = CallLimits(g.reports_per_minute / 60, g.reports_per_minute, 10**12)
+    gate = RedisGate(redis, limits, g.outcome_hours * 3600, log="+".join(ids.values()), reports=few)
     stack.push_async_callback(gate.close)
     outcomes = Outcomes(gate, wall_clock_ms, keep_ms(settings))
     stack.push_async_callback(outcomes.flush)
@@ -139,6 +141,10 @@ async def _parts(settings: Settings, slot: int, stack: AsyncExitStack, url: str)
         rows, BalanceReader(redis), PagePool(house), settings.partitions, wall_clock_ms, outcomes.newest
     )  # fmt: skip
     stack.push_async_callback(reads.close)
+    reporting = Reports(
+        house, seconds_max=g.report_s_max, rows_max=g.report_rows_max, bytes_max=g.report_cache_mb << 20
+    )
+    stack.push_async_callback(reporting.close)
     caller = Caller(
         system.kafka, system.topics, system.codec, settings.partitions, slot, kept=outcomes.kept
     )  # fmt: skip
@@ -149,7 +155,7 @@ async def _parts(settings: Settings, slot: int, stack: AsyncExitStack, url: str)
         settings, (g.public_url or url).rstrip("/"), settings.partitions, system.message_bytes_max, caller, finder,
         access, gate, reads, outcomes, ready=health.troubles, figures=health.figures,
         tree=partial(_tree, system, decode),
-        webhooks=WebhookParts(QueuedInKafka(system.kafka, system.topics, system.codec)),
+        webhooks=WebhookParts(QueuedInKafka(system.kafka, system.topics, system.codec)), reporting=reporting,
     )  # fmt: skip
     return parts, health
 

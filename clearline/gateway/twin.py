@@ -42,6 +42,7 @@ from schemas.records import (
     Record,
     Transaction,
 )
+from sinks.gate import What
 from streams.calls import Calls, Later, Unsettled, Waiting
 from streams.topics import DAY_MS
 
@@ -402,13 +403,14 @@ class MemoryGate:
         """As `Gate.local`: memory is never away."""
         return False
 
-    async def take(self, root: str, calls: int) -> Taken:
+    async def take(self, root: str, calls: int, what: What = "calls") -> Taken:
         """As `Gate.take`."""
-        taken = self.taken[root] + calls
+        name = root if what == "calls" else f"{what} of {root}"
+        taken = self.taken[name] + calls
         refused = "day" if taken > self.day else "burst" if taken > self.burst else ""
         if not refused:
-            self.taken[root] = taken
-        left = self.taken[root]
+            self.taken[name] = taken
+        left = self.taken[name]
         return Taken(refused, max(0, self.burst - left), 1.0, max(0, self.day - left), 86_400.0, False)
 
     async def first_use(self, key_id: str, nonce: str, for_s: int) -> bool:

@@ -19,6 +19,7 @@ from clearline.gateway.app import create_app
 from clearline.gateway.parts import Parts
 from clearline.gateway.twin import LedgerTwin, ledger_of, make_twin
 from schemas.records import Limit, OpenAccount, SetLimit
+from tests.finance_ground import GroundReports
 
 PARTNERS = ("acme", "acme/shop-1", "acme/shop-17", "acme/shop-18", "acme/shop-17/desk", "zeta")
 ACCOUNTS = (
@@ -44,6 +45,7 @@ class GatewayWorld:
             self.ledger.must(OpenAccount("bank", f"open-{name}", f"bank:{name}:CNY", "liability", "CNY", None))
         limit = (Limit("day", "CNY", None, 50_000_000),)
         self.ledger.must(SetLimit("bank", "limit-acme", "partner", "acme", limit))
+        self.parts.reporting = GroundReports(self.ledger)
         self.app: FastAPI = create_app(self.parts)
 
     def key(self, partner_id: str, scopes: Iterable[str] = keys.ALL_SCOPES, **more: Any) -> str:

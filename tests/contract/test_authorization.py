@@ -84,6 +84,8 @@ ROWS: dict[tuple[str, str], Row] = {
     ("GET", "/v1/products/{product}"): Row("read", 200, "shelf"),
     ("GET", "/v1/limits"): Row("read", 200, "list"),
     ("PUT", "/v1/limits/{level}/{subject}"): Row("limits", 201, "below", body=lambda _: {"limits": LIMITS}),
+    ("GET", "/v1/reports"): Row("reports", 200, "own"),
+    ("GET", "/v1/reports/{name}"): Row("reports", 200, "report"),
     ("GET", "/v1/keys"): Row("keys", 200, "list"),
     ("POST", "/v1/keys"): Row("keys", 201, "own", body=lambda _: {"scopes": ["keys"]}),
     ("DELETE", "/v1/keys/{key_id}"): Row("keys", 204, "key"),

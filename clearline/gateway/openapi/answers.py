@@ -320,13 +320,69 @@ _WEBHOOK_SCHEMAS: dict[str, Schema] = {
     "Deliveries": page("Delivery"),
 }
 
+_CELL: Schema = {"type": ["string", "integer", "boolean", "null"]}
+_REPORT_COLUMN = {
+    "name": TEXT,
+    "kind": described(
+        {"enum": ["text", "date", "moment", "count", "money", "share", "flag"]},
+        "money: minor units of the row's currency; share: basis points.",
+    ),
+}
+_REPORT_SCHEMAS: dict[str, Schema] = {
+    "ReportEntry": closed(
+        "A report that may be asked.",
+        {
+            "name": TEXT,
+            "title": TEXT,
+            "about": TEXT,
+            "parameters": listed(
+                closed(
+                    "A parameter. `default`: null when it must be given.",
+                    {"name": TEXT, "kind": TEXT, "about": TEXT, "default": or_null(TEXT), "choices": listed(TEXT)},
+                )
+            ),
+            "columns": listed(closed("A column.", {**_REPORT_COLUMN, "about": TEXT})),
+            "links": closed("Where it is.", {"self": TEXT}),
+        },
+    ),
+    "ReportList": page("ReportEntry"),
+    "Report": closed(
+        "A report at a cut: docs/finance.md. The same at the same cut to the byte.",
+        {
+            "report": TEXT,
+            "title": TEXT,
+            "parameters": {"type": "object", "additionalProperties": TEXT},
+            "as_of": closed(
+                "Up to where it goes.",
+                {
+                    "cut": TEXT,
+                    "known_at": or_null(TEXT),
+                    "partitions": listed(
+                        closed(
+                            "The last record of a partition that counts.",
+                            {"partition": COUNT, "sequence": COUNT, "journal_offset": COUNT, "source_offset": COUNT},
+                        )
+                    ),
+                },
+            ),
+            "columns": listed(closed("A column.", _REPORT_COLUMN)),
+            "rows": listed({"type": "object", "additionalProperties": _CELL}),
+            "totals": described(
+                {"type": "object", "additionalProperties": {"type": "object", "additionalProperties": MONEY}},
+                "Sums of the columns that add up, by currency.",
+            ),
+        },
+    ),
+}
+
 SCHEMAS: dict[str, Schema] = {
-    **_COMMAND_SCHEMAS, **_KEY_SCHEMAS, **_WEBHOOK_SCHEMAS, **_ONBOARDING_SCHEMAS, **_STATUS_SCHEMAS,
+    **_COMMAND_SCHEMAS, **_REPORT_SCHEMAS, **_KEY_SCHEMAS, **_WEBHOOK_SCHEMAS, **_ONBOARDING_SCHEMAS, **_STATUS_SCHEMAS,
     "AnyCommand": {"anyOf": [ref("Transaction"), ref("Command")], "description": "A transaction, or another command."},
     "AnyDocument": {"type": "object"},
 }  # fmt: skip
 
-_RATE_ITEM = r'"(burst|day)";[a-z]+=[0-9]+;[a-z]+=[0-9]+'
+_RATE_ITEM = r'"(burst|day|reports)";[a-z]+=[0-9]+;[a-z]+=[0-9]+'
+_RATES = f"^{_RATE_ITEM}, {_RATE_ITEM}(, {_RATE_ITEM})?$"
 
 
 def _header(description: str, schema: Schema, *, required: bool = False) -> dict[str, Any]:
@@ -343,11 +399,18 @@ HEADERS: dict[str, dict[str, Any]] = {
     "WWW-Authenticate": _header("Which credentials are taken.", TEXT, required=True),
     "Allow": _header("Methods that the path has.", TEXT, required=True),
     "RateLimit": _header(
-        "What is left of the limits of calls.",
-        {"type": "string", "pattern": f"^{_RATE_ITEM}, {_RATE_ITEM}$"},
+        "What is left of the limits of calls; `reports`: of reports and data.",
+        {"type": "string", "pattern": _RATES},
         required=True,
     ),
-    "RateLimit-Policy": _header(
-        "The limits of calls.", {"type": "string", "pattern": f"^{_RATE_ITEM}, {_RATE_ITEM}$"}, required=True
+    "RateLimit-Policy": _header("The limits of calls.", {"type": "string", "pattern": _RATES}, required=True),
+    "Clearline-As-Of": _header(
+        "The cut that the figures are at: partition and sequence, as in `0:1204,1:998`.",
+        {"type": "string", "pattern": "^[0-9]+:[0-9]+(,[0-9]+:[0-9]+)*$"},
+        required=True,
     ),
+    "ETag": _header("The same for the same bytes.", {"type": "string", "pattern": '^"[0-9a-f]{32}"$'}, required=True),
+    "Cache-Control": _header("For how long it may be kept: longer when a cut was named.", TEXT, required=True),
+    "Age": _header("Seconds since the head was looked at.", COUNT, required=True),
+    "Content-Disposition": _header("The name of a file.", TEXT),
 }

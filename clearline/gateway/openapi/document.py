@@ -117,6 +117,7 @@ def _answer(o: Operation, status: int, a: Answer) -> dict[str, Any]:
     if a.schema:
         of_this = (f"{s.name}_answer" for s in steps() if (s.operation, s.status) == (o.id, status))
         out["content"] = {a.media: {"schema": {"$ref": f"#/components/schemas/{a.schema}"}, **_named(of_this)}}
+        out["content"] |= {media: {"schema": {"type": "string"}} for media in a.files}
     elif a.media != "application/json":
         out["content"] = {a.media: {"schema": {"type": "string"}}}
     if a.links:

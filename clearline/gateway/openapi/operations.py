@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from clearline.fields import KEY_MAX
+from clearline.gateway.figures_answer import forms
 from clearline.gateway.openapi.parts import Answer, Link, Operation
 from ledger.names import LOCAL_NAME, PARTNER_ID
+from sinks.finance.catalogue import REPORTS, Parameter, Report
 
 TAGS = {
     "transactions": "Moving money, and what became of it.",
@@ -14,6 +17,7 @@ TAGS = {
     "partners": "The own partner and those below it.",
     "products": "The product shelf.",
     "limits": "Limits of partners, accounts and products.",
+    "reports": "Figures of finance, exact at a cut: docs/finance.md.",
     "keys": "Credentials.",
     "webhooks": "Notifications to an address of the partner's: docs/webhooks.md.",
     "onboarding": "From the sandbox to live: docs/sandbox.md.",
@@ -54,6 +58,10 @@ PATH_PARAMETERS: dict[str, dict[str, Any]] = {
         "webhook_id", "^wh_[0-9a-f]{32}$", "The subscription's id.", "wh_0f1e2d3c4b5a69788796a5b4c3d2e1f0"
     ),
     "delivery_id": _path("delivery_id", "^[0-9a-f]{32}$", "The delivery's id.", "0f1e2d3c4b5a69788796a5b4c3d2e1f0"),
+    "name": {
+        "name": "name", "in": "path", "required": True, "description": "The report's name.", "example": REPORTS[0].name,
+        "schema": {"enum": [r.name for r in REPORTS]},
+    },
     "file": _path("file", "^[a-z.-]{1,40}$", "A file of the page.", "swagger-ui.css"),
     "code": _path("code", "^[a-z_]{1,64}$", "A problem's code.", "insufficient_funds"),
 }  # fmt: skip
@@ -88,7 +96,49 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     "until": _query("until", {"type": "string", "format": "date"}, "Last day."),
     "on": _query("on", {"enum": ["value", "booking"], "default": "value"}, "By which day lines are placed."),
     "delivery_status": _query("status", {"enum": ["pending", "dead"]}, "Only deliveries in this state."),
+    "if_none_match": {
+        "name": "If-None-Match", "in": "header", "required": False, "schema": {"type": "string"},
+        "description": "ETags of what is there already: 304.",
+    },
+    "cut": _query("cut", {"type": "string", "pattern": "^[0-9]+:[0-9]+(,[0-9]+:[0-9]+)*$"},
+                  "At this cut, as `Clearline-As-Of` named it; without one at the head."),
+    "known_at": _query("known_at", {"type": "string", "format": "date-time"}, "What was booked until then."),
+    "closed": _query("closed", {"type": "string", "format": "date"}, "At the cut that the close of this day sealed."),
+    "format": _query("format", {"enum": list(forms())}, "In place of Accept."),
 }  # fmt: skip
+_WHEN = ("cut", "known_at", "closed", "format", "if_none_match")
+_SCHEMA_OF: dict[str, dict[str, Any]] = {
+    "date": {"type": "string", "format": "date"},
+    "moment": {"type": "string", "format": "date-time"},
+    "partner": {"type": "string", "pattern": f"^({PARTNER_ID.pattern})?$"},
+    "account": {"type": "string", "pattern": f"^({PARTNER_ID.pattern}:{LOCAL_NAME.pattern})?$"},
+    "count": {"type": "string", "pattern": "^[0-9]{1,9}$"},
+    "text": {"type": "string"},
+}
+
+
+def _parameters_of(reports: Iterable[Report]) -> tuple[str, ...]:
+    """Names of the components for the parameters of these reports; a choice takes the choices of all of them."""
+    found: dict[str, list[Parameter]] = {}
+    for report in reports:
+        for p in report.parameters:
+            found.setdefault(p.name, []).append(p)
+    for name, alike in found.items():
+        schema = _SCHEMA_OF.get(alike[0].asked) or {"enum": list(dict.fromkeys(c for p in alike for c in p.choices))}
+        PARAMETERS[f"report_{name}"] = _query(name, schema, alike[0].about)
+    return tuple(f"report_{name}" for name in found)
+
+
+_FIGURES = ("Clearline-As-Of", "ETag", "Cache-Control", "Age")
+_FILES = tuple(f.media for f in forms().values() if f.name != "json")
+
+
+def _figures(schema: str, what: str) -> dict[int, Answer]:
+    return {
+        200: Answer(what, schema, (*_FIGURES, "Content-Disposition"), files=_FILES),
+        304: Answer("It is what If-None-Match names.", headers=_FIGURES),
+    }
+
 
 _TO_TRANSACTION = {
     name: Link(operation, {"id": "$response.body#/id"}, text)
@@ -230,6 +280,16 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         "set_limits", "limits", "Set limits of what is below", "limits",
         _written("Set, in place of those there were.", {}, "Command"),
         body="LimitsInput", write=True, prefers=True, every_reason=True,
+    ),
+    ("GET", "/v1/reports"): Operation(
+        "list_reports", "reports", "Reports that may be asked", "reports",
+        {200: Answer("All of them, with parameters and columns.", "ReportList")},
+    ),
+    ("GET", "/v1/reports/{name}"): Operation(
+        "get_report", "reports", "A report", "reports", _figures("Report", "The figures."),
+        "Of the own subtree; of everything for a key of the bank. `GET /v1/reports` has the parameters of each: one "
+        "that a report does not have is refused.",
+        parameters=(*_parameters_of(REPORTS), *_WHEN), codes=("report_too_large",),
     ),
     ("GET", "/v1/keys"): Operation(
         "list_keys", "keys", "Keys of the tree", "keys",

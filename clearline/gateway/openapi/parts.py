@@ -26,13 +26,15 @@ class Link(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What is answered when it went well. `schema`: name of a component, empty for no body."""
+    """What is answered when it went well. `schema`: name of a component, empty for no body. `files`: media types that
+    it has besides, as bytes."""
 
     description: str
     schema: str = ""
     headers: Sequence[str] = ()
     links: Mapping[str, Link] = {}
     media: str = "application/json"
+    files: Sequence[str] = ()
 
 
 class Operation(NamedTuple):
