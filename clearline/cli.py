@@ -26,6 +26,7 @@ from clearline.commands import (
     explain,
     key,
     limit,
+    migrate,
     onboard,
     operate,
     partner,
@@ -56,7 +57,7 @@ def build() -> typer.Typer:
         rich_markup_mode=None,
     )
     app.callback()(_settings)
-    nouns = (partner, account, limit, calendar, product, key, sandbox, onboard)
+    nouns = (partner, account, limit, calendar, product, key, sandbox, onboard, migrate)
     for module in (stack, demo, publish, *nouns, report, operate, receipt, explain, dlq, webhook, document, bench):
         module.register(app)
     return app

@@ -1,4 +1,4 @@
--- What finance asks: which days a cut holds whole, what is set aside, seals, closes of days, and the calls that came in.
+-- What finance asks: which days a cut holds whole, what is set aside, seals, and the calls that came in.
 -- `pending` has rows from this migration on. A database that was filled before has none for its older records: drop it and
 -- let the sink build it again from the journal to have them all. `outcomes.pending` says how many rows each record has here.
 
@@ -67,39 +67,6 @@ ORDER BY (topic, partition, offset)
 SETTINGS fsync_after_insert = 1, fsync_part_directory = 1
 COMMENT 'One row per seal: a stretch of one partition''s journal under one Merkle root';
 
--- What the journal says of sealed days (SealDay, docs/operations.md), so it comes back with the journal and nobody fills it.
--- Each partition's record has the figures of all partitions; here each stands for its own.
-CREATE OR REPLACE VIEW {database}.closes AS
-SELECT
-    toDate32(s.subject_id) AS closed_day,
-    s.partition AS partition,
-    total.2 AS currency,
-    toInt128(if(total.3 = '', '0', total.3)) AS debits,
-    toInt128(if(total.4 = '', '0', total.4)) AS credits,
-    total.5 AS postings,
-    c.sequence AS records,
-    c.sequence AS sequence,
-    c.offset AS journal_offset,
-    c.source_offset AS source_offset,
-    CAST(unhex(s.hash) AS FixedString(32)) AS hash,
-    c.booked_at AS closed_at,
-    JSONExtractString(c.changes, 'requested_by') AS by
-FROM
-(
-    SELECT
-        subject_id,
-        topic,
-        partition,
-        JSONExtractString(changes, 'hash') AS hash,
-        JSONExtractString(changes, 'figures') AS figures,
-        arrayFirst(x -> x.1 = partition, JSONExtract(figures, 'cut', 'Array(Tuple(partition UInt16, sequence UInt64))')).2 AS closed_by,
-        arrayFilter(x -> x.1 = partition, JSONExtract(figures, 'totals', 'Array(Tuple(partition UInt16, currency String, debits String, credits String, postings UInt64))')) AS totals
-    FROM {database}.control_changes
-    WHERE command = 'SealDay'
-) AS s
-INNER JOIN {database}.control_changes AS c ON c.topic = s.topic AND c.partition = s.partition AND c.sequence = s.closed_by AND c.command = 'CloseDay'
-LEFT ARRAY JOIN s.totals AS total;
-
 -- Counts of calls, each row a piece of a minute of one gateway process: they are added up, never replaced. Bucket i of
 -- `buckets` (from 1) counts the calls that took at most 100 * pow(10, (i - 1) / 10) microseconds and longer than the one
 -- before; the last, 61, everything above 79 seconds.
@@ -118,11 +85,13 @@ CREATE TABLE IF NOT EXISTS {database}.calls
     micros_sum   UInt64 CODEC(ZSTD(1)) COMMENT 'microseconds from arrival to the end of the answer, of all of them',
     micros_max   UInt64 CODEC(ZSTD(1)) COMMENT 'likewise, of the slowest',
     buckets      Array(UInt64) CODEC(ZSTD(1)),
+    counted_at   DateTime64(3, 'UTC') CODEC(Delta, ZSTD(1)) COMMENT 'when the broker took the count',
     day          Date32 MATERIALIZED toDate32(minute) CODEC(ZSTD(1)),
     run          UInt64 CODEC(ZSTD(1)),
     PROJECTION by_day (SELECT day, partner_id, method, route, status, sum(calls), sum(micros_sum), max(micros_max), sumForEach(buckets) GROUP BY day, partner_id, method, route, status)
 )
 ENGINE = MergeTree
+PARTITION BY toYYYYMM(counted_at)
 ORDER BY (topic, partition, offset)
 SETTINGS fsync_after_insert = 1, fsync_part_directory = 1
 COMMENT 'How many calls the gateways answered, and how fast. A measurement, not money';

@@ -27,7 +27,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ClickHous
     lines = Maker(31).lines(2000)
     migrate.apply(config, before)
     write(config, lines[:1000])
-    assert [m.number for m in migrate.apply(config)] == [3]
+    assert [m.number for m in migrate.apply(config) if m.kind == "migration"] == [3]
     run = write(config, lines[1000:])
     yield config, lines, run
     server.stop()

@@ -1,16 +1,20 @@
-"""Migrations: planned, applied once, never changed afterwards; a cut-short one is simply run again."""
+"""Migrations: planned, applied once, never changed afterwards; a cut-short one is simply run again. Views: made anew."""
 
 from __future__ import annotations
 
+import threading
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from schemas.errors import BadInputError, PartUnavailableError
 from sinks import migrate
 from sinks.clickhouse import ClickHouseConfig, Database
+from sinks.finance import catalogue
 from sinks.ledger_sink import Arrival, LedgerSink
 from tests.journals import Line, Maker, local_codec
 from tests.sink_child import TOPIC
@@ -41,12 +45,62 @@ def tables(config: ClickHouseConfig) -> set[str]:
 
 
 def test_plan_apply_status(config: ClickHouseConfig) -> None:
-    assert [m.number for m in migrate.plan(config)] == [m.number for m in migrate.committed()] != []
-    assert [m.applied for m in migrate.status(config)] == [False] * len(migrate.committed())
-    assert migrate.apply(config) == migrate.committed()
+    everything = [*migrate.committed(), *migrate.views()]
+    assert migrate.plan(config) == everything
+    assert [m.applied for m in migrate.status(config)] == [False] * len(everything)
+    assert migrate.apply(config) == everything
     assert migrate.apply(config) == migrate.plan(config) == []
     assert all(m.applied for m in migrate.status(config))
-    assert {"postings", "outcomes", "control_changes", "dead_letters", "ingest_batches"} <= tables(config)
+    made = {"postings", "outcomes", "control_changes", "dead_letters", "ingest_batches", "pending", "seals", "calls"}
+    assert made | {"entries", "rejections", "partners", "accounts", "products", "closes"} <= tables(config)
+    assert {r.view for r in catalogue.REPORTS} <= tables(config)
+
+
+def test_a_view_is_made_anew_when_its_text_changed_or_it_is_gone(config: ClickHouseConfig) -> None:
+    first = migrate.View(0, "v", "-- one;\nCREATE OR REPLACE VIEW {database}.v AS SELECT 1 AS x;\n")
+    second = replace(first, text=first.text.replace("1 AS x", "2 AS x"))
+    assert migrate.apply(config, [first]) == [first]
+    assert migrate.plan(config, [first]) == []
+    assert migrate.apply(config, [second]) == [second]
+    db = Database(config)
+    assert db.rows("SELECT x FROM v") == [(2,)]
+    assert migrate.apply(config, [first]) == [first], "an older version's text counts, too"
+    db.run("DROP VIEW v")
+    assert migrate.apply(config, [first]) == [first]
+    assert db.rows("SELECT x FROM v") == [(1,)]
+    db.close()
+
+
+def test_a_view_is_there_while_it_is_replaced(config: ClickHouseConfig) -> None:
+    """Readers meet the old one or the new one, never none, and always a whole one."""
+    texts = [f"CREATE OR REPLACE VIEW {{database}}.v AS SELECT {i} AS x, {i} AS y" for i in range(40)]
+    migrate.apply(config, [migrate.View(0, "v", texts[0])])
+    done = threading.Event()
+    seen: list[tuple[Any, ...]] = []
+
+    def read() -> None:
+        db = Database(config)
+        while not done.is_set():
+            seen.extend(db.rows("SELECT x, y FROM v"))
+        db.close()
+
+    with ThreadPoolExecutor(3) as pool:
+        readers = [pool.submit(read) for _ in range(2)]
+        try:
+            pool.submit(lambda: [migrate.apply(config, [migrate.View(0, "v", t)]) for t in texts]).result(60)
+        finally:
+            done.set()
+        for reader in readers:
+            reader.result(60)
+    assert len(set(seen)) > 1
+    assert all(x == y for x, y in seen)
+
+
+def test_two_that_migrate_at_once_come_to_the_same(config: ClickHouseConfig) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        for done in [pool.submit(migrate.apply, config) for _ in range(2)]:
+            done.result(60)
+    assert migrate.plan(config) == []
 
 
 def test_a_changed_migration_is_refused(config: ClickHouseConfig) -> None:
