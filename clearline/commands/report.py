@@ -1,14 +1,20 @@
-"""`clearline balance`, `report` and `sql`: what finance asks."""
+"""`clearline balance`, `report` and `sql`: what finance asks.
+
+A report's command is made from its entry in the catalogue (`sinks/finance/catalogue.py`): parameters become options.
+"""
 
 from __future__ import annotations
 
 import csv
+import inspect
 import io
 import sys
-from collections.abc import Mapping, Sequence
-from datetime import UTC, date, datetime
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import date
 from enum import StrEnum
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import RenderableType
@@ -16,22 +22,32 @@ from rich.console import RenderableType
 from clearline import screen
 from clearline.commands.common import example, live_settings, money, turnover
 from schemas.errors import BadInputError
+from sinks.finance import catalogue
+from sinks.finance.catalogue import Parameter, Report
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from clearline.finance.formats import Form
+    from sinks.clickhouse import Database
 
 
 class Format(StrEnum):
-    """How a report is printed."""
+    """How an answer is printed."""
 
     TABLE = "table"
     JSON = "json"
     CSV = "csv"
 
 
-class By(StrEnum):
-    """What a trial balance is broken down by."""
+class FileFormat(StrEnum):
+    """How a report is printed or written."""
 
-    CURRENCY = "currency"
-    TYPE = "type"
-    ACCOUNT = "account"
+    TABLE = "table"
+    JSON = "json"
+    CSV = "csv"
+    PARQUET = "parquet"
+    XLSX = "xlsx"
 
 
 class On(StrEnum):
@@ -47,20 +63,152 @@ Until = Annotated[str, typer.Option(metavar="DATE", help="Last day, YYYY-MM-DD, 
 OnOption = Annotated[On, typer.Option(help="Days of value, or of booking.")]
 FormatOption = Annotated[Format, typer.Option("--format", help="Amounts in json and csv are minor units.")]
 
+# What every report takes beside its own parameters: name, type and default.
+_COMMON: tuple[tuple[str, Any, Any], ...] = (
+    ("cut", Annotated[str, typer.Option(metavar="CUT", help="Up to these places, as 0:1204,1:998.")], ""),
+    ("known_at", Annotated[str, typer.Option(metavar="TIME", help="Only what was booked up to this moment.")], ""),
+    ("closed", Annotated[str, typer.Option(metavar="DATE", help="As the close of this day sealed it.")], ""),
+    (
+        "form",
+        Annotated[FileFormat, typer.Option("--format", help="Amounts in json, csv and parquet are minor units.")],
+        FileFormat.TABLE,
+    ),
+    ("out", Annotated[str, typer.Option(metavar="FILE", help="Write it to a file; - for standard output.")], ""),
+    ("as_json", screen.JsonFlag, False),
+)
+_FORMS: dict[FileFormat, Form] = {
+    FileFormat.JSON: "json", FileFormat.CSV: "csv", FileFormat.PARQUET: "parquet", FileFormat.XLSX: "xlsx",
+}  # fmt: skip
+_METAVARS = {
+    "date": "DATE", "moment": "TIME", "count": "N", "partner": "PARTNER", "account": "ACCOUNT", "text": "TEXT",
+}  # fmt: skip
+
 
 def register(app: typer.Typer) -> None:
     app.command("balance", **example("clearline balance acme:wallet:alice --value-date 2026-11-22"))(balance)
     group = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
     app.add_typer(
-        group, name="report", help="Trial balance, statements and totals, from ClickHouse.",
+        group, name="report", help="Trial balance, statements, totals and all other reports, from ClickHouse.",
         epilog="Example: clearline report trial-balance",
     )  # fmt: skip
-    group.command("trial-balance", **example("clearline report trial-balance --by type"))(trial_balance)
-    group.command("statement", **example("clearline report statement acme:wallet:alice --since 2026-11-01"))(statement)
-    group.command("totals", **example("clearline report totals --partner acme --format csv"))(totals)
+    for entry in catalogue.REPORTS:
+        sample = f"clearline report {entry.name} {entry.example}".rstrip()
+        group.command(entry.name, **example(sample))(_command(entry))
     group.command("rollup", **example("clearline report rollup acme"))(rollup)
     group.command("top-partners", **example("clearline report top-partners --limit 20 --roots"))(top_partners)
     app.command("sql", **example('clearline sql "SELECT outcome, count() FROM outcomes GROUP BY outcome"'))(sql)
+
+
+# ---- reports of the catalogue --------------------------------------------------------------------------------------
+
+
+def _command(entry: Report) -> Callable[..., None]:
+    """A report's command. typer reads what it takes from the signature."""
+
+    def run(**given: Any) -> None:
+        common = {name: given.pop(name) for name, *_ in _COMMON}
+        asked = {p.name: str(given[p.name]) for p in entry.parameters if given[p.name] != ""}
+        _report(entry, asked, **common)
+
+    options = [(p.name, *_option(p)) for p in entry.parameters]
+    run.__doc__ = f"{entry.about}\n\n{_columns_help(entry)}"
+    run.__name__ = entry.name.replace("-", "_")
+    run.__annotations__ = {name: kind for name, kind, _ in (*options, *_COMMON)}
+    parameters = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+        for name, kind, default in (*options, *_COMMON)
+    ]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return run
+
+
+def _option(p: Parameter) -> tuple[Any, Any]:
+    """Type and default of a parameter on the command line; what must be given is an argument."""
+    if p.default is None:
+        return Annotated[str, typer.Argument(metavar=_METAVARS[p.asked], help=p.about)], inspect.Parameter.empty
+    metavar = "|".join(p.choices) or _METAVARS[p.asked]
+    return Annotated[str, typer.Option(metavar=metavar, help=_option_help(p))], ""
+
+
+def _option_help(p: Parameter) -> str:
+    all_of_it = p.default in ("", catalogue.FIRST_DAY, catalogue.LAST_DAY)
+    return p.about if all_of_it else f"{p.about} [default: {p.default}]"
+
+
+def _columns_help(entry: Report) -> str:
+    said = [f"{c.name}: {c.about}" for c in entry.columns if c.about]
+    return "; ".join(said).capitalize() + "." if said else ""
+
+
+def _report(
+    entry: Report, asked: Mapping[str, str], *, cut: str, known_at: str, closed: str, form: FileFormat, out: str,
+    as_json: bool,
+) -> None:  # fmt: skip
+    from clearline.finance.formats import as_of_text, readable, to_bytes
+    from sinks.finance.ask import ask_for
+
+    if form in (FileFormat.PARQUET, FileFormat.XLSX) and not out and not as_json and sys.stdout.isatty():
+        raise BadInputError(f"--out: {form.value} is no text for a terminal; name a file, or - for standard output")
+    with _database() as db:
+        found = ask_for(db, entry, asked, cut=cut, known_at=known_at, closed=closed)
+    if form is FileFormat.TABLE and not as_json:
+        _put_table(readable(found), out)
+    else:
+        chosen: Form = "json" if as_json else _FORMS[form]
+        _put(to_bytes(found, chosen), out)
+        if chosen == "csv":
+            screen.say(f"as of {as_of_text(found)}")
+    if found.differences():
+        raise typer.Exit(1)
+
+
+def _put(data: bytes, out: str) -> None:
+    if out in ("", "-"):
+        sys.stdout.flush()
+        stream = getattr(sys.stdout, "buffer", None)
+        if stream is not None:
+            stream.write(data)
+            stream.flush()
+        else:  # a stand-in of text
+            sys.stdout.write(data.decode())
+        return
+    try:
+        Path(out).write_bytes(data)
+    except OSError as e:
+        raise BadInputError(f"--out: {out} cannot be written: {e.strerror}") from None
+    screen.say(f"{len(data):,} bytes written to {out}")
+
+
+def _put_table(parts: Sequence[RenderableType], out: str) -> None:
+    if out in ("", "-"):
+        screen.answer({}, False, parts)
+        return
+    from rich.console import Console
+
+    text = io.StringIO()
+    console = Console(file=text, width=200, highlight=False)
+    for part in parts:
+        if isinstance(part, str):
+            console.print(part, markup=False)
+        else:
+            console.print(part)
+    _put(text.getvalue().encode(), out)
+
+
+@contextmanager
+def _database() -> Iterator[Database]:
+    """ClickHouse, as the user that may only read."""
+    from clearline.connection import clickhouse_config
+    from sinks.clickhouse import Database
+
+    db = Database(clickhouse_config(live_settings()), reader=True)
+    try:
+        yield db
+    finally:
+        db.close()
+
+
+# ---- one account's balance -----------------------------------------------------------------------------------------
 
 
 def balance(
@@ -71,9 +219,10 @@ def balance(
     ] = "",
     as_json: screen.JsonFlag = False,
 ) -> None:
-    """An account's balance: now, from Redis; at a day or a moment, from ClickHouse. Bank accounts are summed."""
-    if value_date and as_of:
-        raise BadInputError("give --value-date or --as-of, not both")
+    """An account's balance: now, from Redis; at a day, as booked at a moment, or both, from ClickHouse.
+
+    Bank accounts are summed over all partitions.
+    """
     document = _past(account, value_date, as_of) if value_date or as_of else _present(account)
     currency = document["currency"]
     lines = [f"{account}  {money(document['balance'], currency)} {currency}"]
@@ -113,102 +262,21 @@ def _present(account: str) -> dict[str, Any]:
 
 
 def _past(account: str, value_date: str, as_of: str) -> dict[str, Any]:
-    from clearline.connection import clickhouse_config
-    from sinks.reports import Reports
+    from sinks.finance.ask import ask_for, moment
 
-    until, at = _day(value_date, "--value-date"), _moment(as_of)
-    with Reports(clickhouse_config(live_settings())) as reports:
-        found = reports.balance(account, until=until, at=at)
+    until, at = _day(value_date, "--value-date"), moment("--as-of", as_of) if as_of else None
+    asked = {"account": account} | ({"until": value_date} if value_date else {})
+    with _database() as db:
+        found = ask_for(db, catalogue.report("balances"), asked, known_at=as_of)
+    row = next(found.dicts())
     return {
-        "account_id": account, "type": found.type, "currency": found.currency, "balance": found.balance,
-        "debits_posted": found.debits, "credits_posted": found.credits, "postings": found.postings,
-        "value_date": until, "as_of": at, "source": "clickhouse",
+        "account_id": account, "type": row["type"], "currency": row["currency"], "balance": row["balance"],
+        "debits_posted": row["debits"], "credits_posted": row["credits"], "postings": row["postings"],
+        "value_date": until, "as_of": at, "cut": found.cut.text, "source": "clickhouse",
     }  # fmt: skip
 
 
-def trial_balance(
-    by: Annotated[By, typer.Option(help="One line per what.")] = By.CURRENCY,
-    since: Since = "",
-    until: Until = "",
-    on: OnOption = On.VALUE,
-    form: FormatOption = Format.TABLE,
-    as_json: screen.JsonFlag = False,
-) -> None:
-    """Debits and credits of everything that was settled. Exit code 1 when they are not equal in a currency."""
-    with _reports() as reports:
-        found = reports.trial_balance(
-            by=by.value, since=_day(since, "--since"), until=_day(until, "--until"), on=on.value
-        )
-    rows = found.dicts()
-    shown: list[Sequence[object]] = []
-    for r in rows:
-        c, debits, credits_ = r["currency"], r["debits"], r["credits"]
-        name = [] if by is By.CURRENCY else [r["name"]]
-        shown.append([*name, c, money(debits, c), money(credits_, c), money(debits - credits_, c), r["postings"]])
-    named = [] if by is By.CURRENCY else [by.value]
-    figures = ["debits", "credits", "difference", "postings"]
-    balanced = "debits equal credits in every currency"
-    verdict = balanced if found.balanced else f"DIFFERENCES: {turnover(found.differences)}"
-    document = {
-        "rows": rows, "totals": [_plain(t) for t in found.totals], "balanced": found.balanced,
-        "differences": found.differences, "as_of": _as_of(found.as_of),
-    }  # fmt: skip
-    table = screen.table("Trial balance", [*named, "currency", *figures], shown, right=figures)
-    _print(document, rows, form, as_json, [table, verdict])
-    if not found.balanced:
-        raise typer.Exit(1)
-
-
-def statement(
-    account: Account,
-    since: Since = "",
-    until: Until = "",
-    on: OnOption = On.VALUE,
-    lines_max: Annotated[int, typer.Option(min=1, help="Most lines.")] = 10_000,
-    form: FormatOption = Format.TABLE,
-    as_json: screen.JsonFlag = False,
-) -> None:
-    """An account's postings with the balance after each; the last 31 days unless a period is given."""
-    last = _day(until, "--until") or datetime.now(UTC).date()
-    first = _day(since, "--since") or date.fromordinal(max(last.toordinal() - 30, date(1970, 1, 1).toordinal()))
-    with _reports() as reports:
-        s = reports.statement(account, first, last, on=on.value, lines_max=lines_max)
-    rows = [_plain(line) for line in s.lines]
-    c = s.currency
-    shown: list[Sequence[object]] = [("", "", "", "opening balance", "", "", money(s.opening, c))]
-    for x in s.lines:
-        debit, credit = (money(x.amount, c), "") if x.side == "debit" else ("", money(x.amount, c))
-        booked = x.booked_at.strftime("%Y-%m-%d %H:%M:%S")
-        shown.append((x.value_date, booked, x.product, x.reference, debit, credit, money(x.balance, c)))
-    shown.append(("", "", "", "closing balance", money(s.debits, c), money(s.credits, c), money(s.closing, c)))
-    columns = ("value date", "booked at", "product", "reference", "debit", "credit", "balance")
-    table = screen.table(f"{account}  {first} to {last}  {c}", columns, shown, right=["debit", "credit", "balance"])
-    cut = f"only the first {len(s.lines):,} lines are shown: choose a shorter period, or --lines-max"
-    document = {k: v for k, v in _plain(s).items() if k not in ("lines", "as_of")}
-    document |= {"lines": rows, "as_of": _as_of(s.as_of)}
-    _print(document, rows, form, as_json, [table] if s.complete else [table, cut])
-
-
-def totals(
-    partner: Annotated[str, typer.Option(help="Only this partner and all below it.")] = "",
-    since: Since = "",
-    until: Until = "",
-    on: OnOption = On.VALUE,
-    form: FormatOption = Format.TABLE,
-    as_json: screen.JsonFlag = False,
-) -> None:
-    """Totals by day, partner, product and currency."""
-    with _reports() as reports:
-        found = reports.totals(
-            since=_day(since, "--since"), until=_day(until, "--until"), partner_id=partner, on=on.value
-        )
-    shown = []
-    for r in found:
-        debits, credits_ = money(r.debits, r.currency), money(r.credits, r.currency)
-        shown.append((r.day, r.partner_id, r.product, r.currency, debits, credits_, r.postings))
-    columns = ("day", "partner", "product", "currency", "debits", "credits", "postings")
-    table = screen.table("Totals", columns, shown, right=["debits", "credits", "postings"])
-    _print({"rows": found.dicts(), "as_of": _as_of(found.as_of)}, found.dicts(), form, as_json, [table])
+# ---- partners ------------------------------------------------------------------------------------------------------
 
 
 def rollup(
@@ -326,12 +394,3 @@ def _day(text: str, option: str) -> date | None:
         return date.fromisoformat(text)
     except ValueError:
         raise BadInputError(f"{option} must be a day as YYYY-MM-DD, not {text}") from None
-
-
-def _moment(text: str) -> datetime | None:
-    if not text:
-        return None
-    try:
-        return datetime.fromisoformat(text)
-    except ValueError:
-        raise BadInputError(f"--as-of must be a moment as YYYY-MM-DDTHH:MM:SS, not {text}") from None

@@ -53,6 +53,18 @@ class Result:
             return {}
         return {c: t["closing"] or t["difference"] for c, t in self.totals().items() if t["closing"] or t["difference"]}
 
+    def summary(self) -> dict[str, Any]:
+        """What a report says beside its rows. A trial balance: whether it balances, and what does not. A statement: its
+        balances and sums, and whether all lines are there."""
+        if self.report.name == "trial-balance":
+            differences = self.differences()
+            return {"balanced": not differences, "differences": differences}
+        if self.report.name == "statement":
+            first, *lines, last = self.dicts()
+            sums = {"debits": last["debits"], "credits": last["credits"], "closing": last["balance"]}
+            return {"opening": first["balance"], **sums, "complete": len(lines) == last["postings"]}
+        return {}
+
 
 def ask_for(
     db: Database, report: Report, given: Mapping[str, str], *, cut: str = "", known_at: str = "", closed: str = ""
