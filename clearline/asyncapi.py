@@ -88,6 +88,7 @@ _BY_KIND = {
     "LimitState": ("l:", "level, colon, subject", "the subject has no limits any more"),
     "UsageState": ("u:", "level, colon, subject", "no window is open"),
     "CalendarState": ("c:", "partner's path, or bank", ""),
+    "DayState": ("y:", "ISO date of a closed day", ""),
     "ProductState": ("d:", "product, colon, version", ""),
     "CrossingState": ("x:", "home partition, colon, transaction id in hexadecimal", "the transaction is decided"),
 }
@@ -143,6 +144,11 @@ CHANNELS = (
             Held("Notice", "`n:`, subscription and subject.", "^n:", "An empty value: it may be told again."),
             Held("WebhookProgress", "`m`: where the worker stands.", "^m$"),
         ),
+    ),
+    Channel(
+        "calls", "Calls", "How many calls each gateway answered and how fast, told about each ten seconds. A "
+        "measurement beside the journal; it has the partition of the gateway's slot.",
+        "send", (Held("CallCounts", "None."),),
     ),
     Channel(
         "dead", "Dead letters", "What could not be taken: key and value as they were received, byte for byte, and in "

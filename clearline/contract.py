@@ -25,6 +25,7 @@ from clearline.contract_control import (
     ControlInput,
     OpenAccountInput,
     PublishProductInput,
+    SealDayInput,
     SetAccountLimitInput,
     SetCalendarInput,
     SetLimitInput,
@@ -204,6 +205,7 @@ INPUTS: dict[str, type[TransactionInput] | type[ControlInput]] = {
     "SetLimit": SetLimitInput,
     "SetCalendar": SetCalendarInput,
     "CloseDay": CloseDayInput,
+    "SealDay": SealDayInput,
     "PublishProduct": PublishProductInput,
 }
 

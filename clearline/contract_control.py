@@ -178,6 +178,40 @@ class CloseDayInput(ControlInput):
         return records.CloseDay(self.partner_id, self.idempotency_key, days, self.requested_by, self.note)
 
 
+class SealedPlaceInput(Input):
+    partition: NotNegative
+    sequence: NotNegative
+    chain: Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
+
+
+class SealedTotalInput(Input):
+    partition: NotNegative
+    currency: Currency
+    debits: Annotated[str, StringConstraints(pattern="^[1-9][0-9]{0,37}$")]
+    credits: Annotated[str, StringConstraints(pattern="^[1-9][0-9]{0,37}$")]
+    postings: NotNegative
+
+
+class SealDayInput(ControlInput):
+    """What the whole ledger had when a day was closed; `clearline close` works it out and gives it."""
+
+    command: Literal["SealDay"]
+    day: Day
+    hash: Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
+    cut: Annotated[list[SealedPlaceInput], Field(min_length=1, max_length=1_000)]
+    totals: Annotated[list[SealedTotalInput], Field(max_length=100_000)]
+
+    def record(self, today: date) -> Command:
+        cut = tuple(records.SealedPlace(x.partition, x.sequence, x.chain) for x in self.cut)
+        totals = tuple(
+            records.SealedTotal(x.partition, x.currency, x.debits, x.credits, x.postings) for x in self.totals
+        )
+        return records.SealDay(
+            self.partner_id, self.idempotency_key, (self.day - EPOCH).days, self.hash, cut, totals, self.requested_by,
+            self.note,
+        )  # fmt: skip
+
+
 def _object(value: object) -> object:
     return value if isinstance(value, dict) else stop("must be the product as a JSON object; see docs/products.md")
 

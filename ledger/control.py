@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ledger import control_accounts, control_partners, control_terms, shelf
+from ledger import closing, control_accounts, control_partners, control_terms, shelf
 from ledger.changes import Changes
 from schemas.records import (
     AdmitPartner,
@@ -17,6 +17,7 @@ from schemas.records import (
     CloseDay,
     OpenAccount,
     PublishProduct,
+    SealDay,
     SetAccountLimit,
     SetCalendar,
     SetLimit,
@@ -43,7 +44,8 @@ _HANDLERS: dict[type, Any] = {
     SetPartnerState: control_partners.set_partner_state,
     SetLimit: control_terms.set_limit,
     SetCalendar: control_terms.set_calendar,
-    CloseDay: control_terms.close_day,
+    CloseDay: closing.close_day,
+    SealDay: closing.seal_day,
     Tick: control_terms.tick,
     PublishProduct: shelf.publish,
 }

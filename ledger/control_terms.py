@@ -1,4 +1,4 @@
-"""Control commands about limits, calendars and days, and the tick that lets time pass where nothing else happens."""
+"""Control commands about limits and calendars, and the tick that lets time pass where nothing else happens."""
 
 from __future__ import annotations
 
@@ -7,15 +7,13 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from ledger import limits
-from ledger.calendars import calendar_of, local_date, next_business_day
 from ledger.changes import Changes, audit, bank_only
-from ledger.days import iso_date
 from ledger.fields import invalid, is_day
 from ledger.names import within
 from ledger.partners import SETS
 from ledger.reasons import Reason, Rejection
 from schemas.identity import BANK, owner_of
-from schemas.records import CalendarState, CloseDay, SetCalendar, SetLimit, Tick
+from schemas.records import CalendarState, SetCalendar, SetLimit, Tick
 
 if TYPE_CHECKING:
     from ledger.book import Book
@@ -82,25 +80,6 @@ def set_calendar(book: Book, c: SetCalendar, offset: int) -> Changes:
 
 def _rise(values: Iterable[int]) -> bool:
     return all(a < b for a, b in pairwise(values))
-
-
-def close_day(book: Book, c: CloseDay, offset: int) -> Changes:
-    """Closes a business day: what is valued on it from now on is late, and booked to the next business day."""
-    bank_only(c)
-    if not is_day(c.day):
-        invalid("day", "a day from 1970-01-01 to 2299-12-31")
-    head = book.head
-    if c.day <= head.closed_through:
-        raise Rejection(
-            Reason.DAY_CLOSED, field="day", day=iso_date(c.day), closed_through=iso_date(head.closed_through)
-        )
-    calendar = calendar_of(book.draft, BANK)
-    today = local_date(calendar, head.event_time)
-    if c.day > today:
-        raise Rejection(Reason.DAY_AHEAD, field="day", day=iso_date(c.day), today=iso_date(today))
-    head.closed_through = c.day
-    day = iso_date(c.day)
-    return day, audit(c, day=day, next_day=iso_date(next_business_day(calendar, c.day)))
 
 
 def tick(book: Book, c: Tick, offset: int) -> Changes:

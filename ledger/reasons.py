@@ -63,6 +63,8 @@ class Reason(StrEnum):
     DAY_CLOSED = "day_closed"
     DAY_AHEAD = "day_ahead"
     CROSSING_UNKNOWN = "crossing_unknown"
+    DAY_OPEN = "day_open"
+    DAY_SEALED = "day_sealed"
 
 
 MEANING: dict[Reason, str] = {
@@ -117,6 +119,8 @@ MEANING: dict[Reason, str] = {
     Reason.DAY_CLOSED: "The day is closed already.",
     Reason.DAY_AHEAD: "The day has not begun.",
     Reason.CROSSING_UNKNOWN: "No such transaction between partitions waits for this.",
+    Reason.DAY_OPEN: "The day is not closed in this partition.",
+    Reason.DAY_SEALED: "The day is sealed already; `hash` says with what.",
 }
 
 CURE: dict[Reason, str] = {
@@ -171,6 +175,8 @@ CURE: dict[Reason, str] = {
     Reason.DAY_CLOSED: "Nothing to do; what is late is booked to the open day.",
     Reason.DAY_AHEAD: "Close it when it has.",
     Reason.CROSSING_UNKNOWN: "Nothing to do: it was decided before.",
+    Reason.DAY_OPEN: "Close it first: `clearline close DATE`.",
+    Reason.DAY_SEALED: "Nothing to do; `clearline close --verify DATE` recomputes it.",
 }
 
 

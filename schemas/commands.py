@@ -199,6 +199,40 @@ class CloseDay(CommandRecord, frozen=True, gc=False, omit_defaults=True):
     note: str = ""
 
 
+class SealedPlace(Record, frozen=True, gc=False):
+    """Where a day was closed in one partition. `chain`: of that record, 64 hexadecimal digits."""
+
+    partition: int
+    sequence: int
+    chain: str
+
+
+class SealedTotal(Record, frozen=True, gc=False):
+    """What one partition had in one currency; sums in minor units as decimal digits, for they may pass 64 bits."""
+
+    partition: int
+    currency: str
+    debits: str
+    credits: str
+    postings: int
+
+
+class SealDay(CommandRecord, frozen=True, gc=False, omit_defaults=True):
+    """Seals a closed day, in days since 1970-01-01: what all partitions had up to `cut` with a value date up to it.
+
+    `hash`: SHA-256 over all of it in the form of docs/operations.md, 64 hexadecimal digits.
+    """
+
+    partner_id: str
+    idempotency_key: str
+    day: int
+    hash: str
+    cut: tuple[SealedPlace, ...]
+    totals: tuple[SealedTotal, ...]
+    requested_by: str = ""
+    note: str = ""
+
+
 class Tick(CommandRecord, frozen=True, gc=False, omit_defaults=True):
     """Lets what is due by event time happen where no other command comes."""
 
@@ -244,10 +278,10 @@ class Crossing(CommandRecord, frozen=True, gc=False, omit_defaults=True):
 
 Command = (
     Transaction | OpenAccount | BlockAccount | SetAccountLimit | CloseAccount | AdmitPartner | SetPartnerState
-    | SetLimit | SetCalendar | CloseDay | Tick | PublishProduct | Crossing
+    | SetLimit | SetCalendar | CloseDay | SealDay | Tick | PublishProduct | Crossing
 )  # fmt: skip
 
 COMMANDS: tuple[type[Record], ...] = (
     Transaction, OpenAccount, BlockAccount, SetAccountLimit, CloseAccount, AdmitPartner, SetPartnerState,
-    SetLimit, SetCalendar, CloseDay, Tick, PublishProduct, Crossing,
+    SetLimit, SetCalendar, CloseDay, SealDay, Tick, PublishProduct, Crossing,
 )  # fmt: skip

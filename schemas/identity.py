@@ -19,6 +19,7 @@ from schemas.records import (
     Command,
     Crossing,
     PublishProduct,
+    SealDay,
     SetCalendar,
     SetLimit,
     SetPartnerState,
@@ -99,7 +100,7 @@ def tree_of(command: Command) -> str:
         return {"partner": root_of(command.subject_id), "account": root_of(owner_of(command.subject_id))}.get(
             command.level, BANK
         )
-    if isinstance(command, CloseDay | Tick | PublishProduct | Crossing):
+    if isinstance(command, CloseDay | SealDay | Tick | PublishProduct | Crossing):
         return BANK  # of every partition, or of the one that it names
     return root_of(owner_of(command.account_id))
 

@@ -25,6 +25,9 @@ from schemas.commands import (
     Posting,
     PublishProduct,
     Record,
+    SealDay,
+    SealedPlace,
+    SealedTotal,
     SetAccountLimit,
     SetCalendar,
     SetLimit,
@@ -33,9 +36,12 @@ from schemas.commands import (
     Transaction,
     ZoneOffset,
 )
+from schemas.states import CalendarState, DayState, LimitState, ProductState, UsageState, Used
 
 __all__ = [
     "COMMANDS",
+    "CallCount",
+    "CallCounts",
     "RECORDS",
     "AccessKey",
     "AccountState",
@@ -50,6 +56,7 @@ __all__ = [
     "Crossing",
     "CrossingPart",
     "CrossingState",
+    "DayState",
     "DeadLetter",
     "Delivery",
     "HoldState",
@@ -73,7 +80,10 @@ __all__ = [
     "Redelivery",
     "Reply",
     "Seal",
+    "SealDay",
+    "SealedPlace",
     "SealedSecret",
+    "SealedTotal",
     "SetAccountLimit",
     "SetCalendar",
     "SetLimit",
@@ -207,55 +217,6 @@ class PartnerState(Record, frozen=True, gc=False):
     source_offset: int
 
 
-class LimitState(Record, frozen=True, gc=False):
-    """The limits of one subject as of `source_offset`."""
-
-    level: str
-    subject_id: str
-    limits: tuple[Limit, ...]
-    source_offset: int
-
-
-class Used(Record, frozen=True, gc=False):
-    """What one window has taken. `start`: number of the window, counted from 1970-01-01 in local time."""
-
-    window: str
-    currency: str
-    start: int
-    count: int
-    amount: int
-
-
-class UsageState(Record, frozen=True, gc=False):
-    """What the open windows of one subject have taken, as of `source_offset`."""
-
-    level: str
-    subject_id: str
-    used: tuple[Used, ...]
-    source_offset: int
-
-
-class CalendarState(Record, frozen=True, gc=False):
-    """One business-day calendar as of `source_offset`; the fields are those of SetCalendar."""
-
-    subject_id: str
-    zone: str
-    offsets: tuple[ZoneOffset, ...]
-    closed_weekdays: int
-    closed_days: tuple[ClosedDay, ...]
-    source_offset: int
-
-
-class ProductState(Record, frozen=True, gc=False):
-    """One version of a product as of `source_offset`; the fields are those of PublishProduct."""
-
-    product: str
-    version: int
-    effective_from: int
-    document: str
-    source_offset: int
-
-
 class CrossingPart(Record, frozen=True, gc=False):
     """What one other partition said of a transaction in flight: waiting, reserved or refused."""
 
@@ -346,6 +307,27 @@ class Seal(Record, frozen=True, gc=False):
     previous: bytes
     sealed_at: int
     why: str
+
+
+class CallCount(Record, frozen=True, gc=False):
+    """The calls of one minute, partner, method, route and status. `minute`: milliseconds UTC; times in microseconds."""
+
+    minute: int
+    partner_id: str
+    method: str
+    route: str
+    status: int
+    calls: int
+    micros_sum: int
+    micros_max: int
+    buckets: dict[str, str]
+
+
+class CallCounts(Record, frozen=True, gc=False):
+    """What one gateway process answered since it last told."""
+
+    instance: str
+    counts: tuple[CallCount, ...]
 
 
 class AccessKey(Record, frozen=True, gc=False):
@@ -475,8 +457,8 @@ class Onboarding(Record, frozen=True, gc=False):
 
 _OTHERS: tuple[type[Record], ...] = (
     JournalRecord, AccountState, HoldState, PartnerState, LimitState, UsageState, CalendarState, ProductState,
-    CrossingState, PartitionState, DeadLetter, Reply, Seal, AccessKey, Subscription, Delivery, Notice,
-    WebhookProgress, Redelivery, Onboarding,
+    DayState, CrossingState, PartitionState, DeadLetter, Reply, Seal, AccessKey, Subscription, Delivery, Notice,
+    WebhookProgress, Redelivery, Onboarding, CallCounts,
 )  # fmt: skip
 RECORDS: dict[str, type[Record]] = {c.__name__: c for c in (*COMMANDS, *_OTHERS)}
 

@@ -90,7 +90,7 @@ def check_rows(draft: Draft, model: Model) -> None:
     rows: dict[str, Any] = dict(draft.base.rows)
     for d in (*reversed(draft.under), draft):
         rows.update(d.rows)
-    kinds: dict[str, dict[str, Any]] = {k: {} for k in "lucdx"}
+    kinds: dict[str, dict[str, Any]] = {k: {} for k in "lucdxy"}
     for key_, row in rows.items():
         if row is not None:
             kinds[key_[0]][key_[2:]] = row
@@ -103,6 +103,9 @@ def check_rows(draft: Draft, model: Model) -> None:
     }
     assert {k: (r.effective_from, r.document) for k, r in kinds["d"].items()} == {
         f"{name}:{p.version}": (p.effective_from, p.text) for name, versions in model.shelf.items() for p in versions
+    }
+    assert {k: (r.day, r.sequence, r.hash) for k, r in kinds["y"].items()} == {
+        calendars.iso(d): (d, sequence, model.sealed.get(d, "")) for d, sequence in model.closes.items()
     }
     open_here: dict[str, CrossingState] = kinds["x"]
     assert open_here.keys() == {f"{home}:{name.hex()}" for home, name in model.flights}

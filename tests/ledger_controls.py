@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from hashlib import sha256
+from itertools import product
 from random import Random
 from typing import Any
 
@@ -13,6 +16,9 @@ from schemas.records import (
     ClosedDay,
     Limit,
     OpenAccount,
+    SealDay,
+    SealedPlace,
+    SealedTotal,
     SetAccountLimit,
     SetCalendar,
     SetLimit,
@@ -22,20 +28,21 @@ from schemas.records import (
 )
 from tests.ledger_model import Model
 from tests.ledger_products import odd_publish
+from tests.model import calendars
 from tests.model.partners import STATES
 
 TYPES = ("liability", "liability", "liability", "asset", "income", "expense", "equity")
 HOUR = 3_600_000
 KINDS = {
     "admit": 6, "state": 12, "open": 12, "block": 14, "account_limit": 6, "close": 2, "limits": 14, "calendar": 4,
-    "day": 3, "tick": 8, "product": 7,
+    "day": 3, "seal": 3, "tick": 8, "product": 7,
 }  # fmt: skip
 
 
 def control(random: Random, model: Model, by: str, key: str, partners: list[str], accounts: list[str]) -> Any:
     """One control command, mostly of the bank; `by`: the partner that asks otherwise."""
     kind = random.choices(list(KINDS), list(KINDS.values()))[0]
-    if random.random() < 0.7 or kind in ("state", "calendar", "day"):
+    if random.random() < 0.7 or kind in ("state", "calendar", "day", "seal"):
         by = "bank" if random.random() < 0.95 else by
     name = random.choice(accounts)
     match kind:
@@ -66,6 +73,8 @@ def control(random: Random, model: Model, by: str, key: str, partners: list[str]
         case "day":
             today = model.now // (24 * HOUR)
             return CloseDay(by, key, random.choices((today - 1, today, today - 4, today + 2, -1), (5, 3, 3, 1, 1))[0])
+        case "seal":
+            return _seal(random, model, by, key)
         case "product":
             return odd_publish(random, key, model, model.now // (24 * HOUR))
         case _:
@@ -151,6 +160,45 @@ def _limits(random: Random, model: Model, by: str, key: str, partners: list[str]
         limits.append(random.choice(odd))
     distinct = {(one.window, one.currency): one for one in limits} if shape < 0.93 else dict(enumerate(limits))
     return SetLimit(by, key, level, subject, tuple(distinct.values()), "someone", "")
+
+
+def sealed_text(day: str, cut: Sequence[SealedPlace], totals: Sequence[SealedTotal]) -> str:
+    """What the hash of a SealDay is of."""
+    places = [f'{{"partition":{p.partition},"sequence":{p.sequence},"chain":"{p.chain}"}}' for p in cut]
+    sums = [
+        f'{{"partition":{t.partition},"currency":"{t.currency}","debits":"{t.debits}","credits":"{t.credits}",'
+        f'"postings":{t.postings}}}'
+        for t in totals
+    ]
+    return f'{{"day":"{day}","cut":[{",".join(places)}],"totals":[{",".join(sums)}]}}'
+
+
+def _seal(random: Random, model: Model, by: str, key: str) -> SealDay:
+    """Mostly of a day that was closed, where it was closed; its sums are whatever they are: no ledger knows them."""
+    today = model.now // (24 * HOUR)
+    day = random.choice((*model.closes, *model.closes, today - 2, today + 1, -1))
+    here = next((model.closes[d] for d in sorted(model.closes) if d >= day), random.randrange(40))
+    if random.random() < 0.1:
+        here += random.choice((-1, 1))
+    partitions = [p for p in range(max(model.partitions, 2)) if p == model.partition or random.random() < 0.8]
+    if random.random() < 0.05:
+        partitions = random.choice(([], partitions[::-1], [-1, *partitions], [p + 7 for p in partitions]))
+    cut = tuple(
+        SealedPlace(p, here if p == model.partition else random.randrange(1, 99), "0123456789abcdef" * 4)
+        for p in partitions
+    )
+    sums = [
+        SealedTotal(p, c, n := str(random.randrange(1, 10**9)), n, 4) for p, c in product(partitions, ("CNY", "JPY"))
+    ]
+    sums = [t for t in sums if random.random() < 0.7]
+    if random.random() < 0.1:
+        odd = random.choice((
+            SealedTotal(99, "CNY", "5", "5", 2), SealedTotal(99, "XXX", "5", "5", 2), SealedTotal(partitions[0] if partitions else 0, "ABC", "1", "1", 2),
+            *(SealedTotal(model.partition, "ZWG", *x) for x in (("05", "05", 2), ("5", "6", 2), ("9" * 39, "9" * 39, 2), ("5", "5", 1), ("-5", "-5", 2))),
+        ))  # fmt: skip
+        sums.insert(random.randrange(len(sums) + 1), odd)
+    text = sealed_text(calendars.iso(day), cut, sums) if random.random() < 0.95 else "anything"
+    return SealDay(by, key, day, sha256(text.encode()).hexdigest(), cut, tuple(sums), "someone", "")
 
 
 def _calendar(random: Random, model: Model, by: str, key: str, partners: list[str]) -> SetCalendar:

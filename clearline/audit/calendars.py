@@ -5,22 +5,17 @@ from __future__ import annotations
 from datetime import date, timedelta
 from itertools import pairwise
 
+from clearline.audit.closes import EPOCH, digest_of, figures_of, iso, well_formed
 from clearline.audit.contract import DAY_MS, Terms
 from clearline.audit.figures import LAST_DAY
 from clearline.audit.partners import path_of
 from clearline.audit.registrations import Registrations
 from schemas.identity import BANK
-from schemas.records import CloseDay, SetCalendar
+from schemas.records import CloseDay, SealDay, SetCalendar
 
 OFFSETS_MAX, CLOSED_DAYS_MAX, ZONE_CHARS_MAX, MINUTES_MAX, WEEKDAYS_MAX = 500, 1_000, 64, 900, 126
 AHEAD_MAX = 400  # days
 THURSDAY = 3  # 1970-01-01, counted from Monday
-EPOCH = date(1970, 1, 1)
-
-
-def iso(day: int) -> str:
-    """The day as people write it."""
-    return (EPOCH + timedelta(days=day)).isoformat()
 
 
 def day_of(text: str) -> int:
@@ -78,6 +73,8 @@ class Calendars(Registrations):
     def __init__(self, terms: Terms, partition: int = 0) -> None:
         super().__init__(terms, partition)
         self.calendars: dict[str, Calendar] = {}
+        self.sequence = 0  # of the journal record that is looked at
+        self.days: dict[int, tuple[int, str, int]] = {}  # sequence that closed it, hash, offset of the last change
 
     def calendar_of(self, partner: str) -> Calendar:
         """The partner's own calendar, else the nearest above, else the bank's."""
@@ -110,7 +107,7 @@ class Calendars(Registrations):
         self.unsure_calendars.discard(c.subject_id)
         return ""
 
-    def close_day(self, c: CloseDay) -> str:
+    def close_day(self, offset: int, c: CloseDay) -> str:
         """The reason why a day is not closed, or empty."""
         if c.partner_id != BANK:
             return "not_permitted"
@@ -124,6 +121,28 @@ class Calendars(Registrations):
         if ahead:
             return "day_ahead"
         self.closed_through = c.day
+        self.days[c.day] = (self.sequence, "", offset)
+        return ""
+
+    def closed_by(self, day: int) -> int:
+        """Sequence of the record that closed a day, also together with a later one; 0 while it is open."""
+        later = [d for d in self.days if d >= day]
+        return self.days[min(later)][0] if later else 0
+
+    def seal_day(self, offset: int, c: SealDay) -> str:
+        """The reason why a day is not sealed, or empty."""
+        if c.partner_id != BANK:
+            return "not_permitted"
+        if not 0 <= c.day <= LAST_DAY or not well_formed(c) or c.hash != digest_of(figures_of(c)):
+            return "field_invalid"
+        sequence = self.closed_by(c.day)
+        if not sequence:
+            return "day_open"
+        if self.days.get(c.day, (0, "", 0))[1]:
+            return "day_sealed"
+        if {at.partition: at.sequence for at in c.cut}.get(self.partition) != sequence:
+            return "field_invalid"
+        self.days[c.day] = (sequence, c.hash, offset)
         return ""
 
     def todays(self) -> list[int]:

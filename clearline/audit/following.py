@@ -23,7 +23,7 @@ from clearline.audit.memory import Hold
 from clearline.audit.products import Version
 from clearline.audit.rules import COUNTS
 from clearline.audit.templates import uses_amount
-from schemas.records import CalendarState, CrossingState, JournalRecord, LimitState, ProductState, SetCalendar
+from schemas.records import CalendarState, CrossingState, DayState, JournalRecord, LimitState, ProductState, SetCalendar
 
 OF_ACCOUNTS = ("OpenAccount", "SetAccountLimit", "BlockAccount", "CloseAccount")
 
@@ -36,6 +36,7 @@ class Rows:
     calendars: dict[str, CalendarState] = field(default_factory=dict)
     products: dict[tuple[str, int], ProductState] = field(default_factory=dict)
     crossings: dict[tuple[int, bytes], CrossingState] = field(default_factory=dict)
+    days: dict[int, DayState] = field(default_factory=dict)
 
 
 def decides(record: JournalRecord) -> bool:
@@ -59,6 +60,7 @@ class Following(Crossings):
         it must have written to other partitions.
         """
         offset, rows = record.source_offset, rows or Rows()
+        self.sequence = record.sequence
         self.event_time = max(self.event_time, record.booked_at)
         if record.binds_key:
             self.bind(record.command_id, record.payload_digest, offset, record.booked_at)
@@ -221,6 +223,10 @@ class Following(Crossings):
             self.set_standing(offset, subject, changes["state"], name)
         elif record.command == "CloseDay":
             self.closed_through = day_of(changes["day"])
+            self.days[self.closed_through] = (record.sequence, "", offset)
+        elif record.command == "SealDay":
+            day = day_of(changes["day"])
+            self.days[day] = (self.closed_by(day), changes["hash"], offset)
         elif record.command == "SetCalendar":
             row = rows.calendars.get(subject)
             if row is not None and row.source_offset == offset:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from hashlib import sha256
 from typing import Any, NamedTuple
 
+from clearline.audit.closes import PartitionCloses
 from clearline.audit.seals import SealsCheck
 from clearline.audit.verdict import Findings
 from schemas.codec import CHAIN_BYTES, HEADER_BYTES, UndecodableError
@@ -39,9 +40,11 @@ class JournalWalk:
         decode: Decode,
         findings: Findings,
         seals: SealsCheck | None = None,
+        closes: PartitionCloses | None = None,
     ) -> None:
         self.partition = partition
         self._seals = seals
+        self._closes = closes
         self._records = records
         self._decode = decode
         self._f = findings
@@ -70,6 +73,8 @@ class JournalWalk:
             self._place(at, record)
             closes = record.command == "CloseDay" and record.outcome == "applied"
             self._under_seal(record.sequence, record.booked_at, value, closes)
+            if self._closes:
+                self._closes.take(at, record, value[-CHAIN_BYTES:])
             if record.postings:
                 self._balance(at, record)
             if record.pending:

@@ -9,7 +9,7 @@ from hashlib import sha256
 from math import isfinite
 from typing import Any, NamedTuple
 
-from clearline.audit.calendars import iso
+from clearline.audit.closes import iso
 from clearline.audit.contract import Terms
 from clearline.audit.documents import fault, limits_of, roles_of
 from clearline.audit.figures import LAST_DAY, Leg

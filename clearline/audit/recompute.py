@@ -14,9 +14,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from clearline.audit.calendars import iso
+from clearline.audit.closes import cut_of, figures_of, iso
 from clearline.audit.crossing import Done, Flight, Opened, said_of
-from clearline.audit.figures import DEBIT_NORMAL
+from clearline.audit.figures import DEBIT_NORMAL, LAST_DAY
 from clearline.audit.following import Following
 from clearline.audit.memory import Hold
 from clearline.audit.originals import LAPSES_MAX, PendingChange, PostedLeg
@@ -29,6 +29,7 @@ from schemas.records import (
     Crossing,
     JournalRecord,
     PublishProduct,
+    SealDay,
     SetCalendar,
     SetLimit,
     SetPartnerState,
@@ -76,6 +77,7 @@ class Recomputation(Following):
         `witness`: what the journal has; it counts only where nothing that is kept says limits or calendars.
         """
         self.witness = witness
+        self.sequence += 1
         self.event_time = max(self.event_time, booked_at)
         lapsed = self.lapse(offset, witnessed)
         cid = command_id(command.partner_id, command.idempotency_key)
@@ -170,10 +172,15 @@ class Recomputation(Following):
             }  # fmt: skip
             return self.set_calendar(offset, c), c.subject_id, figures | said
         if isinstance(c, CloseDay):
-            why = self.close_day(c)
+            why = self.close_day(offset, c)
             if why:
                 return why, "", {}
             return "", iso(c.day), {"day": iso(c.day), "next_day": iso(self.next_day()), **said}
+        if isinstance(c, SealDay):
+            day = iso(c.day) if 0 <= c.day <= LAST_DAY else ""
+            sealed = {"day": day, "hash": c.hash, "cut": cut_of(c), "figures": figures_of(c) if day else ""}
+            why = self.seal_day(offset, c)
+            return why, day, sealed | said
         if isinstance(c, Tick):
             return "" if c.partner_id == BANK else "not_permitted", "", {}
         if isinstance(c, PublishProduct):

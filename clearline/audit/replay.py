@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from clearline.audit.closes import Closes
 from clearline.audit.contract import DAY_MS, Terms
 from clearline.audit.following import decides
 from clearline.audit.journal import Decode, JournalWalk, Outcome
@@ -34,7 +35,7 @@ class PartitionReplay:
         self, partition: int, log: Log, decode: Decode, terms: Terms, findings: Findings, *,
         entries: EntryStore | None = None, balances: BalanceStore | None = None,
         drained: bool = False, progress: Progress | None = None, now_ms: int | None = None,
-        traffic: Traffic | None = None,
+        traffic: Traffic | None = None, closes: Closes | None = None,
     ) -> None:  # fmt: skip
         self.partition = partition
         self.model = Recomputation(terms, partition)
@@ -48,6 +49,7 @@ class PartitionReplay:
         # The order matters on a live system: what follows the journal is looked at before the journal's end is.
         self._entries = EntriesCheck(partition, entries, findings["clickhouse"]) if entries else None
         self._balances = BalancesCheck(partition, balances, findings["redis"]) if balances else None
+        self._closes = (closes or Closes(findings["closes"])).partition(partition)
         self._seals = SealsCheck(partition, log, decode, findings["seals"])
         self._now_ms = now_ms
         self._group_before = log.group_offset(partition)
@@ -62,7 +64,7 @@ class PartitionReplay:
         j_start, j_end = log.span(JOURNAL, p)
         self._dead_from, d_end = log.span(DEAD, p)
         start, end = log.span(SUBMITTED, p)
-        walk = JournalWalk(p, log.read(JOURNAL, p, j_start, j_end), self._decode, self._f, self._seals)
+        walk = JournalWalk(p, log.read(JOURNAL, p, j_start, j_end), self._decode, self._f, self._seals, self._closes)
         self._journal = iter(walk)
         self._dead = log.read(DEAD, p, self._dead_from, d_end)
         self._head = next(self._journal, None)

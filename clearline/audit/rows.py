@@ -9,12 +9,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from clearline.audit.closes import iso
 from clearline.audit.following import Rows
 from clearline.audit.limits import Subject
 from schemas.records import (
     AccountState,
     CalendarState,
     CrossingState,
+    DayState,
     HoldState,
     LimitState,
     PartitionState,
@@ -63,6 +65,7 @@ class StateRows:
             UsageState: lambda r: (f"u:{r.level}:{r.subject_id}", self.usage, (r.level, r.subject_id)),
             CalendarState: lambda r: (f"c:{r.subject_id}", self.said.calendars, r.subject_id),
             ProductState: lambda r: (f"d:{r.product}:{r.version}", self.said.products, (r.product, r.version)),
+            DayState: lambda r: (f"y:{iso(r.day)}", self.said.days, r.day),
             CrossingState: lambda r: (
                 f"x:{r.home_partition}:{r.transaction_id.hex()}", self.said.crossings,
                 (r.home_partition, r.transaction_id),

@@ -16,6 +16,7 @@ from schemas.records import (
     ClosedDay,
     CrossingPart,
     CrossingState,
+    DayState,
     LimitState,
     PartnerState,
     Posting,
@@ -64,6 +65,11 @@ def product_rows(m: Recomputation) -> dict[tuple[str, int], ProductState]:
         for p, versions in m.shelf.items()
         for v in versions
     }
+
+
+def day_rows(m: Recomputation) -> dict[int, DayState]:
+    """By day."""
+    return {day: DayState(day, *row) for day, row in m.days.items()}
 
 
 def crossing_rows(m: Recomputation) -> dict[tuple[int, bytes], CrossingState]:

@@ -13,6 +13,7 @@ from clearline.audit.rows import DELETABLE, StateRows
 from clearline.audit.rows_due import (
     calendar_rows,
     crossing_rows,
+    day_rows,
     limit_rows,
     ordered,
     partner_rows,
@@ -118,6 +119,7 @@ class StateCheck:
         self._same("usage", ordered(kept.usage), ordered(usage_rows(model, kept.usage)))
         self._same("calendar", kept.said.calendars, calendar_rows(model, kept.said.calendars))
         self._same("product", kept.said.products, product_rows(model))
+        self._same("day", kept.said.days, day_rows(model))
         self._same("in flight", kept.said.crossings, crossing_rows(model))
         self._holds(model)
         self._backing()

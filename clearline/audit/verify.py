@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 
+from clearline.audit.closes import Closes
 from clearline.audit.contract import Terms
 from clearline.audit.journal import Decode
 from clearline.audit.live import LearningCodec, LiveLog
@@ -22,7 +23,7 @@ from streams.topics import Topics, topic_ids
 
 CHECKS = (
     "one_outcome", "outcome", "accounted", "idempotency", "conservation", "counters", "pending", "limits", "sequence",
-    "chain", "seals", "dead_letters", "state", "partition_state", "group_offsets", "crossing",
+    "chain", "seals", "closes", "dead_letters", "state", "partition_state", "group_offsets", "crossing",
 )  # fmt: skip
 
 
@@ -47,11 +48,11 @@ def verify_world(
     findings = Findings(*CHECKS, *stores)
     notes: list[str] = []
     commands = waiting = 0
-    traffic = Traffic(findings["crossing"])
+    traffic, closes = Traffic(findings["crossing"]), Closes(findings["closes"])
     for p in range(log.partitions):
         replay = PartitionReplay(
             p, log, decode, terms, findings, entries=entries, balances=balances, drained=drained, progress=progress,
-            now_ms=now_ms, traffic=traffic,
+            now_ms=now_ms, traffic=traffic, closes=closes,
         )  # fmt: skip
         replay.run()
         commands += replay.counts.received

@@ -73,4 +73,6 @@ DETAILS: dict[Reason, dict[str, str]] = {
     Reason.DAY_CLOSED: {"field": "day", "day": "2026-11-21", "closed_through": "2026-11-21"},
     Reason.DAY_AHEAD: {"field": "day", "day": "2026-11-23", "today": "2026-11-22"},
     Reason.CROSSING_UNKNOWN: {"field": "transaction_id", "rule": "it is not open here"},
+    Reason.DAY_OPEN: {"field": "day", "day": "2026-11-22"},
+    Reason.DAY_SEALED: {"field": "day", "day": "2026-11-22", "hash": "9d3f51c2"},
 }  # fmt: skip

@@ -226,4 +226,12 @@ REASONS: dict[Reason, Said] = {
         ("No such transaction between partitions waits for this step ({field}: {rule}).",),
         ("Nothing to do: it was decided before.",),
     ),
+    Reason.DAY_OPEN: Said(
+        ("{day} is not closed in this partition ({field}).",),
+        ("Close it first: `clearline close {day}`.",),
+    ),
+    Reason.DAY_SEALED: Said(
+        ("{day} is sealed already ({field}), with {hash}.",),
+        ("Nothing to do; `clearline close --verify {day}` recomputes it.",),
+    ),
 }  # fmt: skip

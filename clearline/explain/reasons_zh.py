@@ -220,4 +220,12 @@ REASONS: dict[Reason, Said] = {
         ("没有跨分区交易在等待这一步骤（{field}：{rule}）。",),
         ("无需处理：此前已有定论。",),
     ),
+    Reason.DAY_OPEN: Said(
+        ("{day} 在本分区尚未日终（{field}）。",),
+        ("请先日终：`clearline close {day}`。",),
+    ),
+    Reason.DAY_SEALED: Said(
+        ("{day} 已封存（{field}），摘要为 {hash}。",),
+        ("无需处理；`clearline close --verify {day}` 可重新核算。",),
+    ),
 }  # fmt: skip

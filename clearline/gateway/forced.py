@@ -5,7 +5,7 @@ ordinary path: same documents, same repeats. What a rejection needs beforehand (
 hold that has lapsed) is prepared below the partner, once, or for each call under keys that follow from the caller's.
 
 A reason is numbered as in docs/REASONS.md: the amount 770000036 asks for the 36th; so does an account `X:force:REASON`.
-Two reasons no caller can meet; the gateway gives them itself, and says so.
+Three reasons no caller can meet; the gateway gives them itself, and says so.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from hashlib import sha256
 from typing import Any, NamedTuple
 
 import msgspec
@@ -38,6 +39,8 @@ from schemas.records import (
     OpenAccount,
     Posting,
     PublishProduct,
+    SealDay,
+    SealedPlace,
     SetLimit,
     SetPartnerState,
     Transaction,
@@ -49,6 +52,7 @@ REASONS = tuple(Reason)
 SIMULATED = {
     Reason.COUNTER_OVERFLOW: "takes more postings than any ledger will ever have",
     Reason.CROSSING_UNKNOWN: "is an answer between partitions, never one to a caller",
+    Reason.DAY_SEALED: "is met only by the program that closes the bank's days",
 }
 _LAST_DAY = 120_529
 _DEEPEST = 7  # levels above those that are prepared below a partner
@@ -299,6 +303,12 @@ def _product(s: Scene, to: list[dict[str, Any]], **more: Any) -> Command:
     return s.banks(PublishProduct, "magic-product", 1, 0, text, WHO, "magic")
 
 
+def _seal_of_an_open_day(s: Scene) -> Command:
+    cut, text = (SealedPlace(0, 1, "0" * 64),), '[{"partition":0,"sequence":1,"chain":"' + "0" * 64 + '"}]'
+    figures = f'{{"day":"2299-12-31","cut":{text},"totals":[]}}'
+    return s.banks(SealDay, _LAST_DAY, sha256(figures.encode()).hexdigest(), cut, (), WHO, "magic")
+
+
 def _old_version(s: Scene) -> Command:
     text = orjson.dumps({"product": "wallet", "version": 1}).decode()
     return s.banks(PublishProduct, "wallet", 1, 0, text, WHO, "magic")
@@ -378,4 +388,5 @@ _MADE: dict[Reason, Callable[[Scene], Any]] = {
     _R.TEMPLATE_UNBALANCED: lambda s: _product(s, [{"role": "payee"}, {"role": "payee", "amount": "remaining"}]),
     _R.DAY_CLOSED: lambda s: s.banks(CloseDay, 0, WHO, "magic"),
     _R.DAY_AHEAD: lambda s: s.banks(CloseDay, _LAST_DAY, WHO, "magic"),
+    _R.DAY_OPEN: _seal_of_an_open_day,
 }  # fmt: skip

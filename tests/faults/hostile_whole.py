@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable
+from hashlib import sha256
 from itertools import pairwise
 from typing import Any
 
@@ -25,6 +26,9 @@ from schemas.records import (
     OpenAccount,
     Posting,
     PublishProduct,
+    SealDay,
+    SealedPlace,
+    SealedTotal,
     SetAccountLimit,
     SetCalendar,
     SetLimit,
@@ -33,6 +37,8 @@ from schemas.records import (
     Transaction,
     ZoneOffset,
 )
+from tests.ledger_controls import sealed_text
+from tests.model.calendars import iso
 
 PARTNERS = ("acme", "acme/shop-1", "acme/shop-1/till-a", "acme/shop-2", "globex", "globex/west", "initech")
 CURRENCIES = ("CNY", "USD", "JPY")
@@ -108,7 +114,21 @@ def publishing(document: dict[str, Any], key: str, effective_from: int = 0) -> P
 def whole_command(rnd: random.Random, i: int) -> Command:
     """One command of the whole ledger that is no plain transaction."""
     return rnd.choice(
-        (_limit, _limit, _limit, _calendar, _day, _tick, _life, _life, _account, _account, _no_step, _broken_product)
+        (
+            _limit,
+            _limit,
+            _limit,
+            _calendar,
+            _day,
+            _seal,
+            _tick,
+            _life,
+            _life,
+            _account,
+            _account,
+            _no_step,
+            _broken_product,
+        )
     )(rnd, i)
 
 
@@ -190,6 +210,16 @@ def _day(rnd: random.Random, i: int) -> Command:
     if i > 400 and rnd.random() < 0.2:
         day = TODAY
     return CloseDay("bank" if rnd.random() < 0.9 else "acme", f"d-{i}", day, **WHO)
+
+
+def _seal(rnd: random.Random, i: int) -> Command:
+    """A seal of a day, in form or not; where a day was closed is not known here, so few hit it."""
+    day = rnd.choice((19_990, 20_000, 20_001, TODAY - 400, TODAY - 1, TODAY, TODAY + 5, -1))
+    cut = [SealedPlace(p, rnd.choice((1, 2, 40, 0)), "ab" * 32) for p in (0, 1)][:: rnd.choice((1, 1, 1, -1))]
+    sums = [SealedTotal(p, c, n := str(rnd.randrange(10**12)), n, 2) for p in (0, 1) for c in ("CNY", "JPY")]
+    text = sealed_text(iso(day), cut, sums) if rnd.random() < 0.9 else ""
+    by = "bank" if rnd.random() < 0.9 else "acme"
+    return SealDay(by, f"y-{i}", day, sha256(text.encode()).hexdigest(), tuple(cut), tuple(sums), **WHO)
 
 
 def _tick(rnd: random.Random, i: int) -> Command:

@@ -16,6 +16,7 @@ from schemas.records import (
     CloseDay,
     OpenAccount,
     PublishProduct,
+    SealDay,
     SetAccountLimit,
     SetCalendar,
     SetLimit,
@@ -187,6 +188,57 @@ def _day(m: State, c: CloseDay) -> Iterator[Against]:
         yield against("day_ahead")
 
 
+def _sealed_text(c: SealDay) -> str:
+    """What is hashed: compact JSON, the keys in the order of the page."""
+    cut = [{"partition": p.partition, "sequence": p.sequence, "chain": p.chain} for p in c.cut]
+    totals = [
+        {
+            "partition": t.partition,
+            "currency": t.currency,
+            "debits": t.debits,
+            "credits": t.credits,
+            "postings": t.postings,
+        }
+        for t in c.totals
+    ]
+    return json.dumps({"day": calendars.iso(c.day), "cut": cut, "totals": totals}, separators=(",", ":"))
+
+
+def _closing_sequence(m: State, day: int) -> int | None:
+    return next((m.closes[d] for d in sorted(m.closes) if d >= day), None)
+
+
+def _seal(m: State, c: SealDay) -> Iterator[Against]:
+    if _day_wrong(c.day):
+        yield against("field_invalid", field="day")
+        return
+    partitions = [p.partition for p in c.cut]
+    if (
+        not 1 <= len(c.cut) <= 1000 or not _rise(partitions) or partitions[0] < 0
+        or any(p.sequence < 1 or not re.fullmatch("[0-9a-f]{64}", p.chain) for p in c.cut)
+    ):  # fmt: skip
+        yield against("field_invalid", field="cut")
+    named = [(t.partition, t.currency) for t in c.totals]
+    if (
+        len(named) > 100_000 or named != sorted(set(named)) or not {p for p, _ in named} <= set(partitions)
+        or any(
+            t.currency not in EXPONENTS or not re.fullmatch("[1-9][0-9]{0,37}", t.debits)
+            or t.credits != t.debits or t.postings < 2
+            for t in c.totals
+        )
+    ):  # fmt: skip
+        yield against("field_invalid", field="totals")
+    if hashlib.sha256(_sealed_text(c).encode()).hexdigest() != c.hash:
+        yield against("field_invalid", field="hash")
+    sequence = _closing_sequence(m, c.day)
+    if sequence is None:
+        yield against("day_open")
+    if c.day in m.sealed:
+        yield against("day_sealed", hash=m.sealed[c.day])
+    if (m.partition, sequence) not in {(p.partition, p.sequence) for p in c.cut}:
+        yield against("field_invalid", field="cut")
+
+
 def _tick(m: State, c: Tick) -> Iterator[Against]:
     yield from ()  # nothing can
 
@@ -232,7 +284,7 @@ def _publish(m: State, c: PublishProduct) -> Iterator[Against]:
 
 
 _BANKS: dict[Any, Any] = {
-    AdmitPartner: _admit, SetPartnerState: _state, SetCalendar: _calendar, CloseDay: _day, Tick: _tick,
+    AdmitPartner: _admit, SetPartnerState: _state, SetCalendar: _calendar, CloseDay: _day, SealDay: _seal, Tick: _tick,
     PublishProduct: _publish,
 }  # fmt: skip
 
@@ -311,8 +363,15 @@ def _apply(m: State, c: Any) -> tuple[str, dict[str, object]]:
             return c.subject_id, changes | {"closed_days": len(c.closed_days)}
         case CloseDay():
             m.closed_through = c.day
+            m.closes[c.day] = sum(m.counts.values()) + 1
             next_day = calendars.next_day(m.settlement_calendar(), c.day)
             return calendars.iso(c.day), {"day": calendars.iso(c.day), "next_day": calendars.iso(next_day)}
+        case SealDay():
+            m.closes[c.day] = _closing_sequence(m, c.day) or 0
+            m.sealed[c.day] = c.hash
+            cut = ",".join(f"{p.partition}:{p.sequence}" for p in c.cut)
+            changes = {"day": calendars.iso(c.day), "hash": c.hash, "cut": cut, "figures": _sealed_text(c)}
+            return calendars.iso(c.day), changes
         case SetLimit():
             return _set_limits(m, c)
         case PublishProduct():

@@ -30,6 +30,8 @@ class State:
     usage: dict[tuple[str, str], tuple[Used, ...]] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
     closed_through: int = -1
+    closes: dict[int, int] = field(default_factory=dict)  # day -> sequence of the record that closed it
+    sealed: dict[int, str] = field(default_factory=dict)  # day -> hash
     now: int = 0
 
     def copy(self) -> Self:

@@ -80,6 +80,7 @@ def test_the_cases_reach_every_refusal_that_a_product_can_give():
         Reason.PARTNER_STATE, Reason.COUNTER_OVERFLOW, Reason.ACCOUNT_EXISTS, Reason.ACCOUNT_NOT_EMPTY, Reason.PARTNER_EXISTS,
         Reason.PARENT_UNKNOWN, Reason.STATE_UNKNOWN, Reason.STATE_TRANSITION, Reason.PARTNER_NOT_EMPTY, Reason.PRODUCT_VERSION,
         Reason.PRODUCT_INVALID, Reason.TEMPLATE_UNBALANCED, Reason.DAY_CLOSED, Reason.DAY_AHEAD, Reason.CROSSING_UNKNOWN,
+        Reason.DAY_OPEN, Reason.DAY_SEALED,
     }  # fmt: skip
     assert set(Reason) - {Reason(r) for r in reached if r} == never
 

@@ -59,6 +59,7 @@ def test_reasons_are_stable_codes():
         "limit_exceeded", "account_exists", "account_not_empty", "partner_exists", "parent_unknown",
         "state_unknown", "state_transition", "partner_not_empty", "product_version", "product_invalid",
         "template_unbalanced", "day_closed", "day_ahead", "crossing_unknown",
+        "day_open", "day_sealed",
     ]  # fmt: skip
 
 

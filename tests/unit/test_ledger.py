@@ -184,6 +184,7 @@ def test_every_reason_is_reachable_and_explained():
         Reason.PRODUCT_UNKNOWN, Reason.PRODUCT_CURRENCY, Reason.PRODUCT_VERSION, Reason.PRODUCT_INVALID,  # products
         Reason.TEMPLATE_UNBALANCED, Reason.SPLIT_EXCEEDS_AMOUNT, Reason.NOTHING_TO_MOVE,  # products
         Reason.CROSSING_UNKNOWN,  # test_crossing.py
+        Reason.DAY_OPEN, Reason.DAY_SEALED,  # test_closing.py
     }  # fmt: skip
     assert {c[0] for c in CASES} | told_by_other_tests == set(Reason)
     assert set(MEANING) == set(Reason)
