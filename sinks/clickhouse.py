@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from clickhouse_driver import Client, errors
@@ -80,7 +81,8 @@ class _InsertClient(Client):  # type: ignore[misc]
 class Database:
     """One connection to one database. Not thread-safe. Opens when first used, and again after it broke.
 
-    `limits`: settings of each of its queries, such as max_execution_time; whoever meets one is told by TooMuchError.
+    `seconds_max`, `rows_max`: of what one query of `rows` may take; whoever meets one is told by TooMuchError. The rows
+    are counted here: a user that may only read is let change the time and no other setting.
 
     Every call raises PartUnavailableError when the server does not answer or cannot serve now, BadInputError for a
     query that can never work, and FencedError when an insert met another sink's fence.
@@ -88,10 +90,11 @@ class Database:
 
     def __init__(
         self, config: ClickHouseConfig, *, reader: bool = False, with_database: bool = True,
-        limits: Mapping[str, Any] | None = None,
+        seconds_max: int = 0, rows_max: int = 0,
     ) -> None:  # fmt: skip
         self.config = config
-        self._limits = dict(limits or {})
+        self._limits = {"max_execution_time": seconds_max} if seconds_max else {}
+        self._rows_max = rows_max
         self.name = config.database
         self._reader = reader
         self._database = config.database if with_database else "default"
@@ -117,7 +120,13 @@ class Database:
     def rows(self, query: str, params: dict[str, Any] | None = None) -> list[tuple[Any, ...]]:
         """All rows of a query. `%(name)s` in it are put in, quoted, by the driver."""
         with self._errors():
-            return list(self._client.execute(query, params or None))
+            if not self._rows_max:
+                return list(self._client.execute(query, params or None))
+            found = list(islice(self._client.execute_iter(query, params or None), self._rows_max + 1))
+            if len(found) > self._rows_max:
+                self.close()  # the rest is on its way
+                raise TooMuchError(f"more than {self._rows_max} rows")
+            return found
 
     def columns_and_rows(self, query: str) -> tuple[list[tuple[str, str]], list[tuple[Any, ...]]]:
         """Names and types of the columns, and all rows of a query that somebody typed."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 import atexit
 import tempfile
 from collections.abc import Callable
-from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import TypeVar
@@ -16,9 +15,8 @@ from typing import TypeVar
 from clearline.gateway.reporting import Place, Question, Reports, When
 from clearline.gateway.twin import LedgerTwin, codec
 from sinks import migrate
-from sinks.clickhouse import ClickHouseConfig, Database
+from sinks.clickhouse import ClickHouseConfig
 from sinks.finance.ask import Result
-from sinks.finance.catalogue import REPORTS, view_sql
 from sinks.ledger_sink import Arrival, LedgerSink
 from tests.sink_child import TOPIC, feed
 from tests.sink_servers import ClickHouseServer
@@ -46,11 +44,6 @@ def stored(twin: LedgerTwin) -> ClickHouseConfig:
     if heads not in _DATABASES:
         config = server().config(f"clearline_{len(_DATABASES)}")
         migrate.apply(config)
-        db = Database(config)
-        for report in REPORTS:
-            with suppress(FileNotFoundError):
-                db.run(view_sql(report.name, config.database))
-        db.close()
         store(twin, config)
         _DATABASES[heads] = config
     return _DATABASES[heads]
@@ -90,6 +83,10 @@ class GroundReports:
     async def file(self, question: Question, form: str, render: Callable[[Result], bytes]) -> bytes:
         """As `Reporting.file`."""
         return await self.reports.file(question, form, render)
+
+    async def look(self, question: Callable[[Database], T]) -> T:
+        """As `Reporting.look`."""
+        return await self.reports.look(question)
 
     async def close(self) -> None:
         """As `Reporting.close`."""

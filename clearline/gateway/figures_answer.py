@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Callable
-from datetime import UTC, date, datetime
-from functools import cache
-from typing import Any, NamedTuple
+from datetime import UTC
+from functools import cache, partial
+from typing import NamedTuple
 
 from fastapi import Request
 from fastapi.responses import Response
 
 from clearline.contract import ContractError, FieldError
+from clearline.finance import formats
 from clearline.gateway.paging import only_query
 from clearline.gateway.principal import Principal
-from clearline.gateway.reporting import HEAD_S, Question, When, known_at_text, question_of
+from clearline.gateway.reporting import HEAD_S, Question, When, question_of
 from clearline.gateway.scoping import scoped, whose
 from clearline.gateway.security import parts_of
 from schemas.errors import BadInputError
 from sinks.finance.ask import Result
 from sinks.finance.catalogue import Report
+from sinks.finance.cut import LAST_MOMENT, Cut
 
 FIXED_S = 86_400  # a day: an answer at a cut never changes
 WHEN = ("cut", "known_at", "closed")
@@ -61,58 +62,36 @@ async def answer(request: Request, who: Principal, asked: Asked) -> Response:
     try:
         given = await scoped(parts, who, asked.report, asked.given)
         question = await question_of(parts.reporting, asked.report, given, asked.when, whose(who))
+        tag = question.tag(form.name)
+        headers = _headers(question, tag)
+        if _has(request, tag):
+            return Response(status_code=304, headers=headers)
+        body = await parts.reporting.file(question, form.name, form.render)
     except BadInputError as e:
         raise _field_error(e) from None
-    tag = question.tag(form.name)
-    headers = _headers(question, tag)
-    if _has(request, tag):
-        return Response(status_code=304, headers=headers)
-    body = await parts.reporting.file(question, form.name, form.render)
     if form.name != "json":
         headers["Content-Disposition"] = f'attachment; filename="{asked.report.name}.{form.name}"'
     return Response(body, headers=headers, media_type=form.media)
 
 
-def _json(found: Result) -> bytes:
-    """The document of docs/finance.md."""
-    places = [
-        {
-            "partition": p,
-            "sequence": at.sequence,
-            "journal_offset": at.journal_offset,
-            "source_offset": at.source_offset,
-        }
-        for p, at in sorted(found.cut.places.items())
-    ]
-    document = {
-        "report": found.report.name,
-        "title": found.report.title,
-        "parameters": found.asked,
-        "as_of": {"cut": found.cut.text, "known_at": known_at_text(found.cut) or None, "partitions": places},
-        "columns": [{"name": c.name, "kind": c.kind} for c in found.report.columns],
-        "rows": list(found.dicts()),
-        "totals": found.totals(),
-    }
-    return json.dumps(document, ensure_ascii=False, separators=(",", ":"), default=_told).encode()
-
-
-def _told(value: Any) -> Any:
-    if isinstance(value, datetime):
-        return value.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    return value.isoformat() if isinstance(value, date) else str(value)
-
-
 @cache
 def forms() -> dict[str, Form]:
     """All formats by name; the first is what is answered unless another is asked for."""
-    return {f.name: f for f in (Form("json", "application/json", _json),)}
+    found = (Form(name, media, partial(formats.to_bytes, form=name)) for name, media in formats.CONTENT_TYPES.items())
+    return {f.name: f for f in found}
+
+
+def as_of_text(cut: Cut) -> str:
+    """The header Clearline-As-Of: partition and sequence with commas between, and `known_at` when one was given."""
+    known_at = cut.known_at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return (cut.text or "0:0") + ("" if cut.known_at == LAST_MOMENT else f"; known_at={known_at}")
 
 
 def _headers(question: Question, tag: str) -> dict[str, str]:
     place = question.place
     keep = f"private, max-age={FIXED_S}, immutable" if place.fixed else f"private, max-age={math.ceil(HEAD_S)}"
     return {
-        "Clearline-As-Of": place.cut.text or "0:0", "ETag": tag, "Cache-Control": keep, "Age": str(int(place.age_s)),
+        "Clearline-As-Of": as_of_text(place.cut), "ETag": tag, "Cache-Control": keep, "Age": str(int(place.age_s)),
         "Vary": "Accept, Authorization, Clearline-Partner, Signature",
     }  # fmt: skip
 

@@ -12,7 +12,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 from hashlib import sha256
 from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
@@ -33,7 +33,6 @@ log = structlog.get_logger()
 
 HEAD_S = 1.0  # for so long the head stays where it was last seen
 THREADS, WAITING_MAX = 3, 200
-MEMORY_MAX = 4_000_000_000  # bytes that one report may take of ClickHouse
 NOT_KEPT = -1  # as a size: only those who wait for it get it
 _CUT_MAX = 32_768  # characters: a thousand partitions
 
@@ -58,7 +57,7 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A report with checked parameters at a place. `whose`: the partner that it is for, or `bank`."""
+    """A report with checked parameters, as given, at a place. `whose`: the partner that it is for, or `bank`."""
 
     report: Report
     values: Mapping[str, str]
@@ -92,6 +91,11 @@ class Reporting(Protocol):
         """The figures in a format, as bytes. Raises as `result`."""
         ...
 
+    async def look(self, question: Callable[[Database], T]) -> T:
+        """The answer to a question of the page for finance that is no report, asked as the user that may only read.
+        Raises Problem("report_too_large"), PartUnavailableError."""
+        ...
+
     async def close(self) -> None: ...
 
 
@@ -110,6 +114,10 @@ class NoReports:
         """As `Reporting.file`."""
         raise PartUnavailableError("ClickHouse", "none", "this gateway has no reports")
 
+    async def look(self, question: Callable[[Database], T]) -> T:
+        """As `Reporting.look`."""
+        raise PartUnavailableError("ClickHouse", "none", "this gateway has no reports")
+
     async def close(self) -> None:
         """Nothing to close."""
 
@@ -122,17 +130,18 @@ class Reports:
         self, config: ClickHouseConfig, *, seconds_max: int = 20, rows_max: int = 200_000, bytes_max: int = 64 << 20,
         threads: int = THREADS,
     ) -> None:  # fmt: skip
-        limits = {
-            "max_execution_time": seconds_max, "max_result_rows": rows_max, "max_memory_usage": MEMORY_MAX,
-            "result_overflow_mode": "throw", "timeout_overflow_mode": "throw",
-        }  # fmt: skip
         config = replace(config, timeout_s=seconds_max + 10.0)
         self._pool = ClientPool(
-            "ClickHouse", config.address, lambda: Database(config, reader=True, limits=limits), threads, WAITING_MAX
-        )
+            "ClickHouse", config.address,
+            lambda: Database(config, reader=True, seconds_max=seconds_max, rows_max=rows_max), threads, WAITING_MAX,
+        )  # fmt: skip
         self._rows_max = rows_max
         self._kept = Kept(bytes_max)
         self._heads: dict[datetime, tuple[float, Cut]] = {}
+
+    async def look(self, question: Callable[[Database], T]) -> T:
+        """As `Reporting.look`."""
+        return await self._ask(question)
 
     async def close(self) -> None:
         """Ends the threads and the connections."""
@@ -141,12 +150,10 @@ class Reports:
     async def place(self, when: When) -> Place:
         """As `Reporting.place`."""
         known_at = moment("known_at", when.known_at) if when.known_at else LAST_MOMENT
-        if known_at > LAST_MOMENT or known_at.year < 1970:
-            raise BadInputError(f"known_at: must be between 1970 and 2299, not {when.known_at}")
         if when.closed:
-            if when.cut or when.known_at:
-                raise BadInputError("closed: names a cut of its own; give no cut and no known_at beside it")
-            return await self._closed(when.closed)
+            if when.cut:
+                raise BadInputError("cut: cannot be given with closed, which names a cut itself")
+            return await self._closed(when.closed, known_at)
         if not when.cut:
             return await self._head(known_at)
         if len(when.cut) > _CUT_MAX:
@@ -178,20 +185,16 @@ class Reports:
 
         return await self._kept.get(("file", form, *question.key), make)
 
-    async def _closed(self, text: str) -> Place:
+    async def _closed(self, text: str, known_at: datetime) -> Place:
         try:
             day = date.fromisoformat(text)
         except ValueError:
             raise BadInputError(f"closed: must be a day as YYYY-MM-DD, not {text}") from None
-        # A day is closed once and for good; one that is not, may be a moment later.
-        sequences = await self._ask(lambda db: _sealed(db, day))
-        if not sequences:
-            raise BadInputError(f"closed: {day} is not closed")
-        places = await self._kept.get(
-            ("cut", tuple(sorted(sequences.items()))),
-            lambda: self._sized(lambda db: cuts.at(db, sequences), 100 * len(sequences)),
+        # A day is closed once and for good; that it is not yet is not kept.
+        found = await self._kept.get(
+            ("closed", day, known_at), lambda: self._sized(lambda db: cuts.closed(db, day, known_at), 1_000)
         )
-        return Place(places, True, 0.0, day)
+        return Place(found, True, 0.0, day)
 
     async def _head(self, known_at: datetime) -> Place:
         """The head as it was seen within HEAD_S, looked at anew by one for all."""
@@ -277,26 +280,15 @@ def _size(found: Result) -> int:
     return 500 + text + len(found.rows) * (64 + 56 * len(found.names))
 
 
-def _sealed(db: Database, day: date) -> dict[int, int]:
-    """Where the close of a day cut each partition; empty when it is not closed."""
-    rows = db.rows("SELECT DISTINCT partition, sequence FROM closes WHERE closed_day = %(day)s", {"day": day})
-    return {int(p): int(s) for p, s in rows}
-
-
 async def question_of(
     reporting: Reporting, report: Report, given: Mapping[str, str], when: When, whose: str
 ) -> Question:
     """A report with its parameters checked, at the place that was asked for. `whose`: the partner that it is for, whose
     subtree is already in the parameters, or `bank` for everything. Raises BadInputError, PartUnavailableError."""
-    checked = values(report, given)
+    values(report, given)  # before anything is asked
     place = await reporting.place(when)
     if place.closed is not None and any(p.name == "until" for p in report.parameters):
-        if given.get("until", place.closed.isoformat()) != place.closed.isoformat():
-            raise BadInputError("until: is the day that closed names; leave it out")
-        checked["until"] = place.closed.isoformat()
-    return Question(report, checked, place, whose)
-
-
-def known_at_text(cut: Cut) -> str:
-    """The moment up to which bookings count, RFC 3339; empty for every one."""
-    return "" if cut.known_at == LAST_MOMENT else cut.known_at.astimezone(UTC).isoformat()
+        if "until" in given:
+            raise BadInputError("until: cannot be given with closed, which names the last day itself")
+        given = {**given, "until": place.closed.isoformat()}
+    return Question(report, dict(given), place, whose)

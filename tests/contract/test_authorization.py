@@ -159,6 +159,7 @@ class Matrix:
         return {
             "account": {"account_id": f"{owner}:wallet:till"}, "partner": {"partner_id": owner},
             "below": {"level": "account", "subject": f"{owner}:wallet:till"}, "shelf": {"product": "wallet"},
+            "report": {"name": "balances", "?partner": owner},
         }.get(kind, {})  # fmt: skip
 
     def queue(self, owner: str, subscription_id: str) -> str:
@@ -177,12 +178,15 @@ def missing(kind: str, values: dict[str, str]) -> dict[str, str]:
     names = {
         "id": NOT_THERE["transaction"], "key_id": NOT_THERE["key"], "webhook_id": NOT_THERE["webhook"],
         "partner_id": NOT_THERE["partner"], "account_id": NOT_THERE["account"], "subject": "nobody:wallet:nobody",
+        "?partner": NOT_THERE["partner"],
     }  # fmt: skip
     return {name: names.get(name, value) for name, value in values.items()}
 
 
-def path_of(template: str, values: dict[str, str]) -> str:
-    return re.sub(r"{(\w+)}", lambda m: quote({**VALUES, **values}[m[1]], safe=":"), template)
+def path_of(template: str, values: dict[str, str], end: str = "") -> str:
+    """The path with the values in it, `end`, and those whose names begin with a question mark as its query."""
+    path = re.sub(r"{(\w+)}", lambda m: quote({**VALUES, **values}[m[1]], safe=":"), template)
+    return path + end + "".join(f"{name}={quote(value)}" for name, value in values.items() if name.startswith("?"))
 
 
 def told(answer: httpx.Response) -> dict[str, Any]:
@@ -230,15 +234,21 @@ async def granted(
 WITH_OBJECT = [
     key
     for key, row in ROWS.items()
-    if row.of in ("transaction", "hold", "account", "partner", "key", "webhook", "delivery", "below")
+    if row.of in ("transaction", "hold", "account", "partner", "key", "webhook", "delivery", "below", "report")
 ]
 WITHOUT_OBJECT = [key for key, row in ROWS.items() if key not in WITH_OBJECT and row.of != "open"]
 OPEN = [key for key, row in ROWS.items() if row.of == "open"]
 
 
 def over(routes: list[tuple[str, str]]) -> pytest.MarkDecorator:
-    """A test for each of these."""
-    return pytest.mark.parametrize(("method", "path"), routes, ids=[" ".join(r) for r in routes])
+    """A test for each of these. What is asked of ClickHouse, is asked of a real one."""
+    found = [pytest.param(*r, id=" ".join(r), marks=pytest.mark.stack if in_clickhouse(*r) else ()) for r in routes]
+    return pytest.mark.parametrize(("method", "path"), found)
+
+
+def in_clickhouse(method: str, path: str) -> bool:
+    """Whether an answer comes from ClickHouse."""
+    return ROWS[method, path].of in ("report",)
 
 
 def test_every_route_has_a_row():
@@ -340,6 +350,27 @@ HEADERS = (
 )  # fmt: skip
 
 
+@over([k for k, row in ROWS.items() if row.of != "open"])
+@in_loop
+async def test_a_key_of_the_bank_reads_figures_of_everybody_and_nothing_else(method, path):
+    m = Matrix()
+    row = ROWS[method, path]
+    client = m.world.client(m.world.key("bank", ["reports"]))
+    for owner in ("acme", "acme/shop-17", "zeta"):
+        values = await m.make(row.of, owner)
+        body = row.body(owner) if row.body is not None else None
+        answer = await m.ask(client, method, path_of(path, values), body)
+        if row.scope == "reports":
+            assert answer.status_code == row.granted, answer.text
+        elif path.endswith(":batch"):
+            assert [r["body"]["code"] for r in answer.json()["results"]] == ["scope_missing"]
+        else:
+            assert (answer.status_code, answer.json()["code"]) == (403, "scope_missing"), answer.text
+        for named in (owner, "bank/desk", "bank/", "nobody"):
+            other = await m.ask(client, method, path_of(path, values), body, Clearline_Partner=named)
+            assert (other.status_code, other.json()["code"]) == (403, "forbidden"), other.text
+
+
 @in_loop
 async def test_the_header_is_taken_once():
     m = Matrix()
@@ -383,7 +414,7 @@ async def test_a_slash_at_the_end_is_another_path_and_none(method, path):
     row = ROWS[method, path]
     values = await m.make(row.of, "acme")
     body = row.body("acme") if row.body is not None else None
-    answer = await m.ask(m.clients["acme"], method, path_of(path, values) + "/", body)
+    answer = await m.ask(m.clients["acme"], method, path_of(path, values, "/"), body)
     # Where ids may have slashes it is a longer id, of nothing; and one that is empty cannot be made anything of.
     longer = {"PUT /v1/limits/{level}/{subject}": "account_unknown", "POST /v1/accounts": "method_not_allowed"}
     assert answer.json()["code"] == longer.get(f"{method} {path}", "not_found"), answer.text

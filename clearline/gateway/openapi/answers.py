@@ -405,8 +405,8 @@ HEADERS: dict[str, dict[str, Any]] = {
     ),
     "RateLimit-Policy": _header("The limits of calls.", {"type": "string", "pattern": _RATES}, required=True),
     "Clearline-As-Of": _header(
-        "The cut that the figures are at: partition and sequence, as in `0:1204,1:998`.",
-        {"type": "string", "pattern": "^[0-9]+:[0-9]+(,[0-9]+:[0-9]+)*$"},
+        "The cut that the figures are at: partition and sequence, as in `0:1204,1:998`, and `; known_at=MOMENT`.",
+        {"type": "string", "pattern": "^[0-9]+:[0-9]+(,[0-9]+:[0-9]+)*(; known_at=[0-9TZ:.-]+)?$"},
         required=True,
     ),
     "ETag": _header("The same for the same bytes.", {"type": "string", "pattern": '^"[0-9a-f]{32}"$'}, required=True),
