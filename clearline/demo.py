@@ -238,13 +238,21 @@ def _conclude(settings: Settings, seed: int, setup: Figures, day: Figures, start
     from clearline.audit.tieout import tieout
     from clearline.connection import clickhouse_config
     from sinks import reports
+    from sinks.clickhouse import Database
+    from sinks.finance import catalogue
+    from sinks.finance.ask import ask_for
 
     deadline = time.monotonic() + CAUGHT_UP_S
     tie = tieout(settings)
     while not tie.ok and time.monotonic() < deadline:
         time.sleep(0.2)
         tie = tieout(settings)
-    with reports.Reports(clickhouse_config(settings)) as asked:
-        balance = asked.trial_balance().dicts()
+    config = clickhouse_config(settings)
+    with reports.Reports(config) as asked:
         top = asked.top_partners(10).dicts()
+    db = Database(config, reader=True)
+    try:
+        balance = list(ask_for(db, catalogue.report("trial-balance"), {}).dicts())
+    finally:
+        db.close()
     return Result(seed, settings, setup, day, tie, balance, top, started_s)

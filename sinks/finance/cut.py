@@ -17,6 +17,14 @@ from schemas.errors import BadInputError
 from sinks.clickhouse import Database
 
 LAST_MOMENT = datetime(2299, 12, 31, 23, 59, 59, 999_000, tzinfo=UTC)
+_STORED = """
+    SELECT 'day', partition, booked_date, min(sequence), max(sequence) FROM outcomes
+    GROUP BY topic, partition, booked_date
+    UNION ALL SELECT 'outcomes', partition, toDate32(0), 0, max(offset) FROM outcomes GROUP BY topic, partition
+    UNION ALL SELECT 'postings', partition, toDate32(0), 0, max(offset) FROM postings GROUP BY topic, partition
+    UNION ALL SELECT 'pending', partition, toDate32(0), 0, max(offset) FROM pending GROUP BY topic, partition
+"""
+_PLACES = "SELECT partition, sequence, offset, source_offset, toUnixTimestamp64Milli(booked_at) FROM outcomes WHERE "
 _TEXT = re.compile(r"\d+:\d+(,\d+:\d+)*")
 
 
@@ -68,31 +76,31 @@ def bounds(db: Database, cut: Cut) -> Bounds:
     then a record came in between that a broker's clock had put into the past. Rows of a batch that is being written or
     was torn, which have no outcomes yet, are in no cut either.
     """
-    written = db.rows("SELECT partition, max(offset) FROM postings GROUP BY topic, partition")
-    stored = {
-        int(p): int(o) for p, o in db.rows("SELECT partition, max(offset) FROM outcomes GROUP BY topic, partition")
-    }
-    torn = [(int(p), stored.get(int(p), -1)) for p, o in written if int(o) > stored.get(int(p), -1)]
-    days = [d for p, o in torn for d in _first_day_beyond(db, p, o)]
-    first, last = [], date(1970, 1, 1)
-    for partition, day, low, high in db.rows(
-        "SELECT partition, booked_date, min(sequence), max(sequence) FROM outcomes "
-        "GROUP BY topic, partition, booked_date"
-    ):
+    beyond: list[date] = []
+    last = date(1970, 1, 1)
+    ends: dict[tuple[str, int], int] = {}
+    for what, partition, day, low, high in db.rows(_STORED):
+        if what != "day":
+            ends[what, partition] = high
+            continue
         end = cut.places[partition].sequence if partition in cut.places else 0
         if high > end:
-            first.append(day)
+            beyond.append(day)
         if low <= end:
             last = max(last, day)
+    for (table, partition), offset in ends.items():
+        stored = ends.get(("outcomes", partition), -1)
+        if offset > stored:
+            beyond += _first_day_beyond(db, table, partition, stored)
     end_of_last = datetime.combine(last, time(23, 59, 59, 999_000), UTC)
     yesterday = datetime.now(UTC).date() - timedelta(days=1)
-    return Bounds(min([*first, *days, cut.known_at.date(), yesterday]), min(cut.known_at, end_of_last))
+    return Bounds(min([*beyond, cut.known_at.date(), yesterday]), min(cut.known_at, end_of_last))
 
 
-def _first_day_beyond(db: Database, partition: int, offset: int) -> list[date]:
-    """The first day of booking among a partition's postings after an offset; none when there are none."""
+def _first_day_beyond(db: Database, table: str, partition: int, offset: int) -> list[date]:
+    """The first day of booking among a partition's rows after an offset; none when there are none."""
     found = db.rows(
-        "SELECT min(booked_date), count() FROM postings WHERE partition = %(p)s AND offset > %(o)s",
+        f"SELECT min(booked_date), count() FROM {table} WHERE partition = %(p)s AND offset > %(o)s",
         {"p": partition, "o": offset},
     )
     return [found[0][0]] if found[0][1] else []
@@ -100,8 +108,8 @@ def _first_day_beyond(db: Database, partition: int, offset: int) -> list[date]:
 
 def head(db: Database, known_at: datetime = LAST_MOMENT) -> Cut:
     """As far as everything is in now."""
-    rows = db.rows("SELECT partition, max(sequence) FROM outcomes GROUP BY topic, partition ORDER BY partition")
-    return at(db, {int(p): int(s) for p, s in rows}, known_at)
+    last = "(partition, sequence) IN (SELECT partition, max(sequence) FROM outcomes GROUP BY topic, partition)"
+    return Cut(_places(db, last), known_at)
 
 
 def parse(text: str) -> dict[int, int]:
@@ -116,15 +124,9 @@ def parse(text: str) -> dict[int, int]:
 
 def at(db: Database, sequences: dict[int, int], known_at: datetime = LAST_MOMENT) -> Cut:
     """The cut at these sequences. Raises BadInputError when one is not stored (yet)."""
-    places: dict[int, Place] = {}
     wanted = {p: s for p, s in sequences.items() if s > 0}
-    if wanted:
-        pairs = " OR ".join(f"(partition = {p} AND sequence = {s})" for p, s in wanted.items())
-        for p, *place in db.rows(
-            "SELECT partition, sequence, offset, source_offset, toUnixTimestamp64Milli(booked_at) "
-            f"FROM outcomes WHERE {pairs}"
-        ):
-            places[int(p)] = Place(*map(int, place))
+    pairs = " OR ".join(f"(partition = {p} AND sequence = {s})" for p, s in wanted.items())
+    places = _places(db, pairs) if wanted else {}
     for p, s in wanted.items():
         if p not in places:
             raise BadInputError(f"cut: partition {p} has no record {s} in ClickHouse yet")
@@ -139,3 +141,7 @@ def closed(db: Database, day: date, known_at: datetime = LAST_MOMENT) -> Cut:
     if not rows:
         raise BadInputError(f"closed: {day} is not closed; `clearline close --list` shows the days that are")
     return at(db, {int(p): int(s) for p, s in rows}, known_at)
+
+
+def _places(db: Database, where: str) -> dict[int, Place]:
+    return {int(p): Place(*map(int, place)) for p, *place in db.rows(_PLACES + where)}

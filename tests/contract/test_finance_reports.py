@@ -1,0 +1,450 @@
+"""Every report of the catalogue against sums over the journal's records in Python, at random cuts of both time axes.
+
+The journal is known from its maker alone. A second database is filled from it in other batches, as after a rebuild: its
+reports must be the same bytes.
+"""
+
+from __future__ import annotations
+
+import random
+import uuid
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from clearline.finance import formats
+from schemas.errors import BadInputError
+from schemas.records import JournalRecord, PostedLeg
+from sinks import migrate
+from sinks.clickhouse import ClickHouseConfig, Database
+from sinks.finance import cut as cuts
+from sinks.finance.ask import Result, ask, ask_for
+from sinks.finance.catalogue import CATALOGUE, REPORTS
+from sinks.ledger_sink import LedgerSink
+from tests.contract.test_sinks_clickhouse import arrivals
+from tests.journals import CURRENCIES, DAY_MS, Line, Maker, local_codec
+from tests.sink_child import TOPIC, feed
+from tests.sink_servers import ClickHouseServer
+
+pytestmark = pytest.mark.stack
+
+EPOCH = date(1970, 1, 1)
+KINDS = {"bank:fees": "income", "bank:costs": "expense", "bank:clearing": "asset"}
+ACCOUNTS = ("p1:wallet:a-cny", "bank:clearing:CNY", "bank:fees:USD")
+
+
+class FeeMaker(Maker):
+    """A journal in which some entries earn a fee, and some cost the bank something."""
+
+    def _openings(self) -> Iterator[tuple[int, JournalRecord]]:
+        yield from super()._openings()
+        for p in range(self.partitions):
+            for currency in CURRENCIES:
+                yield p, self._open(p, f"bank:fees:{currency}", "income", currency)
+                yield p, self._open(p, f"bank:costs:{currency}", "expense", currency)
+
+    def _entry(self, p: int, partner: str) -> tuple[PostedLeg, ...]:
+        legs = super()._entry(p, partner)
+        kind = self._random.random()
+        if kind > 0.5:
+            return legs
+        account = "bank:fees:" if kind < 0.4 else "bank:costs:"
+        sides = ("debit", "credit") if kind < 0.37 or kind > 0.4 else ("credit", "debit")
+        other = f"bank:clearing:{legs[0].currency}"
+        pair = (other, account + legs[0].currency) if kind < 0.4 else (account + legs[0].currency, other)
+        return (*legs, *(self._post(p, a, s, 7) for a, s in zip(pair, sides, strict=True)))
+
+
+@dataclass
+class World:
+    """One journal in two databases."""
+
+    server: ClickHouseServer
+    config: ClickHouseConfig
+    again: ClickHouseConfig
+    lines: list[Line]
+    db: Database
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    server = ClickHouseServer(tmp_path_factory.mktemp("clickhouse"))
+    server.start()
+    configs = [server.config(f"clearline_{uuid.uuid4().hex[:8]}") for _ in range(2)]
+    lines = FeeMaker(33, step_ms=DAY_MS // 100).lines(1500)
+    for config, batch in zip(configs, (1000, 173), strict=True):
+        migrate.apply(config)
+        feed(LedgerSink(config, TOPIC, local_codec()), arrivals(lines), batch)
+    db = Database(configs[0], reader=True)
+    yield World(server, configs[0], configs[1], lines, db)
+    db.close()
+    server.stop()
+
+
+@dataclass
+class Facts:
+    """The records that a cut holds, and what must be reported of them."""
+
+    lines: list[Line]
+    on: str = "value"
+    since: date = EPOCH
+    until: date = date(2299, 12, 31)
+
+    def day(self, x: Line) -> date:
+        return EPOCH + timedelta(days=x.record.value_date if self.on == "value" else x.record.booked_at // DAY_MS)
+
+    def legs(self, *, before: bool = False) -> Iterator[tuple[date, Line, int, PostedLeg]]:
+        for x in self.lines:
+            day = self.day(x)
+            if day <= self.until and (before or day >= self.since):
+                for i, p in enumerate(x.record.postings):
+                    yield day, x, i, p
+
+    def sums(self, key: Any) -> dict[tuple[Any, ...], tuple[int, int, int]]:
+        """Debits, credits and number of postings by key."""
+        out: dict[tuple[Any, ...], list[int]] = defaultdict(lambda: [0, 0, 0])
+        for day, x, _, p in self.legs():
+            sums = out[key(day, x.record, p)]
+            sums[p.side == "credit"] += p.amount
+            sums[2] += 1
+        return {k: (d, c, n) for k, (d, c, n) in out.items()}
+
+
+def facts_at(world: World, cut: cuts.Cut, **asked: Any) -> Facts:
+    known_ms = int(cut.known_at.timestamp() * 1000)
+    ends = {p: at.sequence for p, at in cut.places.items()}
+    held = [x for x in world.lines if x.record.sequence <= ends.get(x.partition, 0) and x.record.booked_at <= known_ms]
+    return Facts(held, **asked)
+
+
+def kind_of(account: str) -> str:
+    if ":used:" in account:
+        return "liability" if account.endswith("a") else "asset"
+    return KINDS.get(account.rpartition(":")[0], "liability")
+
+
+def random_cuts(world: World, seed: int, count: int) -> list[cuts.Cut]:
+    """The head, the head as known at a moment, and cuts anywhere, some without a partition."""
+    rng = random.Random(seed)
+    last = {x.partition: x.record.sequence for x in world.lines}
+    moments = [datetime.fromtimestamp(x.record.booked_at / 1000, UTC) for x in rng.sample(world.lines, count)]
+    out = [cuts.head(world.db), cuts.head(world.db, moments[0])]
+    for i in range(count - 2):
+        places = {p: rng.randrange(1, n + 1) for p, n in last.items() if rng.random() < 0.9}
+        out.append(cuts.at(world.db, places, *([moments[i]] if i % 3 == 0 else [])))
+    return out
+
+
+def asked(world: World, name: str, cut: cuts.Cut, **given: str) -> list[tuple[Any, ...]]:
+    return ask(world.db, CATALOGUE[name], given, cut).rows
+
+
+@pytest.mark.parametrize("on", ["value", "booking"])
+def test_trial_balances_and_totals_at_any_cut(world: World, on: str) -> None:
+    since, until = date(2026, 11, 23), date(2026, 11, 26)
+    for cut in random_cuts(world, 1, 7):
+        period = {"on": on, "since": since.isoformat(), "until": until.isoformat()}
+        facts = facts_at(world, cut, on=on, since=since, until=until)
+        before: Counter[str] = Counter()
+        for day, _, _, p in facts.legs(before=True):
+            before[p.account_id] += (p.amount if p.side == "debit" else -p.amount) * (day < since)
+        names = {"currency": lambda a, c: c, "type": lambda a, c: kind_of(a), "account": lambda a, c: a}
+        for by, name in names.items():
+            opening: Counter[tuple[str, str]] = Counter()
+            for day, _, _, p in facts.legs(before=True):
+                opening[name(p.account_id, p.currency), p.currency] += (
+                    (p.amount if p.side == "debit" else -p.amount) if day < since else 0
+                )
+            moved = facts.sums(lambda _, r, p, name=name: (name(p.account_id, p.currency), p.currency))
+            must = [
+                (*k, opening[k], d, c, d - c, opening[k] + d - c, n)
+                for k in sorted(opening)
+                for d, c, n in [moved.get(k, (0, 0, 0))]
+            ]
+            assert asked(world, "trial-balance", cut, by=by, **period) == must
+        totals = facts.sums(lambda day, r, p: (day, r.partner_id, r.product, p.currency))
+        assert asked(world, "totals", cut, **period) == [(*k, *n) for k, n in sorted(totals.items())]
+        flows = facts.sums(lambda day, r, p: (day, r.product, p.currency))
+        assert asked(world, "flows", cut, **period) == [(*k, *n) for k, n in sorted(flows.items())]
+        part = asked(world, "totals", cut, partner="p0", product="wallet", currency="JPY", **period)
+        assert part == [
+            (*k, *n) for k, n in sorted(totals.items())
+            if (k[1] == "p0" or k[1].startswith("p0/")) and k[2:] == ("wallet", "JPY")
+        ]  # fmt: skip
+
+
+@pytest.mark.parametrize("on", ["value", "booking"])
+def test_balances_and_statements_on_both_time_axes(world: World, on: str) -> None:
+    since, until = date(2026, 11, 23), date(2026, 11, 26)
+    for cut in random_cuts(world, 2, 7):
+        facts = facts_at(world, cut, on=on, until=until)
+        moved = facts.sums(lambda _, r, p: (p.account_id,))
+        opened = opened_in(facts)
+        must = []
+        for account, (kind, currency) in sorted(opened.items()):
+            d, c, n = moved.get((account,), (0, 0, 0))
+            must.append((account, kind, currency, d, c, d - c if kind in ("asset", "expense") else c - d, n))
+        assert asked(world, "balances", cut, on=on, until=until.isoformat()) == must
+        below = asked(world, "balances", cut, on=on, until=until.isoformat(), partner="p3")
+        assert below == [row for row in must if row[0].startswith(("p3:", "p3/"))]
+        for account in ACCOUNTS:
+            if account in opened:
+                check_statement(world, cut, account, facts_at(world, cut, on=on, since=since, until=until))
+
+
+def opened_in(facts: Facts) -> dict[str, tuple[str, str]]:
+    out = {}
+    for x in facts.lines:
+        r = x.record
+        if r.command == "OpenAccount" and r.outcome == "applied":
+            out[r.subject_id] = (r.changes["type"], r.changes["currency"])
+        out.update({o.account_id: (o.type, o.currency) for o in r.opened})
+    return out
+
+
+def check_statement(world: World, cut: cuts.Cut, account: str, facts: Facts) -> None:
+    sign = 1 if kind_of(account) in ("asset", "expense") else -1
+    own = [leg for leg in facts.legs(before=True) if leg[3].account_id == account]
+    own.sort(key=lambda leg: (leg[0], leg[1].record.booked_at, leg[1].partition, leg[1].record.sequence, leg[2]))
+    balance = sum(sign * (p.amount if p.side == "debit" else -p.amount) for d, _, _, p in own if d < facts.since)
+    must: list[tuple[Any, ...]] = [("opening", 0, 0, balance)]
+    debits = credits_ = 0
+    for day, x, i, p in own:
+        if day >= facts.since:
+            d, c = (p.amount, 0) if p.side == "debit" else (0, p.amount)
+            balance += sign * (d - c)
+            debits, credits_ = debits + d, credits_ + c
+            must.append(("line", d, c, balance, x.partition, x.record.sequence, i, x.record.reference))
+    must.append(("closing", debits, credits_, balance))
+    given = {"account": account, "on": facts.on, "since": facts.since.isoformat(), "until": facts.until.isoformat()}
+    found = ask(world.db, CATALOGUE["statement"], given, cut)
+    names = ("kind", "debits", "credits", "balance", "partition", "sequence", "line", "reference")
+    rows = [tuple(row[n] for n in names[: 8 if row["kind"] == "line" else 4]) for row in found.dicts()]
+    assert rows == must
+    assert found.summary()["complete"]
+    if len(must) > 5:
+        short = ask(world.db, CATALOGUE["statement"], {**given, "lines_max": "2"}, cut)
+        assert [row["balance"] for row in short.dicts()] == [m[3] for m in (*must[:3], must[-1])]
+        assert not short.summary()["complete"]
+
+
+def test_fees_profitability_and_rejections_at_any_cut(world: World) -> None:
+    since, until = date(2026, 11, 22), date(2026, 11, 27)
+    seen = 0
+    for cut in random_cuts(world, 3, 7):
+        for on in ("value", "booking"):
+            period = {"on": on, "since": since.isoformat(), "until": until.isoformat()}
+            facts = facts_at(world, cut, on=on, since=since, until=until)
+            earned = facts.sums(lambda day, r, p: (day, r.product, p.currency, p.account_id))
+            fees = [
+                (*k[:3], "bank", c - d, n) for k, (d, c, n) in sorted(earned.items()) if kind_of(k[3]) == "income"
+            ]  # fmt: skip
+            assert asked(world, "fees", cut, **period) == fees
+            seen += len(fees)
+            assert asked(world, "profitability", cut, **period) == profits(facts)
+        facts = facts_at(world, cut, on="booking", since=since, until=until)
+        rejected = Counter(
+            (facts.day(x), x.record.reason, x.record.command, x.record.product, x.record.partner_id)
+            for x in facts.lines
+            if x.record.outcome == "rejected" and since <= facts.day(x) <= until
+        )
+        del period["on"]
+        assert asked(world, "rejections", cut, **period) == [(*k, n) for k, n in sorted(rejected.items())]
+    assert seen > 100
+
+
+def profits(facts: Facts) -> list[tuple[Any, ...]]:
+    by = facts.sums(lambda _, r, p: (r.partner_id, r.product, p.currency, kind_of(p.account_id)))
+    settled = Counter(
+        (x.record.partner_id, x.record.product)
+        for x in facts.lines
+        if x.record.outcome == "settled" and facts.since <= facts.day(x) <= facts.until
+    )
+    out = []
+    for key in sorted({k[:3] for k in by}):
+        volume = sum(d for k, (d, _, _) in by.items() if k[:3] == key)
+        d, c, _ = by.get((*key, "income"), (0, 0, 0))
+        cost_d, cost_c, _ = by.get((*key, "expense"), (0, 0, 0))
+        margin = (c - d) - (cost_d - cost_c)
+        points = (abs(margin) * 20_000 + volume) // (2 * volume) * (1 if margin > 0 else -1) if volume else None
+        out.append((*key, settled[key[:2]], volume, c - d, cost_d - cost_c, margin, points))
+    return out
+
+
+def test_holds_outstanding_at_any_cut(world: World) -> None:
+    seen = 0
+    for cut in random_cuts(world, 4, 8):
+        facts = facts_at(world, cut)
+        opened: dict[bytes, tuple[Any, ...]] = {}
+        aside: Counter[bytes] = Counter()
+        released: Counter[bytes] = Counter()
+        last = max((x.record.booked_at for x in facts.lines), default=0)
+        for x in facts.lines:
+            legs = x.record.pending
+            for debit, credit in zip(legs[::2], legs[1::2], strict=True):
+                if debit.change > 0:
+                    until = x.record.changes.get("expires_at")
+                    moment = datetime.fromtimestamp(int(until) / 1000, UTC) if until else None
+                    at = datetime.fromtimestamp(x.record.booked_at / 1000, UTC)
+                    opened[debit.hold_id] = debit.account_id, credit.account_id, at, moment, x.record
+                    aside[debit.hold_id] += debit.change
+                else:
+                    released[debit.hold_id] -= debit.change
+        must = []
+        for hold, (payer, payee, at, moment, record) in opened.items():
+            if aside[hold] != released[hold]:
+                age = last // DAY_MS - record.booked_at // DAY_MS
+                left = aside[hold] - released[hold]
+                must.append((
+                    hold.hex(), "hold", payer, payee, "CNY", aside[hold], released[hold], left, at, age, moment,
+                    record.partner_id, record.product,
+                ))  # fmt: skip
+        must.sort(key=lambda row: (row[8], row[0]))
+        assert asked(world, "holds", cut) == must
+        assert asked(world, "holds", cut, partner="p5") == [row for row in must if row[2].startswith(("p5:", "p5/"))]
+        seen += len(must)
+    assert seen > 20
+
+
+def test_the_day_of_the_platform_at_any_cut(world: World) -> None:
+    for cut in random_cuts(world, 5, 6):
+        facts = facts_at(world, cut, on="booking")
+        counts: dict[date, Counter[str]] = defaultdict(Counter)
+        for x in facts.lines:
+            r = x.record
+            if r.command == "Transaction":
+                counts[facts.day(x)][r.outcome] += 1
+            elif r.command not in ("Crossing", "Tick"):
+                counts[facts.day(x)]["control"] += 1
+            else:
+                counts[facts.day(x)]["step"] += 1
+        must: list[tuple[Any, ...]] = [
+            (d, "", 0, n["settled"], n["rejected"], n["repeated"], n["control"], 0, 0, 0, 0, 0)
+            for d, n in counts.items()
+        ]
+        moved = facts.sums(lambda day, r, p: (day, p.currency))
+        must += [(d, c, 0, 0, 0, 0, 0, debits, n, 0, 0, 0) for (d, c), (debits, _, n) in moved.items()]
+        assert asked(world, "day", cut) == sorted(must)
+
+
+def test_calls_and_their_times(world: World) -> None:
+    """Percentiles are upper bounds of buckets: 100 calls at most 1 ms but one at 250 ms, in two pieces."""
+    db = world.server.database(world.again.database)
+    buckets = [f"{[60 if i == 10 else 0 for i in range(61)]}", f"{[39 if i == 10 else i == 34 for i in range(61)]}"]
+    for i, (piece, slowest) in enumerate(zip(buckets, (990, 250_000), strict=True)):
+        text = piece.replace("False", "0").replace("True", "1")
+        db.run(
+            "INSERT INTO calls (topic, partition, offset, instance, minute, partner_id, method, route, status, calls, "
+            f"micros_sum, micros_max, buckets, run) SELECT 'calls', 0, {i}, 'g', toDateTime('2026-11-24 10:0{i}:00', "
+            f"'UTC'), 'p1', 'GET', '/v1/accounts', 200, {60 - 20 * i}, 1, {slowest}, {text}, 0"
+        )
+    rows = ask_for(db, CATALOGUE["day"], {"since": "2026-11-24", "until": "2026-11-24"}).dicts()
+    first = next(iter(rows))
+    db.run("ALTER TABLE calls DELETE WHERE 1 SETTINGS mutations_sync = 2")
+    db.close()
+    figures = first["calls"], first["p50_us"], first["p99_us"], first["max_us"]
+    assert figures == (100, 1000, 1000, 250_000)
+
+
+def test_the_same_cut_is_the_same_bytes_after_a_rebuild_and_later(world: World) -> None:
+    given = {"statement": {"account": "bank:clearing:CNY", "until": "2026-11-26"}}
+    again = Database(world.again, reader=True)
+    places = {p: n // 2 for p, n in {x.partition: x.record.sequence for x in world.lines}.items()}
+    moment = datetime(2026, 11, 25, 9, tzinfo=UTC)
+    for cut in (cuts.at(world.db, places), cuts.at(world.db, places, moment), cuts.head(world.db)):
+        other = cuts.at(again, {p: at.sequence for p, at in cut.places.items()}, cut.known_at)
+        assert other == cut
+        for report in REPORTS:
+            one = ask(world.db, report, given.get(report.name, {}), cut)
+            two = ask(again, report, given.get(report.name, {}), other)
+            for form in formats.FORMS:
+                assert formats.to_bytes(one, form) == formats.to_bytes(two, form), (report.name, form)
+    again.close()
+
+
+def test_rows_of_a_torn_batch_are_in_no_report(world: World) -> None:
+    """Postings and holds whose outcomes are not there yet, of a day that is long over."""
+    config = world.server.config(f"clearline_{uuid.uuid4().hex[:8]}")
+    migrate.apply(config)
+    feed(LedgerSink(config, TOPIC, local_codec()), arrivals(world.lines[:1200]), 1000)
+    db = Database(config)
+    cut = cuts.head(db)
+    before = {r.name: ask(db, r, {"account": ACCOUNTS[0]} if r.name == "statement" else {}, cut).rows for r in REPORTS}
+    for table in ("postings", "pending"):
+        columns = ", ".join(
+            str(name) for (name,) in db.rows(
+                "SELECT name FROM system.columns WHERE database = %(d)s AND table = %(t)s "
+                "AND default_kind NOT IN ('EPHEMERAL', 'MATERIALIZED')", {"d": db.name, "t": table},
+            )
+        )  # fmt: skip
+        copied = columns.replace("offset", "offset + 1000000", 1).replace("sequence", "sequence + 1000000")
+        db.run(f"INSERT INTO {table} ({columns}) SELECT {copied} FROM {table} WHERE booked_date < '2026-11-23'")
+    for report in REPORTS:
+        given = {"account": ACCOUNTS[0]} if report.name == "statement" else {}
+        assert ask(db, report, given, cut).rows == before[report.name], report.name
+        assert ask_for(db, report, given).rows == before[report.name], report.name
+    db.close()
+
+
+HOSTILE = (
+    "' OR 1 = 1 --", "\\' OR 1 = 1 --", "\\", "'", "p1') UNION ALL SELECT * FROM system.users --", "{ends:Array(UInt64)}",
+    "p1', partner = '", "%(x)s", "%s", "p1%", "/* */", "\u2019 OR 1=1", "'; DROP TABLE postings; --", "p1\\x27",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_hostile_texts_are_only_texts(world: World, text: str) -> None:
+    for report in REPORTS:
+        for p in report.parameters:
+            if p.asked in ("text", "partner"):
+                assert ask_for(world.db, report, {p.name: text}).rows == [], (report.name, p.name)
+            elif p.name == "account" and report.name == "holds":
+                assert ask_for(world.db, report, {"account": text}).rows == []
+            else:
+                with pytest.raises(BadInputError, match=f"^{p.name}: "):
+                    ask_for(
+                        world.db,
+                        report,
+                        {"account": "p1:wallet:a-cny"} | {p.name: text} if report.subject else {p.name: text},
+                    )
+    for axis in ("cut", "known_at", "closed"):
+        with pytest.raises(BadInputError, match=f"^{axis}: "):
+            ask_for(world.db, CATALOGUE["totals"], {}, **{axis: text})
+    assert world.db.rows("SELECT count() FROM postings")[0][0] == sum(len(x.record.postings) for x in world.lines)
+
+
+def test_what_is_asked_wrongly_is_named(world: World) -> None:
+    def said(name: str, given: dict[str, str], **axes: str) -> str:
+        with pytest.raises(BadInputError) as e:
+            ask_for(world.db, CATALOGUE[name], given, **axes)
+        return str(e.value)
+
+    assert said("statement", {}) == "account: must be given"
+    assert said("statement", {"account": "p1:wallet:none"}).startswith("account: p1:wallet:none is not known")
+    assert "there are since, until" in said("totals", {"account": "x"})
+    assert "holds no day" in said("totals", {"since": "2026-11-02", "until": "2026-11-01"})
+    assert "one of value, booking" in said("totals", {"on": "today"})
+    assert "whole number" in said("statement", {"account": "p1:wallet:a-cny", "lines_max": "-1"})
+    assert "has no record 999999" in said("totals", {}, cut="0:999999")
+    assert "names a partition twice" in said("totals", {}, cut="0:1,0:2")
+    assert "cannot be given with closed" in said("totals", {}, cut="0:1", closed="2026-11-20")
+    assert "is not closed" in said("totals", {}, closed="2026-11-20")
+    assert said("totals", {"since": "2300-01-01"}).startswith("since: must be a day from 1970")
+    assert said("totals", {}, known_at="9999-12-31T23:59").startswith("known_at: must be a moment")
+    assert said("totals", {"partner": "x" * 600}).startswith("partner: must be at most 512")
+
+
+def test_an_empty_ledger_has_reports(world: World) -> None:
+    config = world.server.config(f"clearline_{uuid.uuid4().hex[:8]}")
+    migrate.apply(config)
+    db = Database(config, reader=True)
+    for report in REPORTS:
+        if report.name != "statement":
+            found: Result = ask_for(db, report, {})
+            assert (found.rows, found.cut.text) == ([], "")
+            assert all(formats.to_bytes(found, form) for form in formats.FORMS)
+    db.close()
