@@ -15,7 +15,7 @@ from typing import Literal
 
 from schemas.errors import BadInputError
 from sinks.clickhouse import ClickHouseConfig, Database
-from sinks.finance import catalogue
+from sinks.finance import catalogue, data
 from sinks.layout import Layout
 
 _FILE = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql")
@@ -76,7 +76,7 @@ def views() -> list[View]:
     """The views of this version: those for people (`views/`) by name, then the reports, which may read them."""
     folder = [f for f in (files("sinks") / "views").iterdir() if f.name.endswith(".sql")]
     plain = {f.name.removesuffix(".sql"): f.read_text(encoding="utf-8") for f in folder}
-    reports = {r.view: catalogue.view_sql(r.name, "{database}") for r in catalogue.REPORTS}
+    reports = {r.view: catalogue.text_of(r, "{database}") for r in (*catalogue.REPORTS, *data.SERVICES)}
     return [View(0, name, text) for name, text in [*sorted(plain.items()), *reports.items()]]
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from datetime import UTC
 from functools import cache, partial
+from types import MappingProxyType
 from typing import NamedTuple
 
 from fastapi import Request
@@ -23,8 +24,10 @@ from schemas.errors import BadInputError
 from sinks.finance.ask import Result
 from sinks.finance.catalogue import Report
 from sinks.finance.cut import LAST_MOMENT, Cut
+from sinks.finance.data import shaped
 
 FIXED_S = 86_400  # a day: an answer at a cut never changes
+_NOTHING: Mapping[str, str] = MappingProxyType({})
 WHEN = ("cut", "known_at", "closed")
 _TAG = re.compile(r'(?:W/)?("[^"]*")|(\*)')
 _NAMED = re.compile(r"([a-z_]{1,64}): (.*)", re.S)
@@ -47,13 +50,19 @@ class Asked(NamedTuple):
     form: Form
 
 
-def asked_of(request: Request, report: Report) -> Asked:
-    """What the query asks for. Raises ContractError for a parameter that the report does not have, or twice."""
-    names = [p.name for p in report.parameters]
-    only_query(request, (*names, *WHEN, "format"))
+def asked_of(request: Request, report: Report, path: Mapping[str, str] = _NOTHING, own: Collection[str] = ()) -> Asked:
+    """What the query asks for. `path`: parameters that the path has; `own`: of the route's own.
+
+    Raises ContractError for a parameter that the report does not have, or twice.
+    """
+    names = [p.name for p in report.parameters if p.name not in path]
+    only_query(request, (*names, *own, *WHEN, "format"))
     query = request.query_params
-    given = {n: query[n] for n in names if n in query}
-    return Asked(report, given, When(*(query.get(n, "") for n in WHEN)), _form(request))
+    given = {**path, **{n: query[n] for n in names if n in query}}
+    try:
+        return Asked(shaped(report, given), given, When(*(query.get(n, "") for n in WHEN)), _form(request))
+    except BadInputError as e:
+        raise _field_error(e) from None
 
 
 async def answer(request: Request, who: Principal, asked: Asked) -> Response:

@@ -294,6 +294,15 @@ CATALOGUE: dict[str, Report] = {r.name: r for r in REPORTS}
 # once. `in_cut` is both, row by row. See `sinks/finance/cut.py`.
 _IN_CUT = "booked_at <= {known_at:DateTime64(3, 'UTC')} AND offset < {ends:Array(UInt64)}[partition + 1]"
 WORDS = {
+    # The first day of a period that `by` names. Date32 all the way: toStartOfMonth and toMonday end in 2149.
+    "bucket": "multiIf(match({by:String}, 'month'), addDays({day}, 1 - toDayOfMonth({day})), "
+    "match({by:String}, 'week'), addDays({day}, 1 - toDayOfWeek({day})), {day})",
+    "buckets": "arrayDistinct(arrayMap(i -> multiIf(match({by:String}, 'month'), addDays(addDays({since:Date32}, i), "
+    "1 - toDayOfMonth(addDays({since:Date32}, i))), match({by:String}, 'week'), addDays(addDays({since:Date32}, i), "
+    "1 - toDayOfWeek(addDays({since:Date32}, i))), addDays({since:Date32}, i)), "
+    "range(toUInt32(dateDiff('day', {since:Date32}, {until:Date32}) + 1))))",
+    "wanted": "({product:String} = '' OR product = {product:String}) AND ({operation:String} = '' "
+    "OR operation = {operation:String}) AND ({currency:String} = '' OR currency = {currency:String})",
     "day": "if({on:String} = 'booking', booked_date, value_date)",
     "whole_days": "booked_date < {whole_before:Date32}",
     "cut_days": "booked_date >= {whole_before:Date32} AND booked_at >= toDateTime64({whole_before:Date32}, 3, 'UTC') "
@@ -315,7 +324,12 @@ def report(name: str) -> Report:
 
 def view_sql(name: str, database: str) -> str:
     """The statement that makes a report's view, or makes it anew."""
-    text = (files("sinks.finance") / "views" / f"{report(name).view}.sql").read_text(encoding="utf-8")
+    return text_of(report(name), database)
+
+
+def text_of(report: Report, database: str) -> str:
+    """The same for an entry, also one that is no report of the catalogue."""
+    text = (files("sinks.finance") / "views" / f"{report.view}.sql").read_text(encoding="utf-8")
     for word, meaning in {**WORDS, "database": database}.items():
         text = text.replace("{" + word + "}", meaning)
     return text.strip().rstrip(";")
