@@ -39,6 +39,8 @@ SINK_CLICKHOUSE = (
     "sink_clickhouse.after_proof",
     "sink_clickhouse.after_audit",
     "sink_clickhouse.after_insert_dead_letters",
+    "sink_clickhouse.after_insert_seals",
+    "sink_clickhouse.after_insert_calls",
 )
 SINK_REDIS = (
     "sink_redis.after_read",
@@ -66,7 +68,14 @@ GATEWAY = (
     "gateway.after_publish",  # the broker has it, nobody was told
     "gateway.after_outcome",  # the outcome came, nobody was told
 )
-NAMES = (*SETTLEMENT, *SINK_CLICKHOUSE, *SINK_REDIS, *SEALER, *WEBHOOKS, *GATEWAY)
+CLOSE = (
+    "close.after_close",  # the day is closed in the ledger, and nobody waits for ClickHouse any more
+    "close.after_watermark",
+    "close.after_figures",
+    "close.after_give_seal",  # the journal has the seal, ClickHouse may not
+    "close.after_seal",
+)
+NAMES = (*SETTLEMENT, *SINK_CLICKHOUSE, *SINK_REDIS, *SEALER, *WEBHOOKS, *GATEWAY, *CLOSE)
 
 
 class FailPointError(RuntimeError):

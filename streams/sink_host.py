@@ -13,8 +13,10 @@ import signal
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +24,16 @@ import orjson
 import structlog
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
-from schemas.codec import Codec, UnknownSchemaError
+from schemas.codec import Codec, UndecodableError, UnknownSchemaError
 from schemas.errors import InvariantError, PartUnavailableError
 from schemas.failpoints import failpoint
-from schemas.records import DeadLetter
+from schemas.records import CallCounts, DeadLetter
 from sinks.balances import Balances, Coalescer, RedisConfig, StateArrival
 from sinks.clickhouse import ClickHouseConfig
-from sinks.dead_letters import DeadLetterSink, Letter
+from sinks.dead_letters import DeadLetterSink
 from sinks.ledger_sink import Arrival, LedgerSink
+from sinks.log_sink import Logged, LogSink
+from sinks.measures import CallSink, SealSink
 from streams.clients import KafkaConfig
 from streams.reader import LogReader, LogRecord, end_offsets
 from streams.registry import Registry, learn_schemas
@@ -155,38 +159,79 @@ def run_clickhouse_sink(
     learner = _Learner(registry.codec(), registry)
 
     def session() -> None:
-        ids = topic_ids(kafka, [topics.journal, topics.dead])
-        ledger = LedgerSink(clickhouse, f"{topics.journal}@{ids[topics.journal]}", learner.codec)
-        dead = DeadLetterSink(clickhouse, f"{topics.dead}@{ids[topics.dead]}")
-        try:
+        ids = topic_ids(kafka, [topics.journal, topics.dead, topics.seals, topics.calls])
+        named = {topic: f"{topic}@{topic_id}" for topic, topic_id in ids.items()}
+        ledger = LedgerSink(clickhouse, named[topics.journal], learner.codec)
+        beside = [
+            _Beside(topics.dead, DeadLetterSink(clickhouse, named[topics.dead]), letter_of),
+            _Beside(topics.seals, SealSink(clickhouse, named[topics.seals]), partial(_of_ours, learner)),
+            _Beside(topics.calls, CallSink(clickhouse, named[topics.calls]), partial(_measured, learner)),
+        ]
+        with ExitStack() as stack:
+            stack.callback(ledger.close)
+            for b in beside:
+                stack.callback(b.sink.close)
             ends = end_offsets(kafka, topics.journal)
-            at, dead_at = ledger.take_over(), dead.take_over()
+            at = ledger.take_over()
             start = {p: at.get(p, 0) for p in ends}
             late_ms = min(250, options.flush_interval_ms)
-            with (
-                LogReader(kafka, topics.journal, start, patience_ms=late_ms) as journal,
-                LogReader(kafka, topics.dead, {p: dead_at.get(p, 0) for p in ends}, patience_ms=late_ms) as letters,
-            ):
-                report.verified = dict(start)
-                watch = _Ends(kafka, topics.journal, ends)
-                report.ends = watch
-                try:
-                    _clickhouse_loop(journal, letters, ledger, dead, learner, options, report, stop)
-                finally:
-                    report.ends = None
-                    watch.close()
-        finally:
-            ledger.close()
-            dead.close()
+            for b in beside:
+                known = b.sink.take_over()
+                first = {p: known.get(p, 0) for p in ends}
+                b.reader = stack.enter_context(LogReader(kafka, b.topic, first, patience_ms=late_ms))
+            journal = stack.enter_context(LogReader(kafka, topics.journal, start, patience_ms=late_ms))
+            report.verified = dict(start)
+            watch = _Ends(kafka, topics.journal, ends)
+            stack.callback(watch.close)
+            report.ends = watch
+            try:
+                _clickhouse_loop(journal, ledger, beside, learner, options, report, stop)
+            finally:
+                report.ends = None
 
     _keep_running(session, report, options, stop)
 
 
+@dataclass(slots=True)
+class _Beside:
+    """A topic beside the journal, its table, and what makes a record of it (None: it is left out)."""
+
+    topic: str
+    sink: LogSink
+    record_of: Callable[[LogRecord], Any]
+    reader: LogReader | None = None
+
+    def step(self, records_max: int) -> None:
+        """Stores what came."""
+        assert self.reader is not None, "the session has opened it"
+        records = [(r, self.record_of(r)) for r in self.reader.poll(records_max, 0.0)]
+        found = [Logged(r.partition, r.offset, x, r.timestamp_ms) for r, x in records if x is not None]
+        if found:
+            self.sink.write(found)
+
+
+def _of_ours(learner: _Learner, r: LogRecord) -> Any:
+    """A record that only roles of ours write. Raises InvariantError when it does not decode."""
+    try:
+        return learner(lambda: learner.codec.decode(r.value))
+    except UndecodableError as e:
+        raise InvariantError(f"a topic of the ledger's own holds a record that does not decode: {e}") from None
+
+
+def _measured(learner: _Learner, r: LogRecord) -> CallCounts | None:
+    """A count of calls; None for anything else: a measurement stops nothing."""
+    try:
+        found = learner(lambda: learner.codec.decode(r.value))
+    except (UndecodableError, InvariantError) as e:
+        log.warning("a count of calls is left out", partition=r.partition, offset=r.offset, why=str(e))
+        return None
+    return found if isinstance(found, CallCounts) and found.counts else None
+
+
 def _clickhouse_loop(
     journal: LogReader,
-    letters: LogReader,
     ledger: LedgerSink,
-    dead: DeadLetterSink,
+    beside: Sequence[_Beside],
     learner: _Learner,
     options: SinkOptions,
     report: Report,
@@ -207,9 +252,8 @@ def _clickhouse_loop(
             batch = []
         if not batch:
             report.verified = dict(journal.position)
-        found = letters.poll(options.poll_records_max, 0.0)
-        if found:
-            dead.write([Letter(r.partition, r.offset, letter_of(r)) for r in found])
+        for b in beside:
+            b.step(options.poll_records_max)
         report.ready, report.waiting_for = True, ""
         report.tell()
 

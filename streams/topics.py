@@ -9,6 +9,7 @@
 | seals | last sequence, same partition as the journal | for ever | Merkle roots over stretches of the journal |
 | replies | partition = gateway instance | 1 hour | outcomes that a caller waits for |
 | access | kind and id | compacted | partners' keys, webhook subscriptions, onboarding: what no ledger needs to know |
+| calls | none | 90 days | how many calls the gateways answered, and how fast: a measurement |
 | webhooks | see docs/webhooks.md | compacted | notifications that are not delivered yet, or dead |
 
 Every topic but `replies` has the same number of partitions, and an outcome stands in the partition of its command.
@@ -70,6 +71,10 @@ class Topics:
         return f"{self.world}.access"
 
     @property
+    def calls(self) -> str:
+        return f"{self.world}.calls"
+
+    @property
     def webhooks(self) -> str:
         return f"{self.world}.webhooks"
 
@@ -101,6 +106,7 @@ class Topics:
             self.seals: dict(forever),
             self.replies: {**by_broker, "retention.ms": str(DAY_MS // 24)},
             self.access: {**by_broker, "cleanup.policy": "compact"},
+            self.calls: {**by_broker, "retention.ms": str(90 * DAY_MS)},
             self.webhooks: {**by_broker, "cleanup.policy": "compact", "max.message.bytes": str(DEAD_BYTES_MAX)},
         }
 

@@ -18,6 +18,7 @@ from clearline.gateway.parts import Parts
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0, 30.0)
 _OTHER = "other"
+PARTNER = "clearline.partner"  # in the scope of a call: whose key it was, once that is known
 
 
 class Name(StrEnum):
@@ -46,6 +47,7 @@ class Metrics:
 
     def __init__(self, parts: Parts) -> None:
         self._registry = CollectorRegistry()
+        self._parts = parts
         labels = ("method", "route")
         self._calls = Counter(Name.CALLS, HELP[Name.CALLS], (*labels, "status"), registry=self._registry)
         self._seconds = Histogram(
@@ -59,6 +61,8 @@ class Metrics:
         method = scope["method"] if scope["method"] in _METHODS else _OTHER
         self._calls.labels(method, route, str(status)).inc()
         self._seconds.labels(method, route).observe(seconds)
+        if self._parts.meter is not None:
+            self._parts.meter.answered(scope.get(PARTNER, ""), method, route, status, seconds)
 
     def text(self) -> bytes:
         """All of them as Prometheus reads them."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from clearline.config import Settings
+from clearline.gateway.call_meter import CallMeter
 from clearline.gateway.reporting import NoReports, Reporting
 from clearline.webhooks.ports import WebhookParts
 from schemas.errors import PartUnavailableError
@@ -123,7 +124,7 @@ class Parts:
     """One gateway's parts. `base_url`: of the pages of codes, without a slash at the end. `now_ms`: the wall clock, or
     a test's; `ready`: why this gateway cannot serve, one sentence each, empty when it can; `figures`: of status;
     `tree`: all that the state has of a root, read anew; `memory`: what routes remember while the process lives;
-    `reporting`: what makes reports."""
+    `reporting`: what makes reports; `meter`: what counts the calls for the platform's day, None for nobody."""
 
     settings: Settings
     base_url: str
@@ -141,4 +142,5 @@ class Parts:
     webhooks: WebhookParts = field(default_factory=WebhookParts)
     tree: Callable[[str], Awaitable[Tree]] = no_tree
     memory: dict[str, Any] = field(default_factory=dict)
+    meter: CallMeter | None = None
     reporting: Reporting = field(default_factory=NoReports)

@@ -15,6 +15,7 @@ from fastapi import Depends, Request
 from clearline import keys
 from clearline.gateway import onboarding, signatures, tls
 from clearline.gateway.guard import add_headers, headers_of
+from clearline.gateway.metrics import PARTNER
 from clearline.gateway.parts import Parts
 from clearline.gateway.principal import Principal
 from clearline.gateway.problems import Problem
@@ -36,6 +37,7 @@ async def principal(request: Request) -> Principal:
     """Who asks, one call taken from the limits. Raises Problem."""
     parts = parts_of(request)
     key = await credential(request, parts)
+    request.scope[PARTNER] = key.partner_id
     if signatures.is_signed(request.headers):
         onboarding.saw(parts, key.partner_id, onboarding.SIGNED)
     await _charge(request, parts, root_of(key.partner_id), 1)

@@ -25,6 +25,7 @@ import uvloop
 from clearline.config import Settings
 from clearline.connection import Connection, clickhouse_config, connect, redis_config, registry_of
 from clearline.gateway.app import create_app
+from clearline.gateway.call_meter import CallMeter
 from clearline.gateway.outcomes import Outcomes, keep_ms
 from clearline.gateway.parts import Parts, Tree, limits_tree, wall_clock_ms
 from clearline.gateway.projections import PagePool, Projections
@@ -39,6 +40,7 @@ from sinks.balance_reader import BalanceReader
 from sinks.gate import CallLimits, RedisGate
 from streams.caller import Caller
 from streams.finder import Finder
+from streams.measured import MeasuredLog
 from streams.reader import end_offsets, read_to_end
 from streams.registry import Registry, learn_schemas
 from streams.state_rows import StateRows
@@ -49,6 +51,7 @@ log = structlog.get_logger()
 
 HEARTBEAT_S = 1.0
 BROKER_S = 5.0  # how often the broker is asked whether it is there
+COUNTS_S = 10.0  # how often the counts of calls are handed on: what a killed gateway loses at most
 STOP_S = 10  # for so long calls under way are answered after SIGTERM
 
 
@@ -67,7 +70,8 @@ async def _serve(settings: Settings, slot: int, ready_file: Path | None) -> None
         host, port = settings.gateway.host, settings.ports.gateway and settings.ports.gateway + slot
         options = tls_options(settings.gateway)
         listener = _Listener(host, port, options)
-        parts, health = await _parts(settings, slot, stack, listener.url)
+        parts, health, counted = await _parts(settings, slot, stack, listener.url)
+        parts.meter = meter = CallMeter(f"{slot}-{os.urandom(4).hex()}", parts.now_ms)
         server = uvicorn.Server(
             uvicorn.Config(
                 create_app(parts), loop="none", lifespan="off", log_config=None, access_log=False,
@@ -80,6 +84,7 @@ async def _serve(settings: Settings, slot: int, ready_file: Path | None) -> None
         beats = [
             asyncio.create_task(health.watch()),
             asyncio.create_task(_heartbeat(parts, health, ready_file, slot, listener.url)),
+            asyncio.create_task(_hand_on(meter, counted)),
         ]
         # What was made until now lives as long as the process: the collector need not look at it during calls.
         gc.collect()
@@ -92,6 +97,7 @@ async def _serve(settings: Settings, slot: int, ready_file: Path | None) -> None
             for task in beats:
                 task.cancel()
             await asyncio.gather(*beats, return_exceptions=True)
+            counted.send(meter.take())
 
 
 class _Listener:
@@ -115,8 +121,8 @@ class _Listener:
         self.url = f"{scheme}://{name}:{self.socket.getsockname()[1]}"
 
 
-async def _parts(settings: Settings, slot: int, stack: AsyncExitStack, url: str) -> tuple[Parts, Health]:
-    """The real parts, started; the stack ends them, the last one first."""
+async def _parts(settings: Settings, slot: int, stack: AsyncExitStack, url: str) -> tuple[Parts, Health, MeasuredLog]:
+    """The real parts, started, and where counts of calls go; the stack ends them, the last one first."""
     system = await asyncio.to_thread(connect, settings)
     registry = registry_of(settings)
     decode = Learning(system.codec, registry)
@@ -150,6 +156,8 @@ async def _parts(settings: Settings, slot: int, stack: AsyncExitStack, url: str)
     )  # fmt: skip
     await caller.start()
     stack.push_async_callback(caller.close)
+    counted = MeasuredLog(system.kafka, system.topics.calls, slot % settings.partitions, system.codec)
+    stack.push_async_callback(asyncio.to_thread, counted.close)
     health = Health(system, caller, access, rows)
     parts = Parts(
         settings, (g.public_url or url).rstrip("/"), settings.partitions, system.message_bytes_max, caller, finder,
@@ -157,7 +165,7 @@ async def _parts(settings: Settings, slot: int, stack: AsyncExitStack, url: str)
         tree=partial(_tree, system, decode),
         webhooks=WebhookParts(QueuedInKafka(system.kafka, system.topics, system.codec)), reporting=reporting,
     )  # fmt: skip
-    return parts, health
+    return parts, health, counted
 
 
 async def _tree(system: Connection, decode: Learning, root: str) -> Tree:
@@ -178,6 +186,13 @@ async def _tree(system: Connection, decode: Learning, root: str) -> Tree:
         return Tree(holds, accounts, limits, max(ends, default=0))
 
     return await asyncio.to_thread(read)
+
+
+async def _hand_on(meter: CallMeter, counted: MeasuredLog) -> None:
+    """Hands on what was counted, again and again."""
+    while True:
+        await asyncio.sleep(COUNTS_S)
+        counted.send(meter.take())
 
 
 class Learning:

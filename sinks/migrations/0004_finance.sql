@@ -74,7 +74,8 @@ CREATE TABLE IF NOT EXISTS {database}.calls
 (
     topic        LowCardinality(String) COMMENT 'calls with its id',
     partition    UInt16,
-    offset       UInt64 CODEC(Delta, ZSTD(1)) COMMENT 'of the count in the topic',
+    offset       UInt64 CODEC(Delta, ZSTD(1)) COMMENT 'of the record in the topic',
+    line         UInt16 CODEC(ZSTD(1)) COMMENT 'from 0 inside the record',
     instance     LowCardinality(String) COMMENT 'the gateway process, another after each start',
     minute       DateTime('UTC') CODEC(Delta, ZSTD(1)) COMMENT 'in which the calls were answered',
     partner_id   LowCardinality(String) COMMENT 'whose key it was; empty for calls without a valid one',
@@ -92,6 +93,6 @@ CREATE TABLE IF NOT EXISTS {database}.calls
 )
 ENGINE = MergeTree
 PARTITION BY toYYYYMM(counted_at)
-ORDER BY (topic, partition, offset)
+ORDER BY (topic, partition, offset, line)
 SETTINGS fsync_after_insert = 1, fsync_part_directory = 1
 COMMENT 'How many calls the gateways answered, and how fast. A measurement, not money';

@@ -99,6 +99,20 @@ def audit(world: Any) -> Iterator[str]:
             yield f"auditor, {check.name}: {difference}"
 
 
+def pending(world: Any) -> Iterator[str]:
+    """ClickHouse has what the journal says was set aside and released, each once."""
+    wanted = [
+        (p, offset, i, leg.account_id, leg.side, leg.change, leg.hold_id, int(leg.expired))
+        for p in range(world.broker.partitions)
+        for offset, e in world.broker.committed(TOPICS.journal, p)
+        for i, leg in enumerate(world.decode(e.value).pending)
+    ]
+    names = ("partition", "offset", "line", "account_id", "side", "change", "hold_id", "expired")
+    have = sorted(tuple(row[n] for n in names) for row in world.tables.rows["pending"])
+    if have != sorted(wanted):
+        yield f"ClickHouse has {len(have)} rows of what is pending, the journal {len(wanted)}; or others"
+
+
 def acknowledged(world: Any) -> Iterator[str]:
     """What a gateway was told is in the log is in the log."""
     for p, offset, value in world.gateways.acknowledged:

@@ -20,9 +20,9 @@ from confluent_kafka import Consumer, Producer
 
 import schemas.failpoints
 import sinks.balances
-import sinks.dead_letters
 import sinks.fence
 import sinks.ledger_sink
+import sinks.log_sink
 import streams.core
 import streams.host
 import streams.reader
@@ -80,7 +80,7 @@ def in_place(world: Any) -> Iterator[None]:
         (streams.host, "asyncio", SimpleNamespace(run_coroutine_threadsafe=no_coroutine)),
         (sinks.fence, "time", time), (sinks.fence, "random", sim.random),
         (sinks.fence, "os", SimpleNamespace(urandom=sim.random.randbytes)),
-        (sinks.ledger_sink, "Database", database), (sinks.dead_letters, "Database", database),
+        (sinks.ledger_sink, "Database", database), (sinks.log_sink, "Database", database),
         (sinks.balances, "redis", SimpleNamespace(
             RedisError=redis.RedisError,
             Redis=SimpleNamespace(from_url=lambda *_, **__: RedisClient(world.redis, sim if sim.task else None)))),

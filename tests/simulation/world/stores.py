@@ -25,7 +25,8 @@ from tests.simulation.world.scheduler import Scheduler
 Row = dict[str, Any]
 
 _COUNTERS = ("debits_pending", "debits_posted", "credits_pending", "credits_posted")
-_BYTES = frozenset({"chain", "command_id", "counters", "key", "value"})
+_BYTES = frozenset({"chain", "command_id", "counters", "hold_id", "key", "value"})
+_LEDGER = ("postings", "pending", "outcomes", "control_changes")
 
 
 class Tables:
@@ -34,7 +35,7 @@ class Tables:
     def __init__(self, sim: Scheduler, faults: Faults) -> None:
         self.sim = sim
         self.faults = faults
-        self.rows: dict[str, list[Row]] = {t: [] for t in ("postings", "outcomes", "control_changes", "dead_letters")}
+        self.rows: dict[str, list[Row]] = {t: [] for t in (*_LEDGER, "dead_letters", "seals", "calls")}
         self.checks: dict[str, set[int]] = {t: set() for t in self.rows}
         self.running: dict[str, Callable[[], None]] = {}
         self.inserts = 0
@@ -127,8 +128,11 @@ def _as_kept(row: Row) -> Row:
         raw = kept.pop("counters")
         for i, n in enumerate(_COUNTERS):
             kept[n] = int.from_bytes(raw[16 * i : 16 * i + 16], "little", signed=True)
-        kept["side"] = "credit" if kept.pop("side_code") == 2 else "debit"
         kept["amount"] = kept.pop("amount_in")
+    if "change_in" in kept:
+        kept["change"] = kept.pop("change_in")
+    if "side_code" in kept:
+        kept["side"] = "credit" if kept.pop("side_code") == 2 else "debit"
     if "value_day" in kept:
         kept["value_date"] = max(0, min(120_529, kept["value_day"]))
     return kept
@@ -142,6 +146,7 @@ _AGGREGATES: tuple[tuple[str, str], ...] = (
     (r"sum\((?:toUInt64\()?(\w+)\)?\)", r"sum(r['\1'] for r in rows)"),
     (r"(min|max)\((\w+)\)", r"\1((r['\2'] for r in rows), default=0)"),
     (r"uniqExact\((\w+)\)", r"len({r['\1'] for r in rows})"),
+    (r"uniqExact\((\w+), (\w+)\)", r"len({(r['\1'], r['\2']) for r in rows})"),
     (r"groupUniqArray\((\w+)\)", r"list({r['\1'] for r in rows})"),
 )
 

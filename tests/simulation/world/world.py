@@ -234,7 +234,8 @@ class World:
                 break
             self.sim.run(self.settled, self.sim.now + 5)
         checks: tuple[Callable[[], Any], ...] = (
-            partial(checker.audit, self), partial(checker.acknowledged, self), partial(checker.outcomes, self),
+            partial(checker.audit, self), partial(checker.pending, self), partial(checker.acknowledged, self),
+            partial(checker.outcomes, self),
             partial(checker.taken_over, self, recovered, self._at_work()),
         )  # fmt: skip
         for check in checks:
