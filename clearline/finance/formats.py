@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Callable
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -111,7 +112,7 @@ def readable(result: Result) -> list[RenderableType]:
 
 def _heading(result: Result) -> str:
     given = {p.name: p.default for p in result.report.parameters}
-    said = [f"{name} {value}" for name, value in result.asked.items() if value not in ("", given[name])]
+    said = [f"{name} {value}" for name, value in result.asked.items() if value not in ("", given.get(name))]
     return "  ".join([result.report.title, *said])
 
 
@@ -174,13 +175,24 @@ def _to_json(result: Result) -> bytes:
 
 
 def _to_csv(result: Result) -> bytes:
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
+    lines: list[str] = []
+    # The writer quotes the characters of its own line ends only, and a lone return would end a line for others, too.
+    writer = csv.writer(_Lines(lines), lineterminator="\r\n")
     writer.writerow(result.names)
     columns = result.report.columns
     for row in result.rows:
         writer.writerow([_csv_cell(c, v) for c, v in zip(columns, row, strict=True)])
-    return out.getvalue().encode()
+    return "".join(line.removesuffix("\r\n") + "\n" for line in lines).encode()
+
+
+class _Lines:
+    """What a writer takes for a file: each row is one call."""
+
+    def __init__(self, lines: list[str]) -> None:
+        self._lines = lines
+
+    def write(self, line: str) -> None:
+        self._lines.append(line)
 
 
 def _csv_cell(column: Column, value: Any) -> object:
@@ -193,7 +205,6 @@ def _csv_cell(column: Column, value: Any) -> object:
 
 
 def _to_parquet(result: Result) -> bytes:
-    import orjson
     import polars as pl
 
     kinds: dict[str, Any] = {
@@ -212,7 +223,7 @@ def _to_parquet(result: Result) -> bytes:
     frame = pl.DataFrame([series(i, c) for i, c in enumerate(result.report.columns)])
     said = {k: v for k, v in document(result).items() if k != "rows"}
     metadata = {
-        f"clearline.{k}": v if isinstance(v, str) else orjson.dumps(v, default=str).decode() for k, v in said.items()
+        f"clearline.{k}": v if isinstance(v, str) else json.dumps(v, ensure_ascii=False) for k, v in said.items()
     }
     out = io.BytesIO()
     frame.write_parquet(
