@@ -15,7 +15,7 @@ from typing import TypeVar
 from clearline.gateway.reporting import Place, Question, Reports, When
 from clearline.gateway.twin import LedgerTwin, codec
 from sinks import migrate
-from sinks.clickhouse import ClickHouseConfig
+from sinks.clickhouse import ClickHouseConfig, Database
 from sinks.finance.ask import Result
 from sinks.ledger_sink import Arrival, LedgerSink
 from tests.sink_child import TOPIC, feed

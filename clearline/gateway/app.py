@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from clearline.contract import ContractError
 from clearline.gateway import routes
 from clearline.gateway.answers import problem_of, problem_response
+from clearline.gateway.finance.pages import Finance
 from clearline.gateway.guard import Guard
 from clearline.gateway.metrics import Metrics
 from clearline.gateway.parts import Parts
@@ -40,6 +41,7 @@ def create_app(parts: Parts) -> FastAPI:
         app.include_router(router)
     for kind in _TOLD:
         app.add_exception_handler(kind, _told)
+    app.add_middleware(Finance, parts=parts)
     app.add_middleware(Edge, parts=parts, metrics=app.state.metrics)
     app.add_middleware(Guard, bytes_max=parts.settings.gateway.body_bytes_max, base_url=parts.base_url)
     return app

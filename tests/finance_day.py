@@ -1,0 +1,126 @@
+"""A month of a bank that looks like one, ending on a working day in the afternoon: for the page's tests and pictures.
+
+Shops and platforms with tills, products with amounts of their own, more business on working days and by day than on
+Sundays and by night, fees, refusals, and a few references that somebody meant badly. All from one seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from schemas.identity import partition_of
+from schemas.records import JournalRecord, PostedLeg
+from sinks import migrate
+from sinks.clickhouse import ClickHouseConfig
+from sinks.ledger_sink import Arrival, LedgerSink
+from tests.journals import DAY_MS, Maker, local_codec
+from tests.sink_child import TOPIC, feed
+
+NOW = datetime(2026, 11, 27, 16, 42, 7, 318_000, UTC)  # a Friday
+NOW_MS = int(NOW.timestamp()) * 1000 + 318
+DAYS = 30
+RECORDS = 4_200
+
+HOSTILE = (
+    "<script>document.title='owned'</script>", '"><img src=x onerror=alert(1)>', "=HYPERLINK(\"http://evil.example\",\"pay\")",
+    "{{ 7 * 7 }}", "\u202egnp.eciovni", "a" * 180, "javascript:alert(1)", "' OR 1=1 --",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Product:
+    """A product: how often of a hundred, and its least and largest amount in minor units of CNY."""
+
+    name: str
+    operation: str
+    often: int
+    least: int
+    most: int
+
+
+PRODUCTS = (
+    Product("scan-to-pay", "collect", 44, 8_00, 9_800_00), Product("wallet", "transfer", 22, 50_00, 16_000_00),
+    Product("payment", "pay", 12, 900_00, 48_000_00), Product("escrow", "release", 8, 2_000_00, 40_000_00),
+    Product("bill-discounting", "discount", 5, 20_000_00, 90_000_00),
+    Product("smart-loan", "repay", 5, 400_00, 60_000_00), Product("deposit", "place", 4, 5_000_00, 70_000_00),
+)  # fmt: skip
+PARTNERS = (
+    "orchard", "orchard/store-01", "orchard/store-02", "orchard/store-03", "lotus-travel", "harbor-pay",
+    "harbor-pay/tea-house", "harbor-pay/book-nook", "northwind", "jade-logistics",
+)  # fmt: skip
+CURRENCIES = {"CNY": 80, "USD": 15, "JPY": 5}
+_OFTEN = (3, 2, 1, 1, 1, 2, 4, 7, 11, 14, 15, 15, 16, 14, 13, 14, 14, 13, 12, 14, 13, 10, 7, 4)  # by hour
+_WEEK = (100, 96, 98, 104, 118, 72, 55)
+
+
+@dataclass
+class Month(Maker):
+    """Journals of such a bank."""
+
+    start_ms: int = NOW_MS // DAY_MS * DAY_MS - (DAYS - 1) * DAY_MS
+    gap: int = 0
+    wide_every: int = 1 << 30
+    product: Product = field(default=PRODUCTS[0])
+
+    @property
+    def partners(self) -> list[str]:
+        return list(PARTNERS)
+
+    def _openings(self) -> Iterator[tuple[int, JournalRecord]]:
+        for partner in self.partners:
+            p = partition_of(partner, self.partitions)
+            for currency in CURRENCIES:
+                for name in ("main", "till", "reserve"):
+                    yield p, self._open(p, f"{partner}:wallet:{name}-{currency.lower()}", "liability", currency)
+        for p in range(self.partitions):
+            for currency in CURRENCIES:
+                yield p, self._open(p, f"bank:clearing:{currency}", "asset", currency)
+                yield p, self._open(p, f"bank:fees:{currency}", "income", currency)
+
+    def _entry(self, p: int, partner: str) -> tuple[PostedLeg, ...]:
+        self.product = self._random.choices(PRODUCTS, [x.often for x in PRODUCTS])[0]
+        currency = self._random.choices(list(CURRENCIES), list(CURRENCIES.values()))[0]
+        least, most = self.product.least, self.product.most
+        amount = min(self._random.randrange(least, most) for _ in range(2))
+        amount = amount // 10 * 7 if currency == "USD" else amount // 5 if currency == "JPY" else amount
+        own = [a.account_id for a in self._of(p, partner, currency)]
+        payer, payee = self._random.sample([*own, f"bank:clearing:{currency}", f"bank:clearing:{currency}"], 2)
+        if payer == payee:
+            payer = own[0]
+        fee = amount * 6 // 1000
+        legs = [(payer, "debit", amount), (payee, "credit", amount - fee), (f"bank:fees:{currency}", "credit", fee)]
+        return tuple(self._post(p, *leg) for leg in legs if leg[2] > 0)
+
+    def _record(self, p: int, partner: str, outcome: str, **more: Any) -> JournalRecord:
+        at = datetime.fromtimestamp(self._now / 1000, UTC)
+        pace = _OFTEN[at.hour] * _WEEK[at.weekday()]
+        opening = more.get("command") == "OpenAccount"
+        self.step_ms = 3 if opening else max(2, 2 * DAYS * DAY_MS * 830 // (RECORDS * pace))
+        r = super()._record(p, partner, outcome, **more)
+        if r.command != "Transaction":
+            return r
+        reference = f"INV-{r.booked_at % 1_000_000:06}-{self._random.randrange(10, 99)}"
+        if r.outcome == "settled" and self._random.random() < 0.02:
+            reference = self._random.choice(HOSTILE)
+        return msgspec.structs.replace(
+            r, product=self.product.name, operation=self.product.operation, reference=reference
+        )
+
+
+def fill(config: ClickHouseConfig) -> int:
+    """Puts the month into a database, up to NOW. Returns how many records it has."""
+    migrate.apply(config)
+    month = Month(11)
+    lines = month.lines(RECORDS // 2)
+    while lines[-1].record.booked_at <= NOW_MS:
+        lines += month.lines(RECORDS // 10)
+    lines = [x for x in lines if x.record.booked_at <= NOW_MS]
+    sink = LedgerSink(config, TOPIC, local_codec())
+    feed(sink, [Arrival(x.partition, x.offset, x.value) for x in lines], 5_000)
+    sink.close()
+    return len(lines)
