@@ -134,6 +134,11 @@ class Database:
             rows, columns = self._client.execute(query, with_column_types=True)
             return list(columns), list(rows)
 
+    def columnar(self, query: str, params: dict[str, Any] | None = None) -> list[Sequence[Any]]:
+        """The columns of a query's answer; none when it has no row."""
+        with self._errors():
+            return list(self._client.execute(query, params or None, columnar=True))
+
     def stream(self, query: str, params: dict[str, Any] | None = None) -> Iterator[tuple[Any, ...]]:
         """Rows as they come, for results that need not fit into memory."""
         with self._errors():
@@ -155,6 +160,12 @@ class Database:
         with self._errors():
             lists = [column.tolist() for column in data]
             self._inserter.execute(query, lists, columnar=True, settings={"async_insert": 0})
+
+    def insert_columns(self, table: str, columns: dict[str, Sequence[Any]]) -> None:
+        """One block of rows into a table, a list of values by column. It lands whole or not at all."""
+        query = f"INSERT INTO {self.name}.{table} ({', '.join(columns)}) VALUES"
+        with self._errors():
+            self._client.execute(query, list(columns.values()), columnar=True, settings={"async_insert": 0})
 
     def close(self) -> None:
         self._client.disconnect()

@@ -1,0 +1,1 @@
+"""Reconciliation of an account with statements of it that come from outside (docs/reconciliation.md)."""
