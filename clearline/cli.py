@@ -20,6 +20,7 @@ from clearline.commands import (
     account,
     bench,
     calendar,
+    close,
     demo,
     dlq,
     document,
@@ -32,7 +33,9 @@ from clearline.commands import (
     partner,
     product,
     publish,
+    reader,
     receipt,
+    recon,
     report,
     sandbox,
     stack,
@@ -57,7 +60,7 @@ def build() -> typer.Typer:
         rich_markup_mode=None,
     )
     app.callback()(_settings)
-    nouns = (partner, account, limit, calendar, product, key, sandbox, onboard, migrate)
+    nouns = (partner, account, limit, calendar, close, product, key, reader, recon, sandbox, onboard, migrate)
     for module in (stack, demo, publish, *nouns, report, operate, receipt, explain, dlq, webhook, document, bench):
         module.register(app)
     return app

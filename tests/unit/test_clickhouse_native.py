@@ -489,8 +489,6 @@ REFUSED = [
     "SELECT * FROM default.`/etc/passwd`",
     "SELECT 1 IN (SELECT * FROM executable('x', TSV, 'a String'))",
     "SELECT * FROM python(x)",
-    "SET readonly = 0",
-    "SET max_threads = 1, allow_ddl = 1",
 ]
 
 

@@ -10,12 +10,13 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import BinaryIO, Final
 
 from clearline.embedded.clickhouse import sql
 from clearline.embedded.clickhouse.engine import Engine
 from clearline.embedded.clickhouse.errors import (
+    ACCESS_DENIED,
     MEMORY_LIMIT_EXCEEDED,
     READONLY,
     UNKNOWN_EXCEPTION,
@@ -24,8 +25,9 @@ from clearline.embedded.clickhouse.errors import (
     ProtocolError,
     ServerError,
 )
+from clearline.embedded.clickhouse.gate import Gate, Spent
 from clearline.embedded.clickhouse.native import Cancel, Data, Hello, NativeProtocol, Ping, Query
-from clearline.embedded.clickhouse.sessions import Session, User, authenticate
+from clearline.embedded.clickhouse.sessions import Session
 from clearline.embedded.clickhouse.source import Source
 
 DISPLAY_NAME: Final = "clearline development server (chDB)"
@@ -110,13 +112,13 @@ class Conversation:
         connection: socket.socket,
         engine: Engine,
         watcher: Watcher,
-        users: Mapping[str, User],
+        gate: Gate,
         timezone: str,
     ) -> None:
         self._connection = connection
         self._engine = engine
         self._watcher = watcher
-        self._users = users
+        self._gate = gate
         self._timezone = timezone
         self._source = Source(self._receive)
         self._protocol = NativeProtocol(self._source)
@@ -183,7 +185,7 @@ class Conversation:
 
     def _greet(self, hello: Hello) -> bool:
         try:
-            user = authenticate(self._users, hello.user, hello.password)
+            user = self._gate.users.authenticate(hello.user, hello.password)
             self._session = Session(self._engine, user, hello.database)
         except ServerError as error:
             self._say_goodbye(error)
@@ -200,7 +202,8 @@ class Conversation:
         try:
             try:
                 self._receive_tables(session, tables)
-                self._execute(session, query, started)
+                with self._gate.counted(session) as spent:
+                    self._execute(session, query, started, spent)
             except ProtocolError:
                 raise
             except ServerError as error:
@@ -217,6 +220,8 @@ class Conversation:
             if not isinstance(packet, Data) or (not packet.table and not packet.head.rows):
                 break
             try:
+                if session.user.policy is not None:
+                    raise ServerError(ACCESS_DENIED, "Not enough privileges: the grant CREATE TEMPORARY TABLE ON *.*")
                 name = packet.table or "_data"
                 names.append(name)
                 with _rows(packet) as file:
@@ -226,20 +231,19 @@ class Conversation:
         if failed is not None:
             raise failed
 
-    def _execute(self, session: Session, query: Query, started: int) -> None:
+    def _execute(self, session: Session, query: Query, started: int, spent: Spent) -> None:
         statement = sql.inspect(query.text)
-        if session.user.read_only:
-            sql.check_read_only(statement)
         sql.check_supported_native(statement)
-        session.begin(query.settings)
+        statement = self._gate.admit(session, statement, query.settings, query.parameters)
         if session.accept_set_or_use(statement):
             self._send(self._protocol.end())
         elif statement.insert is not None and not sql.inline_data(statement):
             self._insert(session, statement.insert)
         elif statement.is_query:
-            self._select(session, statement, query, started)
+            self._select(session, statement, query, started, spent)
         else:
             answer = session.run(statement.body, "Native", query.parameters)
+            spent.rows_read = answer.rows_read
             session.remember(statement)
             self._send_native(answer.content, with_header=True)
             if not answer.content and statement.verb in ("SHOW", "DESCRIBE", "DESC", "EXISTS", "EXPLAIN"):
@@ -257,7 +261,7 @@ class Conversation:
             self._send(packet)
         return len(packets) - (1 if with_header and packets else 0)
 
-    def _select(self, session: Session, statement: sql.Statement, query: Query, started: int) -> None:
+    def _select(self, session: Session, statement: sql.Statement, query: Query, started: int, spent: Spent) -> None:
         wants_extremes = query.settings.get("extremes", ("0", False))[0] in ("1", "true")
         with self._watcher.watch(self._connection) as watch:
             text = f"{statement.body}\n{watch.mark}"
@@ -265,14 +269,21 @@ class Conversation:
                 if statement.has_totals or wants_extremes:
                     self._with_totals(session, statement, query, text)
                 else:
-                    self._stream(session, statement, query, text, watch, started)
+                    self._stream(session, statement, query, text, watch, started, spent)
             except ServerError:
                 if not watch.cancelled:
                     raise
         self._send(self._protocol.end())
 
     def _stream(
-        self, session: Session, statement: sql.Statement, query: Query, text: str, watch: Watch, started: int
+        self,
+        session: Session,
+        statement: sql.Statement,
+        query: Query,
+        text: str,
+        watch: Watch,
+        started: int,
+        spent: Spent,
     ) -> None:
         blocks = size = rows_read = bytes_read = 0
         with contextlib.closing(session.stream(text, query.parameters)) as stream:
@@ -282,8 +293,11 @@ class Conversation:
                 blocks += self._send_native(chunk.content, with_header=not blocks)
                 size += len(chunk.content)
                 rows_read, bytes_read = chunk.rows_read, chunk.bytes_read
+                spent.rows_read = rows_read
         if not blocks:
             self._send(self._protocol.header(session.header(statement, query.parameters)))
+        if session.user.policy is not None:  # how many rows of others were passed over is not for a partner
+            rows_read = bytes_read = 0
         self._send(self._protocol.profile(rows_read, blocks, size))
         self._send(self._protocol.progress(rows_read, bytes_read, time.monotonic_ns() - started))
 

@@ -15,6 +15,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
+from clearline.embedded.clickhouse import access
+from clearline.embedded.clickhouse.readers import READERS_FILE
+
 MARKER: Final = "clearline-clickhouse.json"
 LOCK: Final = "clearline-clickhouse.lock"
 
@@ -58,8 +61,9 @@ class Engine:
         self.version = str(chdb.engine_version)
         _check_version(self.folder, self.version)
         self._address = _address(self.folder, _SETTINGS)
-        server = {**_SERVER, **_SETTINGS, "max_server_memory_usage": memory_bytes_max}
+        server: dict[str, int | str] = {**_SERVER, **_SETTINGS, "max_server_memory_usage": memory_bytes_max}
         try:
+            server["config-file"] = str(access.write(self.folder))
             self._control: Any = self._chdb.connect(_address(self.folder, server))
             self._control.query("SELECT 1", "Null")
         except Exception as error:
@@ -114,7 +118,7 @@ class Engine:
         self.close()
 
 
-def _address(folder: Path, options: Mapping[str, int]) -> str:
+def _address(folder: Path, options: Mapping[str, int | str]) -> str:
     return f"{folder}?" + "&".join(f"{name}={value}" for name, value in options.items())
 
 
@@ -122,7 +126,7 @@ def _lock(folder: Path) -> int:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         names = {entry.name for entry in folder.iterdir()}
-        if names - {LOCK, MARKER, "tmp"} and MARKER not in names and "store" not in names:
+        if names - {LOCK, MARKER, "tmp", access.FOLDER, READERS_FILE} and MARKER not in names and "store" not in names:
             raise CannotStartError(f"{folder} is not empty and is not a ClickHouse data folder: choose another one")
         handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:

@@ -40,7 +40,9 @@ from clearline.embedded.clickhouse.errors import (
     EndOfInputError,
     ServerError,
 )
-from clearline.embedded.clickhouse.sessions import Result, Session, User, authenticate, memory_file
+from clearline.embedded.clickhouse.gate import Gate
+from clearline.embedded.clickhouse.readers import User
+from clearline.embedded.clickhouse.sessions import Result, Session, memory_file
 from clearline.embedded.clickhouse.source import Source
 
 BODY_BYTES_MAX: Final = 1 << 30
@@ -62,6 +64,7 @@ _STATUS: Final[dict[int, HTTPStatus]] = {
     **dict.fromkeys((6, 26, 27, 38, 41, 53, 62, 69, 117, 131, 158, 469), HTTPStatus.BAD_REQUEST),
     **dict.fromkeys((16, 46, 47, 50, 60, 81, 115, 372), HTTPStatus.NOT_FOUND),
     **dict.fromkeys((497, 516), HTTPStatus.FORBIDDEN),
+    201: HTTPStatus.TOO_MANY_REQUESTS,
     48: HTTPStatus.NOT_IMPLEMENTED,
 }
 _CONTENT_TYPES: Final[tuple[tuple[str, str], ...]] = (
@@ -113,8 +116,7 @@ class Sessions:
         try:
             timeout = min(number(controls, "session_timeout", _SESSION_TIMEOUT_S), _SESSION_TIMEOUT_MAX_S)
             if database:
-                kept.session.begin({})
-                kept.session.run(f"USE {sql.identifier(database)}")
+                kept.session.use(database)
             yield kept.session
             kept.expires = time.monotonic() + timeout
         finally:
@@ -247,9 +249,9 @@ def _credentials(headers: Message, controls: Mapping[str, str]) -> tuple[str, st
 class HttpServer:
     """Serves the HTTP interface on a socket that listens already."""
 
-    def __init__(self, listener: socket.socket, engine: Engine, users: Mapping[str, User]) -> None:
+    def __init__(self, listener: socket.socket, engine: Engine, gate: Gate) -> None:
         self.engine = engine
-        self.users = users
+        self.gate = gate
         self.sessions = Sessions(engine)
         self.timezone = engine.timezone()
         self._running = 0
@@ -348,7 +350,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         try:
             request = parse_request(self.command, self.path, self.headers, body)
-            user = authenticate(self.owner.users, *_credentials(self.headers, request.controls))
+            user = self.owner.gate.users.authenticate(*_credentials(self.headers, request.controls))
             if not request.controls.get("query") and not request.body:
                 self._answer(HTTPStatus.OK, b"Ok.\n", {})
                 return
@@ -364,11 +366,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _run(self, request: Request, user: User) -> None:
         statement, rows = request.statement()
-        if user.read_only:
-            sql.check_read_only(statement)
         format_ = statement.format or request.controls.get("default_format") or "TabSeparated"
-        with self.owner.sessions.use(user, request.controls) as session:
-            session.begin(request.settings)
+        gate = self.owner.gate
+        with self.owner.sessions.use(user, request.controls) as session, gate.counted(session) as spent:
+            statement = gate.admit(session, statement, request.settings, request.parameters)
             if statement.insert is not None:
                 if user.read_only or request.method != "POST":
                     raise ServerError(READONLY, "Cannot execute query in readonly mode.")
@@ -382,6 +383,9 @@ class _Handler(BaseHTTPRequestHandler):
             else:
                 result = session.run(statement.body, format_, request.parameters)
                 session.remember(statement)
+            spent.rows_read = result.rows_read
+            if session.user.policy is not None:  # how many rows of others were passed over is not for a partner
+                result = Result(result.content, 0, 0, 0)
         content = result.content
         if format_ == "Native":
             content = native.body(content, number(request.controls, "client_protocol_version", 0))

@@ -16,9 +16,10 @@ from typing import Final
 from clearline.embedded.clickhouse.conversation import DISPLAY_NAME, Conversation, Watcher
 from clearline.embedded.clickhouse.engine import CannotStartError, Engine
 from clearline.embedded.clickhouse.errors import TOO_MANY_CONNECTIONS, ServerError
+from clearline.embedded.clickhouse.gate import Gate
 from clearline.embedded.clickhouse.http import HttpServer
 from clearline.embedded.clickhouse.native import NativeProtocol
-from clearline.embedded.clickhouse.sessions import User, default_users
+from clearline.embedded.clickhouse.readers import READERS_FILE, Users
 from clearline.embedded.clickhouse.source import Source
 
 HOST: Final = "127.0.0.1"
@@ -48,10 +49,10 @@ def listen(port: int) -> socket.socket:
 class NativeListener:
     """Accepts native clients, a thread for each."""
 
-    def __init__(self, listener: socket.socket, engine: Engine, users: dict[str, User]) -> None:
+    def __init__(self, listener: socket.socket, engine: Engine, gate: Gate) -> None:
         self._listener = listener
         self._engine = engine
-        self._users = users
+        self._gate = gate
         self._watcher = Watcher(engine)
         self._timezone = engine.timezone()
         self._open: set[socket.socket] = set()
@@ -91,7 +92,7 @@ class NativeListener:
 
     def _serve(self, connection: socket.socket) -> None:
         try:
-            Conversation(connection, self._engine, self._watcher, self._users, self._timezone).run()
+            Conversation(connection, self._engine, self._watcher, self._gate, self._timezone).run()
         finally:
             with self._lock:
                 self._open.discard(connection)
@@ -110,9 +111,9 @@ def serve(folder: Path, port: int, http_port: int, ready_file: Path | None) -> i
     engine = Engine(folder, MEMORY_BYTES_MAX)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    users = default_users()
-    native = NativeListener(native_socket, engine, users)
-    http = HttpServer(http_socket, engine, users)
+    gate = Gate(engine, Users(engine.folder / READERS_FILE))
+    native = NativeListener(native_socket, engine, gate)
+    http = HttpServer(http_socket, engine, gate)
     native.start()
     http.start()
     ports = {"port": native_socket.getsockname()[1], "http_port": http_socket.getsockname()[1]}

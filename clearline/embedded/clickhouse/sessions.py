@@ -10,21 +10,23 @@ import contextlib
 import json
 import os
 import re
-import secrets
 from collections.abc import Generator, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, BinaryIO, Final
 
 from clearline.embedded.clickhouse import sql
+from clearline.embedded.clickhouse.access import READER_ROLE
 from clearline.embedded.clickhouse.engine import Engine
 from clearline.embedded.clickhouse.errors import (
-    AUTHENTICATION_FAILED,
+    READONLY,
+    UNKNOWN_DATABASE,
     UNKNOWN_SETTING,
     ServerError,
     from_engine,
 )
+from clearline.embedded.clickhouse.policy import ROWS_FIRST, check_setting
+from clearline.embedded.clickhouse.readers import User
 
-READER: Final = "clearline_reader"
 _NO_SUCH_COLUMN: Final = 16
 _NAME: Final = re.compile(r"\w+", re.ASCII)
 
@@ -41,31 +43,6 @@ _ONE_BLOCK: Final = ", ".join(
 )
 
 Settings = Mapping[str, tuple[str, bool]]
-
-
-@dataclass(frozen=True, slots=True)
-class User:
-    """Who may connect."""
-
-    name: str
-    password: str = field(default="", repr=False)
-    read_only: bool = False
-
-
-def default_users() -> dict[str, User]:
-    """The two users of the development server: neither has a password, it listens on loopback only."""
-    return {"default": User("default"), READER: User(READER, read_only=True)}
-
-
-def authenticate(users: Mapping[str, User], name: str, password: str) -> User:
-    """The user, or ServerError as ClickHouse words it."""
-    user = users.get(name or "default")
-    if user is None or not secrets.compare_digest(user.password.encode(), password.encode()):
-        raise ServerError(
-            AUTHENTICATION_FAILED,
-            f"{name}: Authentication failed: password is incorrect, or there is no user with such name.",
-        )
-    return user
 
 
 @dataclass(slots=True)
@@ -102,12 +79,23 @@ class Session:
         self._applied: dict[str, str] = {}  # settings of the last query, still in force
         self._before: dict[str, str] = {}  # what they replaced
         self._unknown: set[str] = set()
-        if database:
+        if database or user.policy is not None:
             try:
-                self._command(self._base, f"USE {sql.identifier(database)}")
+                self.use(database or (user.policy.database if user.policy is not None else ""))
             except ServerError:
                 self.close()
                 raise
+
+    def use(self, database: str) -> None:
+        """Make a database the current one. Raises ServerError for one that is not there, or not for this reader."""
+        rules = self.user.policy
+        if rules is not None and not rules.may_use(database):
+            raise ServerError(UNKNOWN_DATABASE, f"Database {database} does not exist.")
+        self._command(self._base, f"USE {sql.identifier(database)}")
+
+    def database(self) -> str:
+        """The current one."""
+        return self._command(self._current, "SELECT currentDatabase()").removesuffix("\n")
 
     def close(self) -> None:
         """End the session; its temporary tables go."""
@@ -263,22 +251,52 @@ class Session:
     def _begin_restricted(self, settings: Settings, readonly: str) -> None:
         database = self._command(self._base, "SELECT currentDatabase()").strip()
         wanted = {name: value for name, (value, _) in settings.items() if name != "readonly"}
-        key = (database, tuple(wanted.items()), len(self._said), readonly)
+        if self.user.read_only:
+            wanted = self._allowed(wanted, settings)
+        key = (database, tuple(wanted.items()), len(self._said), readonly, self.user)
         if self._restricted_for != key:
             if self._restricted is not None:
                 self._restricted.close()
             self._restricted_for = None
             self._restricted = self._engine.connect()
             self._command(self._restricted, f"USE {sql.identifier(database)}")
+            if self.user.read_only:
+                caps = ", ".join(f"{name} = {cap.value:.0f}" for name, cap in self.user.caps.items())
+                self._command(self._restricted, f"SET {caps}")
             for statement in self._said:
                 self._command(self._restricted, statement)
             for name, value in wanted.items():
-                if self.user.read_only:
-                    sql.check_setting(name)
                 self._set_if_known(self._restricted, name, value, settings[name][1])
-            self._command(self._restricted, f"SET readonly = {int(readonly)}")
+            self._restrict(readonly)
             self._restricted_for = key
         self._current = self._restricted
+
+    def _restrict(self, readonly: str) -> None:
+        """After everything that a client asked for, so that nothing of it is taken back."""
+        rules = self.user.policy
+        if rules is not None:
+            fixed = ", ".join(f"{name} = {value}" for name, value in ROWS_FIRST.items())
+            self._command(self._restricted, f"SET additional_table_filters = {rules.filters()}, {fixed}")
+        if self.user.read_only:
+            self._command(self._restricted, f"SET ROLE {READER_ROLE}")
+        self._command(self._restricted, f"SET readonly = {int(readonly)}")
+
+    def _allowed(self, wanted: Mapping[str, str], settings: Settings) -> dict[str, str]:
+        """The settings that this reader may change. One that has its value already, or that no version knows and nobody
+        insists on, is left out. Raises ServerError for any other."""
+        found = {}
+        for name, value in wanted.items():
+            try:
+                check_setting(self.user.caps, name, value)
+            except ServerError:
+                before = self._value_of(name, important=settings[name][1])
+                if name in self.user.caps or name in ROWS_FIRST or before not in (None, value):
+                    raise
+            else:
+                found[name] = value
+        if settings.get("readonly", ("1", False))[0] not in ("1", "2"):
+            raise ServerError(READONLY, "Cannot modify 'readonly' setting in readonly mode.")
+        return found
 
     def accept_set_or_use(self, statement: sql.Statement) -> bool:
         """A restricted session cannot change itself: SET and USE act on what it is built from. True if it was one."""

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 from clearline.embedded.clickhouse.errors import (
@@ -45,9 +45,6 @@ _OUTWARD: Final = frozenset(
         *("azureblobstorage", "iceberg", "icebergs3", "iceberglocal", "icebergazure", "deltalake", "hudi", "paimon"),
         *("deltalakelocal", "catboostevaluate", "mergetreeindex"),
     }
-)
-_SETTINGS_KEPT: Final = re.compile(
-    r"readonly|allow_ddl|allow_introspection_functions|format_template_\w+|format_schema\w*"
 )
 
 
@@ -235,16 +232,68 @@ def check_read_only(statement: Statement) -> None:
         is_path = after.kind in ("string", "quoted") and "/" in after.text
         if is_path and (in_default or here.upper in _BEFORE_TABLE):
             raise ServerError(READONLY, f"Cannot execute query in readonly mode: table {after.text} is a file")
-    if statement.verb == "SET":
-        for here, after in itertools.pairwise(tokens):
-            if after.text == "=" and here.kind == "word":
-                check_setting(here.text)
 
 
-def check_setting(name: str) -> None:
-    """A setting the read-only user asks for. Raises ServerError for those that would lift the restriction."""
-    if _SETTINGS_KEPT.fullmatch(name):
-        raise ServerError(READONLY, f"Cannot modify '{name}' setting in readonly mode.")
+def assignments(statement: Statement) -> dict[str, str]:
+    """Names and values of a SET. Raises ServerError for SET ROLE and the like, which are no settings."""
+    found = _pairs(statement.tokens[1:])
+    if found is None:
+        raise ServerError(READONLY, "Cannot execute query in readonly mode: SET takes name = value only")
+    return found
+
+
+def lift_settings(statement: Statement) -> tuple[Statement, dict[str, tuple[str, bool]]]:
+    """A query without its closing SETTINGS clause, and what that says, as if it had come with the query.
+
+    The engine's read-only mode refuses every change inside a query, a server's some. A clause that is not understood
+    stays, for the engine to refuse.
+    """
+    if not statement.is_query:
+        return statement, {}
+    tokens = list(tokenize(statement.body))
+    place = next((i for i in range(len(tokens) - 1, 0, -1) if _begins_settings(tokens, i)), None)
+    found = _pairs(tokens[place + 1 :]) if place is not None else None
+    if place is None or found is None:
+        return statement, {}
+    body = statement.body[: tokens[place].start]
+    return replace(statement, body=body, text=body), {name: (value, True) for name, value in found.items()}
+
+
+def check_no_settings(statement: Statement) -> None:
+    """What is left after lift_settings: of a subquery, or of a form that was not understood. Raises ServerError."""
+    tokens = list(tokenize(statement.body))
+    for here, after in zip(tokens, tokens[2:], strict=False):
+        if here.upper == "SETTINGS" and after.text == "=":
+            raise ServerError(READONLY, "Cannot modify settings inside a query in readonly mode")
+
+
+def _begins_settings(tokens: list[Token], index: int) -> bool:
+    here = tokens[index]
+    return (
+        here.upper == "SETTINGS"
+        and here.depth == 0
+        and tokens[index + 2 : index + 3] != []
+        and (tokens[index + 2].text == "=")
+    )
+
+
+def _pairs(tokens: Sequence[Token]) -> dict[str, str] | None:
+    """`a = 1, b = 'x'` by name; None when it is anything else."""
+    found = dict[str, str]()
+    rest = list(tokens)
+    while rest:
+        if len(rest) < 3 or rest[0].kind != "word" or rest[1].text != "=":
+            return None
+        minus = rest[2].text == "-" and len(rest) > 3
+        value = rest[3] if minus else rest[2]
+        if value.kind not in ("string", "number", "word"):
+            return None
+        text = value.text[1:-1].replace("\\'", "'").replace("\\\\", "\\") if value.text[0] == "'" else value.text
+        found[rest[0].text] = f"-{text}" if minus else text
+        rest = rest[4 if minus else 3 :]
+        if rest and (rest.pop(0).text != "," or not rest):
+            return None
+    return found or None
 
 
 def check_supported_native(statement: Statement) -> None:
