@@ -174,11 +174,23 @@ class WebhookSettings(_Section):
     concurrency: int = Field(default=64, ge=1, le=1024)
 
 
+class TieOutSettings(_Section):
+    """The role that compares journal, ClickHouse and Redis all the time (docs/finance.md). A round each `interval_s`;
+    `behind_s`: how old the common place may be; `accounts_per_round`: balances that one round looks at, whether
+    something touched them or not; `rows_again`: rows of ClickHouse that one round reads again of what it knows."""
+
+    interval_s: float = Field(default=1.0, ge=0.1, le=60)
+    behind_s: float = Field(default=5.0, ge=1, le=3600)
+    accounts_per_round: int = Field(default=25_000, ge=1_000, le=10_000_000)
+    rows_again: int = Field(default=200_000, ge=1_000, le=1_000_000_000)
+
+
 class MetricsSettings(_Section):
-    """Where settlement workers serve metrics: worker N on `port` + N, or each on a free port when it is 0."""
+    """Where settlement workers serve metrics: worker N on `port` + N, or each on a free port when it is 0; the tie-out
+    on the port after the last worker's."""
 
     host: str = "127.0.0.1"
-    port: int = Field(default=0, ge=0, le=65535 - 63)
+    port: int = Field(default=0, ge=0, le=65535 - 64)
 
 
 class Settings(BaseSettings):
@@ -204,6 +216,7 @@ class Settings(BaseSettings):
     metrics: MetricsSettings = MetricsSettings()
     gateway: GatewaySettings = GatewaySettings()
     webhooks: WebhookSettings = WebhookSettings()
+    tieout: TieOutSettings = TieOutSettings()
 
     @property
     def sandbox(self) -> bool:

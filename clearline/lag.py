@@ -1,8 +1,8 @@
 """How far each role is behind, in records: the ends of the topics against where the roles have come to.
 
 Settlement's place is its committed group offset; a sink's is what it has proven to be in its store, and the
-sealer's what it has read (the minute that goes on is not sealed yet), a webhook worker's what it has queued; all of
-them tell it in their ready files.
+sealer's what it has read (the minute that goes on is not sealed yet), the tie-out's what it has compared with
+ClickHouse, a webhook worker's what it has queued; all of them tell it in their ready files.
 """
 
 from __future__ import annotations
@@ -59,7 +59,10 @@ def measure(settings: Settings, folder: DataFolder) -> dict[str, Any]:
         done = committed_offsets(kafka, topics.group, topics.submitted)
         roles = {"settlement": unsettled(kafka, topics.submitted, submitted, done)}
         waiting: dict[str, str] = {}
-        followers = (("sink-clickhouse", topics.journal), ("sink-redis", topics.state), ("sealer", topics.journal))
+        followers = (
+            ("sink-clickhouse", topics.journal), ("sink-redis", topics.state), ("sealer", topics.journal),
+            ("tieout", topics.journal),
+        )  # fmt: skip
         webhooks = [(f"webhooks-{i}", topics.journal) for i in range(settings.webhooks.instances)]
         for name, topic in (*followers, *webhooks):
             told = _told(folder, name)

@@ -73,6 +73,12 @@ def _sealer(settings: Settings, _slot: int, ready_file: Path | None) -> None:
     run_sealer(kafka_config(settings), Topics(settings.world), registry_of(settings), ready_file)
 
 
+def _tieout(settings: Settings, _slot: int, ready_file: Path | None) -> None:
+    from clearline.audit.continuous import role
+
+    role.run(settings, ready_file)
+
+
 def _gateway(settings: Settings, slot: int, ready_file: Path | None) -> None:
     from clearline.gateway import serve
 
@@ -90,6 +96,7 @@ _RUN: dict[str, Callable[[Settings, int, Path | None], None]] = {
     "sink-clickhouse": _sink_clickhouse,
     "sink-redis": _sink_redis,
     "sealer": _sealer,
+    "tieout": _tieout,
     "gateway": _gateway,
     "webhooks": _webhooks,
 }

@@ -38,7 +38,7 @@ ROLE_READY_S = 180.0
 ROLE_STARTS_MAX = 3
 _MANY = ("worker-", "gateway-", "webhooks-")  # roles of which there are several
 # Nobody waits for these, and what they do in bursts would make those late for whom somebody waits.
-_PROJECTIONS = ("sink-clickhouse", "sink-redis", "sealer", "webhooks")
+_PROJECTIONS = ("sink-clickhouse", "sink-redis", "sealer", "tieout", "webhooks")
 CHECKOUT = Path(__file__).resolve().parent.parent
 
 
@@ -303,11 +303,11 @@ class Stack:
 
 
 def role_names(settings: Settings) -> list[str]:
-    """All roles of a stack: worker-0 ..., the sinks, the sealer, gateway-0 ..., webhooks-0 ..."""
+    """All roles of a stack: worker-0 ..., the sinks, the sealer, the tie-out, gateway-0 ..., webhooks-0 ..."""
     workers = (f"worker-{i}" for i in range(settings.workers))
     gateways = (f"gateway-{i}" for i in range(settings.gateway.instances))
     webhooks = (f"webhooks-{i}" for i in range(settings.webhooks.instances))
-    return [*workers, "sink-clickhouse", "sink-redis", "sealer", *gateways, *webhooks]
+    return [*workers, "sink-clickhouse", "sink-redis", "sealer", "tieout", *gateways, *webhooks]
 
 
 def gateway_port(instance: int) -> str:

@@ -100,7 +100,7 @@ def test_status_has_every_pid_address_and_lag(kept, capsys):
         assert psutil.pid_exists(child["pid"]), name
     assert set(status["parts"]) == {"kafka", "registry", "clickhouse", "redis"}
     assert set(status["roles"]) == {
-        "worker-0", "worker-1", "sink-clickhouse", "sink-redis", "sealer", "gateway-0", "webhooks-0",
+        "worker-0", "worker-1", "sink-clickhouse", "sink-redis", "sealer", "tieout", "gateway-0", "webhooks-0",
     }  # fmt: skip
     assert set(status["addresses"]) == {
         "kafka_bootstrap", "registry_url", "clickhouse_host", "clickhouse_port", "clickhouse_http_port", "redis_url",
@@ -112,7 +112,7 @@ def test_status_has_every_pid_address_and_lag(kept, capsys):
     assert sorted(k for t in told for k in t if k.startswith("clearline_partition_stopped")) == [
         f"clearline_partition_stopped{{{p}}}" for p in range(4)
     ]
-    assert set(status["lag"]["roles"]) == {"settlement", "sink-clickhouse", "sink-redis", "sealer", "webhooks-0"}
+    assert set(status["lag"]["roles"]) == {"settlement", "sink-clickhouse", "sink-redis", "sealer", "tieout", "webhooks-0"}
     assert cli.main(["status"]) == 0
     assert "sink-clickhouse" in capsys.readouterr().out
     assert cli.main(["up", "--json"]) == 0

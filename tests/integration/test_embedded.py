@@ -248,7 +248,7 @@ def test_up_runs_all_roles_a_killed_one_is_restarted_and_down_leaves_nothing(tmp
         code, first = clearline(data, "up")
         assert code == 0, first
         assert set(first["roles"]) == {
-            "worker-0", "worker-1", "sink-clickhouse", "sink-redis", "sealer", "gateway-0", "webhooks-0",
+            "worker-0", "worker-1", "sink-clickhouse", "sink-redis", "sealer", "tieout", "gateway-0", "webhooks-0",
         }  # fmt: skip
         code, second = clearline(data, "up")
         assert (code, second["supervisor"]) == (0, first["supervisor"])

@@ -111,7 +111,7 @@ def test_who_waits_for_nobody_yields(tmp_path):
     roles = {name: stack._role_spec(name).niceness for name in role_names(settings)}
     yielding = {name for name, niceness in roles.items() if niceness == 9}
     assert stack._clickhouse_spec().niceness == 9
-    assert yielding == {"sink-clickhouse", "sink-redis", "sealer", "webhooks-0"}
+    assert yielding == {"sink-clickhouse", "sink-redis", "sealer", "tieout", "webhooks-0"}
     assert {roles[name] for name in roles.keys() - yielding} == {0}
 
 
@@ -437,7 +437,7 @@ def test_unknown_names_are_refused_with_the_known_ones(tmp_path):
     with pytest.raises(ClearlineError, match="kafka is not part of this stack"):
         Stack(settings).pid("kafka")
     assert role_names(settings) == [
-        "worker-0", "worker-1", "sink-clickhouse", "sink-redis", "sealer", "gateway-0", "webhooks-0",
+        "worker-0", "worker-1", "sink-clickhouse", "sink-redis", "sealer", "tieout", "gateway-0", "webhooks-0",
     ]  # fmt: skip
 
 
