@@ -6,16 +6,22 @@ reports must be the same bytes.
 
 from __future__ import annotations
 
+import csv
+import io
+import itertools
+import json
 import random
 import uuid
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from clearline import cli
 from clearline.finance import formats
 from schemas.errors import BadInputError
 from schemas.records import JournalRecord, PostedLeg
@@ -396,24 +402,24 @@ HOSTILE = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("text", HOSTILE)
-def test_hostile_texts_are_only_texts(world: World, text: str) -> None:
-    for report in REPORTS:
-        for p in report.parameters:
-            if p.asked in ("text", "partner"):
-                assert ask_for(world.db, report, {p.name: text}).rows == [], (report.name, p.name)
-            elif p.name == "account" and report.name == "holds":
-                assert ask_for(world.db, report, {"account": text}).rows == []
-            else:
-                with pytest.raises(BadInputError, match=f"^{p.name}: "):
-                    ask_for(
-                        world.db,
-                        report,
-                        {"account": "p1:wallet:a-cny"} | {p.name: text} if report.subject else {p.name: text},
-                    )
-    for axis in ("cut", "known_at", "closed"):
-        with pytest.raises(BadInputError, match=f"^{axis}: "):
-            ask_for(world.db, CATALOGUE["totals"], {}, **{axis: text})
+def test_hostile_texts_are_only_texts(world: World) -> None:
+    """Each in one parameter after another; all of them in every kind of parameter."""
+    texts = itertools.cycle(HOSTILE)
+    places = [(report, p) for report in REPORTS for p in report.parameters]
+    for (report, p), text in zip(places * 2, texts, strict=False):
+        needed = {"account": "p1:wallet:a-cny"} if report.name == "statement" else {}
+        if p.asked in ("text", "partner") or (p.name == "account" and report.subject != "account"):
+            assert ask_for(world.db, report, {**needed, p.name: text}).rows == [], (report.name, p.name, text)
+        else:
+            with pytest.raises(BadInputError, match=f"^{p.name}: "):
+                ask_for(world.db, report, {**needed, p.name: text})
+    for text in HOSTILE:
+        assert ask_for(world.db, CATALOGUE["totals"], {"partner": text}).rows == []
+        with pytest.raises(BadInputError, match=r"^account: .* is not known"):
+            ask_for(world.db, CATALOGUE["statement"], {"account": text})
+        for axis in ("cut", "known_at", "closed"):
+            with pytest.raises(BadInputError, match=f"^{axis}: "):
+                ask_for(world.db, CATALOGUE["totals"], {}, **{axis: text})
     assert world.db.rows("SELECT count() FROM postings")[0][0] == sum(len(x.record.postings) for x in world.lines)
 
 
@@ -448,3 +454,111 @@ def test_an_empty_ledger_has_reports(world: World) -> None:
             assert (found.rows, found.cut.text) == ([], "")
             assert all(formats.to_bytes(found, form) for form in formats.FORMS)
     db.close()
+
+
+# ---- the same on the command line ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def line(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsysbinary: Any) -> Any:
+    """Runs a command against the world's database: exit code, what it printed, what it said beside."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CLEARLINE_DATA_DIR", str(tmp_path / "data"))
+    nobody = "127.0.0.1:9"
+    for name, value in {
+        "KAFKA__BOOTSTRAP": nobody, "REGISTRY__URL": f"http://{nobody}", "REDIS__URL": f"redis://{nobody}/0",
+        "CLICKHOUSE__HOST": "127.0.0.1", "CLICKHOUSE__PORT": str(world.config.port),
+        "CLICKHOUSE__DATABASE": world.config.database,
+    }.items():  # fmt: skip
+        monkeypatch.setenv(f"CLEARLINE_{name}", value)
+
+    def run(*arguments: str) -> tuple[int, bytes, str]:
+        code = cli.main(list(arguments))
+        out = capsysbinary.readouterr()
+        return code, out.out, out.err.decode()
+
+    return run
+
+
+def test_every_report_is_a_command_in_every_format(world: World, line: Any, tmp_path: Path) -> None:
+    cut = cuts.at(world.db, {p: n // 2 for p, n in {x.partition: x.record.sequence for x in world.lines}.items()})
+    for report in REPORTS:
+        given = {"account": "bank:clearing:CNY"} if report.name == "statement" else {}
+        must = ask(world.db, report, given, cut)
+        command = ["report", report.name, *given.values(), "--cut", cut.text]
+        for form in formats.FORMS:
+            if report.name in ("trial-balance", "statement"):
+                code, out, said = line(*command, "--format", form)
+                assert (code, out) == (0, formats.to_bytes(must, form)), said
+        assert line(*command, "--json")[1] == formats.to_bytes(must, "json")
+        code, out, _ = line(*command)
+        assert code == 0 and f"as of {cut.text}" in out.decode()
+    code, out, said = line(*command, "--format", "csv", "--out", str(tmp_path / "r.csv"))
+    assert (code, out) == (0, b"")
+    assert (tmp_path / "r.csv").read_bytes() == formats.to_bytes(must, "csv")
+    assert f"as of {cut.text}" in said
+    code, _, said = line(*command, "--format", "csv", "--out", str(tmp_path / "none" / "r.csv"))
+    assert code == 2 and "cannot be written" in said
+
+
+def test_options_are_parameters(world: World, line: Any) -> None:
+    code, out, _ = line("report", "statement", "p1:wallet:a-cny", "--since", "2026-11-22", "--until", "2026-11-26",
+                        "--on", "booking", "--lines-max", "2", "--known-at", "2026-11-26T12:00", "--json")  # fmt: skip
+    found = json.loads(out)
+    assert code == 0
+    assert found["parameters"] == {
+        "account": "p1:wallet:a-cny", "since": "2026-11-22", "until": "2026-11-26", "on": "booking", "lines_max": "2",
+    }  # fmt: skip
+    assert found["as_of"]["known_at"] == "2026-11-26T12:00:00.000Z"
+    assert [row["kind"] for row in found["rows"]] == ["opening", "line", "line", "closing"]
+    for wrong, word in (
+        (["report", "totals", "--since", "x"], "since: must be a day"),
+        (["report", "totals", "--on", "x"], "on: must be one of value, booking"),
+        (["report", "totals", "--cut", "x"], "cut: must be"),
+        (["report", "statement", "p1:wallet:none"], "account: p1:wallet:none is not known"),
+        (["report", "totals", "--closed", "2026-11-20"], "2026-11-20 is not closed"),
+        (["balance", "p1:wallet:a-cny", "--as-of", "x"], "--as-of: must be a moment"),
+        (["balance", "p1:wallet:a-cny", "--value-date", "x"], "--value-date must be a day"),
+    ):
+        code, _, said = line(*wrong)
+        assert code == 2 and word in said, said
+
+
+def test_a_balance_has_both_time_axes(world: World, line: Any) -> None:
+    account, day, moment = "bank:clearing:CNY", date(2026, 11, 24), datetime(2026, 11, 25, 6, 30, tzinfo=UTC)
+    for asked_day, asked_at in ((day, None), (None, moment), (day, moment)):
+        sums = [0, 0]
+        for x in world.lines:
+            valued = asked_day is None or EPOCH + timedelta(days=x.record.value_date) <= asked_day
+            if valued and (asked_at is None or x.record.booked_at <= asked_at.timestamp() * 1000):
+                for p in x.record.postings:
+                    if p.account_id == account:
+                        sums[p.side == "credit"] += p.amount
+        options = ["--value-date", str(asked_day)] * (asked_day is not None)
+        options += ["--as-of", "2026-11-25T06:30"] * (asked_at is not None)
+        code, out, _ = line("balance", account, *options, "--json")
+        found = json.loads(out)
+        assert (code, found["debits_posted"], found["credits_posted"]) == (0, *sums)
+        assert found["balance"] == sums[0] - sums[1]
+
+
+def test_a_trial_balance_out_of_balance_is_exit_code_1(
+    world: World, line: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = world.server.config(f"clearline_{uuid.uuid4().hex[:8]}")
+    migrate.apply(config)
+    db = Database(config)
+    place = "topic, partition, offset, source_offset, sequence, booked_at"
+    db.run(
+        f"INSERT INTO postings ({place}, account_id, side_code, amount_in, currency, value_date) "
+        "SELECT 't', 0, 1, 1, 1, toDateTime64('2026-11-20', 3, 'UTC'), 'a:b:c', 1, 5, 'CNY', toDate32('2026-11-20')"
+    )
+    db.run(f"INSERT INTO outcomes ({place}, outcome) SELECT 't', 0, 1, 1, 1, toDateTime64('2026-11-20', 3, 'UTC'), 'x'")
+    db.close()
+    monkeypatch.setenv("CLEARLINE_CLICKHOUSE__DATABASE", config.database)
+    for form in ("table", "json", "csv", "xlsx"):
+        assert line("report", "trial-balance", "--format", form)[0] == 1
+    code, out, _ = line("report", "trial-balance")
+    assert code == 1 and "DIFFERENCES, debits less credits: 0.05 CNY" in out.decode()
+    rows = list(csv.DictReader(io.StringIO(line("report", "trial-balance", "--format", "csv")[1].decode())))
+    assert [(r["debits"], r["credits"], r["difference"]) for r in rows] == [("5", "0", "5")]
