@@ -167,7 +167,7 @@ class World:
                 return False
             marker = markers.get(f"live:sink:{p}")
             state_end = len(broker.log(TOPICS.state, p).entries)
-            if marker is None or int(marker["next"]) < max(state_end, int(marker["target"])):
+            if marker is None or "target" not in marker or int(marker["next"]) < max(state_end, int(marker["target"])):
                 return False
         journaled = sum(len(broker.committed(TOPICS.journal, p)) for p in range(broker.partitions))
         buried = sum(len(broker.committed(TOPICS.dead, p)) for p in range(broker.partitions))
