@@ -31,6 +31,15 @@ def give(system: Connection, command: Command, stall_s: float = 30.0) -> list[Ou
 
     Raises RejectedError, and PartUnavailableError when the broker takes nothing or no worker answers in `stall_s`.
     """
+    outcomes = ask(system, command, stall_s)
+    for outcome in outcomes:
+        if outcome.outcome in ("rejected", "dead"):
+            raise RejectedError(f"{type(command).__name__} {command.idempotency_key}", outcome)
+    return outcomes
+
+
+def ask(system: Connection, command: Command, stall_s: float = 30.0) -> list[Outcome]:
+    """The same, whatever became of it, by partition. Raises PartUnavailableError."""
     what = f"{type(command).__name__} {command.idempotency_key}"
     outcomes: list[Outcome] = []
     matcher: Matcher[int] = Matcher(lambda _token, outcome: outcomes.append(outcome))
@@ -49,7 +58,4 @@ def give(system: Connection, command: Command, stall_s: float = 30.0) -> list[Ou
                 f"no outcome of {what} within {stall_s:.0f} s; see `clearline status` for the workers, then try again "
                 f"with --key {command.idempotency_key}",
             )  # fmt: skip
-    for outcome in outcomes:
-        if outcome.outcome in ("rejected", "dead"):
-            raise RejectedError(what, outcome)
     return sorted(outcomes, key=lambda o: o.partition)

@@ -95,6 +95,14 @@ class Bar:
         """So many more are done."""
         self.to(self._done + by)
 
+    def phase(self, what: str, done: int, total: int) -> None:
+        """Another thing is waited for now, and so much of it is done."""
+        if self._what != what:
+            self._what, self._total, self._done, self._next = what, total, 0, total / 10
+            if self._progress is not None and self._task is not None:
+                self._progress.reset(self._task, description=what, total=total)
+        self.to(done)
+
     def to(self, done: int) -> None:
         """So many are done."""
         self._done = done

@@ -75,7 +75,15 @@ CLOSE = (
     "close.after_give_seal",  # the journal has the seal, ClickHouse may not
     "close.after_seal",
 )
-NAMES = (*SETTLEMENT, *SINK_CLICKHOUSE, *SINK_REDIS, *SEALER, *WEBHOOKS, *GATEWAY, *CLOSE)
+REPAIR = (
+    "repair.mid_fill",
+    "repair.after_fill",  # the right rows are beside the tables
+    "repair.after_lock",  # no sink may write
+    "repair.before_swap",
+    "repair.after_swap",  # of one table and month of several
+    "repair.before_unlock",
+)
+NAMES = (*SETTLEMENT, *SINK_CLICKHOUSE, *SINK_REDIS, *SEALER, *WEBHOOKS, *GATEWAY, *CLOSE, *REPAIR)
 
 
 class FailPointError(RuntimeError):

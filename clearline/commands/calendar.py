@@ -1,15 +1,14 @@
-"""`clearline calendar` and `clearline close`: business days, and the end of one."""
+"""`clearline calendar`: business days. Their end is `clearline close`."""
 
 from __future__ import annotations
 
-from hashlib import blake2b
 from typing import Annotated, Any
 
 import typer
 
 from clearline import screen
 from clearline.commands.common import example, live
-from clearline.commands.give import ByOption, KeyOption, NoteOption, asked_by, give_document
+from clearline.commands.give import ByOption, KeyOption, NoteOption, give_document
 
 Subject = Annotated[str, typer.Argument(help="A partner's path, or bank for everybody without a calendar.")]
 
@@ -24,7 +23,6 @@ def register(app: typer.Typer) -> None:
     group.command(
         "set", **example("clearline calendar set bank --zone Asia/Shanghai --closed saturday --closed sunday")
     )(set_)  # fmt: skip
-    app.command("close", **example('clearline close 2026-11-22 --note "end of day"'))(close)
 
 
 def set_(
@@ -65,19 +63,3 @@ def show(subject: Subject, as_json: screen.JsonFlag = False) -> None:
         document["closed_days"] = [iso_date(d.day) for d in row.closed_days]
     lines = [f"{k.replace('_', ' ')}: {', '.join(v) if isinstance(v, list) else v}" for k, v in document.items()]
     screen.answer(document, as_json, lines if row is not None else [f"{subject} has no calendar of its own"])
-
-
-def close(
-    day: Annotated[
-        str, typer.Argument(help="The business day to close, YYYY-MM-DD; all before it are closed with it.")
-    ],
-    by: ByOption = "",
-    note: NoteOption = "",
-    key: KeyOption = "",
-    as_json: screen.JsonFlag = False,
-) -> None:
-    """Close a business day in every partition: what comes later for it is booked to the open day, with a link."""
-    # The same command again goes on where it was broken off: partitions that have it answer with their first outcome.
-    who = blake2b(f"{asked_by(by)}\0{note}".encode(), digest_size=6).hexdigest()
-    document = {"command": "CloseDay", "day": day}
-    give_document(document, by, note, key or f"close-{day}-{who}", as_json, f"{day} is closed")
