@@ -90,7 +90,8 @@ class RegistrySettings(_Section):
 class ClickHouseSettings(_Section):
     """`host` None: the development server over chDB is run here. `database` empty: `clearline_<world>`.
 
-    `reader_user` may only read; reports and `clearline sql` run as it. `secure`: TLS.
+    `reader_user` may only read; reports and `clearline sql` run as it. `data_user` writes partners' own tables and
+    nothing else; empty: `user` does. `secure`: TLS.
     """
 
     host: str | None = None
@@ -100,6 +101,8 @@ class ClickHouseSettings(_Section):
     password: str = Field(default="", repr=False)
     reader_user: str = "clearline_reader"
     reader_password: str = Field(default="", repr=False)
+    data_user: str = ""
+    data_password: str = Field(default="", repr=False)
     secure: bool = False
     database: str = Field(default="", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$|^$")
 
@@ -160,6 +163,9 @@ class GatewaySettings(_Section):
     report_s_max: int = Field(default=20, ge=1, le=600)
     report_rows_max: int = Field(default=200_000, ge=1, le=10_000_000)
     report_cache_mb: int = Field(default=64, ge=1, le=65_536)
+    tables_max: int = Field(default=20, ge=1, le=10_000)
+    table_rows_max: int = Field(default=200_000, ge=1, le=1_000_000)
+    table_bytes_max: int = Field(default=20_000_000, ge=1024, le=100_000_000)
 
 
 class WebhookSettings(_Section):
@@ -311,7 +317,9 @@ def _sentence(error: ValidationError) -> str:
     path = [str(p) for p in first["loc"]]
     name = ".".join(path) or "settings"
     secret = (
-        path[-1:] in (["password"], ["reader_password"], ["master_key"]) or path[:1] == ["redis"] or "client" in path
+        path[-1:] in (["password"], ["reader_password"], ["data_password"], ["master_key"])
+        or path[:1] == ["redis"]
+        or "client" in path
     )
     if first["type"] == "extra_forbidden":
         text = f"setting {name} is not known; docs/settings.md has the names"

@@ -17,6 +17,7 @@ from clearline.gateway.twin import LedgerTwin, codec
 from sinks import migrate
 from sinks.clickhouse import ClickHouseConfig, Database
 from sinks.finance.ask import Result
+from sinks.finance.tables import Tables
 from sinks.ledger_sink import Arrival, LedgerSink
 from tests.sink_child import TOPIC, feed
 from tests.sink_servers import ClickHouseServer
@@ -92,3 +93,17 @@ class GroundReports:
         """As `Reporting.close`."""
         if self._reports is not None:
             await self._reports.close()
+
+
+class GroundTables:
+    """`PartnerTables` beside the ledger of a twin: in the same server, made when a table is first asked for."""
+
+    def __init__(self, twin: LedgerTwin) -> None:
+        self._twin = twin
+        self._tables: Tables | None = None
+
+    async def ask(self, question: Callable[[Tables], T]) -> T:
+        """As `PartnerTables.ask`, in the thread that asks."""
+        if self._tables is None:
+            self._tables = Tables(stored(self._twin))
+        return question(self._tables)

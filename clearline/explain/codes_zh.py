@@ -20,11 +20,13 @@ CODES: dict[str, tuple[str, str]] = {
     "not_found": ("此处没有属于您的内容。", "请检查标识及其编码。"),
     "method_not_allowed": ("该路径不支持此方法。", "`Allow` 列出了支持的方法。"),
     "checks_missing": ("检查尚未全部完成。", "请按 `GET /v1/onboarding` 的说明完成各项检查。"),
+    "tables_full": ("合作方的数据表已达上限。", "请删除不再需要的表。"),
     "body_too_large": ("请求体过大。", "请减少单次内容；一批最多 1,000 笔。"),
-    "unsupported_media_type": ("只接受 JSON。", "请发送 `Content-Type: application/json`。"),
+    "unsupported_media_type": ("不接受此类请求体。", "请发送 `Content-Type: application/json`；数据表用 `text/csv`。"),
     "rate_limited": ("合作方的瞬时请求数超过上限。", "请按 Retry-After 所示时间等待。"),
     "quota_exceeded": ("当日请求额度已用完。", "请等到次日（UTC），或申请提高额度。"),
     "verification_failed": ("接收方没有回传验证码。", "请以 2xx 应答，并在响应体中带上 `data.challenge`。"),
+    "report_too_large": ("报表过大，或耗时过长。", "请缩短期间、限定合作方，或减少明细。"),
     "internal": ("本系统自身的错误。", "请用相同的键重试，并告知 `instance`。"),
     "unavailable": ("所需的部件没有响应。", "请用相同的键重试，不会重复入账。"),
     # The ledger's reasons.
@@ -85,4 +87,6 @@ CODES: dict[str, tuple[str, str]] = {
     "day_closed": ("该日已日终。", "无需处理；迟到的交易记入开放日。"),
     "day_ahead": ("该日尚未开始。", "请待其开始后再日终。"),
     "crossing_unknown": ("没有跨分区交易在等待此步骤。", "无需处理：此前已有定论。"),
+    "day_open": ("该日在本分区尚未日终。", "请先日终：`clearline close DATE`。"),
+    "day_sealed": ("该日已封存；`hash` 为其摘要。", "无需处理；`clearline close --verify DATE` 可重新核算。"),
 }  # fmt: skip

@@ -43,7 +43,10 @@ def create_app(parts: Parts) -> FastAPI:
         app.add_exception_handler(kind, _told)
     app.add_middleware(Finance, parts=parts)
     app.add_middleware(Edge, parts=parts, metrics=app.state.metrics)
-    app.add_middleware(Guard, bytes_max=parts.settings.gateway.body_bytes_max, base_url=parts.base_url)
+    own = parts.settings.gateway
+    app.add_middleware(
+        Guard, bytes_max=own.body_bytes_max, table_bytes_max=own.table_bytes_max, base_url=parts.base_url
+    )
     return app
 
 

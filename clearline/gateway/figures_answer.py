@@ -62,7 +62,7 @@ def asked_of(request: Request, report: Report, path: Mapping[str, str] = _NOTHIN
     try:
         return Asked(shaped(report, given), given, When(*(query.get(n, "") for n in WHEN)), _form(request))
     except BadInputError as e:
-        raise _field_error(e) from None
+        raise field_error(e) from None
 
 
 async def answer(request: Request, who: Principal, asked: Asked) -> Response:
@@ -77,7 +77,7 @@ async def answer(request: Request, who: Principal, asked: Asked) -> Response:
             return Response(status_code=304, headers=headers)
         body = await parts.reporting.file(question, form.name, form.render)
     except BadInputError as e:
-        raise _field_error(e) from None
+        raise field_error(e) from None
     if form.name != "json":
         headers["Content-Disposition"] = f'attachment; filename="{asked.report.name}.{form.name}"'
     return Response(body, headers=headers, media_type=form.media)
@@ -98,7 +98,7 @@ def as_of_text(cut: Cut) -> str:
 
 def _headers(question: Question, tag: str) -> dict[str, str]:
     place = question.place
-    keep = f"private, max-age={FIXED_S}, immutable" if place.fixed else f"private, max-age={math.ceil(HEAD_S)}"
+    keep = f"private, max-age={FIXED_S}, immutable" if question.fixed else f"private, max-age={math.ceil(HEAD_S)}"
     return {
         "Clearline-As-Of": as_of_text(place.cut), "ETag": tag, "Cache-Control": keep, "Age": str(int(place.age_s)),
         "Vary": "Accept, Authorization, Clearline-Partner, Signature",
@@ -137,7 +137,7 @@ def _has(request: Request, tag: str) -> bool:
     return any(star or named == tag for named, star in found)
 
 
-def _field_error(e: BadInputError) -> ContractError | BadInputError:
+def field_error(e: BadInputError) -> ContractError | BadInputError:
     """The parameter and its rule, when the error names them."""
     named = _NAMED.fullmatch(str(e))
     return ContractError([FieldError(named[1], named[2])]) if named else e

@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from clearline.gateway import problems
 from clearline.gateway.problems import Problem
 
+TABLES = "/v1/data/tables/"
 BATCH_FACTOR = 10  # a batch may have so many times the bytes of one
 _HEADERS = "clearline.headers"
 
@@ -32,26 +33,33 @@ def headers_of(scope: Scope) -> dict[bytes, bytes]:
 
 
 class Guard:
-    """Refuses bodies of more than `bytes_max` bytes (ten times as many for a batch) with 413, and adds headers.
+    """Refuses bodies of more than `bytes_max` bytes (ten times as many for a batch, `table_bytes_max` for a partner's
+    table) with 413, and adds headers.
 
     `base_url`: of the pages of codes.
     """
 
-    def __init__(self, app: ASGIApp, bytes_max: int, base_url: str) -> None:
+    def __init__(self, app: ASGIApp, bytes_max: int, table_bytes_max: int, base_url: str) -> None:
         self._app = app
         self._bytes_max = bytes_max
+        self._table_bytes_max = table_bytes_max
         self._base_url = base_url
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        bytes_max = self._bytes_max * (BATCH_FACTOR if scope["path"].endswith(":batch") else 1)
+        bytes_max = self._most(scope["path"])
         declared = _declared(scope)
         if declared is not None and declared > bytes_max:
             await self._refuse(send, bytes_max)
             return
         await self._app(scope, _counted(receive, bytes_max), _with_headers(scope, send))
+
+    def _most(self, path: str) -> int:
+        if path.startswith(TABLES):
+            return self._table_bytes_max
+        return self._bytes_max * (BATCH_FACTOR if path.endswith(":batch") else 1)
 
     async def _refuse(self, send: Send, bytes_max: int) -> None:
         problem = Problem("body_too_large", f"the body may have {bytes_max} bytes")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from clearline.config import Settings
 from clearline.gateway.call_meter import CallMeter
+from clearline.gateway.partner_tables import NoTables, PartnerTables
 from clearline.gateway.reporting import NoReports, Reporting
 from clearline.webhooks.ports import WebhookParts
 from schemas.errors import PartUnavailableError
@@ -124,7 +125,8 @@ class Parts:
     """One gateway's parts. `base_url`: of the pages of codes, without a slash at the end. `now_ms`: the wall clock, or
     a test's; `ready`: why this gateway cannot serve, one sentence each, empty when it can; `figures`: of status;
     `tree`: all that the state has of a root, read anew; `memory`: what routes remember while the process lives;
-    `reporting`: what makes reports; `meter`: what counts the calls for the platform's day, None for nobody."""
+    `reporting`: what makes reports; `tables`: partners' own; `meter`: what counts the calls for the platform's day,
+    None for nobody."""
 
     settings: Settings
     base_url: str
@@ -144,3 +146,4 @@ class Parts:
     memory: dict[str, Any] = field(default_factory=dict)
     meter: CallMeter | None = None
     reporting: Reporting = field(default_factory=NoReports)
+    tables: PartnerTables = field(default_factory=NoTables)

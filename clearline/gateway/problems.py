@@ -46,8 +46,11 @@ OWN: dict[str, Own] = {
     "not_found": Own(404, "Nothing of yours is here.", "Check the id and its encoding."),
     "method_not_allowed": Own(405, "The path does not have this method.", "`Allow` names those it has."),
     "checks_missing": Own(409, "The inspection is not complete.", "Do what `GET /v1/onboarding` says for each check."),
+    "tables_full": Own(409, "The partner has as many tables as it may.", "Delete one that nobody needs."),
     "body_too_large": Own(413, "The body is too large.", "Send less at once; a batch takes up to 1,000."),
-    "unsupported_media_type": Own(415, "Only JSON is taken.", "Send `Content-Type: application/json`."),
+    "unsupported_media_type": Own(
+        415, "This type of body is not taken.", "Send `Content-Type: application/json`; a table as `text/csv`."
+    ),
     "rate_limited": Own(429, "More calls than the partner may make at once.", "Wait for as long as Retry-After says."),
     "quota_exceeded": Own(429, "The day's calls are used up.", "Wait for the next day, UTC, or have the quota raised."),
     "verification_failed": Own(

@@ -65,6 +65,11 @@ class Question:
     whose: str
 
     @property
+    def fixed(self) -> bool:
+        """Whether its answer never changes: at a cut that was named, and of nothing but the ledger."""
+        return self.place.fixed and not self.values.get("join")
+
+    @property
     def key(self) -> tuple[Hashable, ...]:
         """What it is kept under: all that its figures follow from, and whose they are."""
         at = self.place.cut

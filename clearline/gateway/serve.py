@@ -13,6 +13,7 @@ import signal
 import socket
 import time
 from contextlib import AsyncExitStack, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from clearline.connection import Connection, clickhouse_config, connect, redis_c
 from clearline.gateway.app import create_app
 from clearline.gateway.call_meter import CallMeter
 from clearline.gateway.outcomes import Outcomes, keep_ms
+from clearline.gateway.partner_tables import tables_pool
 from clearline.gateway.parts import Parts, Tree, limits_tree, wall_clock_ms
 from clearline.gateway.projections import PagePool, Projections
 from clearline.gateway.reporting import Reports
@@ -151,6 +153,12 @@ async def _parts(settings: Settings, slot: int, stack: AsyncExitStack, url: str)
         house, seconds_max=g.report_s_max, rows_max=g.report_rows_max, bytes_max=g.report_cache_mb << 20
     )
     stack.push_async_callback(reporting.close)
+    writer = house
+    if settings.clickhouse.data_user:
+        own = settings.clickhouse
+        writer = replace(house, user=own.data_user, password=own.data_password)
+    tables = tables_pool(writer)
+    stack.push_async_callback(partial(asyncio.to_thread, tables.close))
     caller = Caller(
         system.kafka, system.topics, system.codec, settings.partitions, slot, kept=outcomes.kept
     )  # fmt: skip
@@ -164,6 +172,7 @@ async def _parts(settings: Settings, slot: int, stack: AsyncExitStack, url: str)
         access, gate, reads, outcomes, ready=health.troubles, figures=health.figures,
         tree=partial(_tree, system, decode),
         webhooks=WebhookParts(QueuedInKafka(system.kafka, system.topics, system.codec)), reporting=reporting,
+        tables=tables,
     )  # fmt: skip
     return parts, health, counted
 

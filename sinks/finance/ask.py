@@ -110,9 +110,9 @@ def query(report: Report, asked: Mapping[str, str], cut: Cut, bounds: Bounds, da
         "whole_before": bounds.whole_before.isoformat(),
         "known_at": _milliseconds(bounds.last),
     }
-    parameters = ", ".join(f"{name} = {_quoted(value)}" for name, value in {**asked, **technical}.items())
+    source = report.source(database, {name: _quoted(value) for name, value in {**asked, **technical}.items()})
     columns = ", ".join(c.name for c in report.columns)
-    return f"SELECT {columns} FROM {database}.{report.view}({parameters}) ORDER BY {', '.join(report.order)}"
+    return f"SELECT {columns} FROM {source} ORDER BY {', '.join(report.order)}"
 
 
 def values(report: Report, given: Mapping[str, str]) -> dict[str, str]:

@@ -6,6 +6,7 @@ formats; the figures come from the parameterised view of the same name in `views
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Literal
@@ -66,6 +67,10 @@ class Report:
     @property
     def view(self) -> str:
         return "report_" + self.name.replace("-", "_")
+
+    def source(self, database: str, parameters: Mapping[str, str]) -> str:
+        """What its rows are selected from. `parameters`: all, as literals."""
+        return f"{database}.{self.view}({', '.join(f'{name} = {value}' for name, value in parameters.items())})"
 
     def parameter(self, name: str) -> Parameter:
         """Raises BadInputError with the names there are."""

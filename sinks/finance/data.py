@@ -7,10 +7,11 @@ of an entry and what is asked of it the entry that is asked: which columns there
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from schemas.errors import BadInputError
 from sinks.finance.catalogue import ASKER, ON, OWNER, PERIOD, POSTINGS, PRODUCT, SINCE, UNTIL, Column, Parameter, Report
+from sinks.finance.tables import Version, column_of, data_database
 
 DIMENSIONS = ("day", "week", "month", "product", "operation", "partner", "currency")
 _PERIODS = ("day", "week", "month")
@@ -23,7 +24,51 @@ BY_PERIOD = Parameter("by", "choice", "One row per day, week from Monday, or mon
 TOP = Parameter("n", "count", f"At most so many of each currency, 1 to {TOP_MAX}.", "10")
 _BEGINS = Column("begins", "date", "the day, or the first day of the week or month")
 
-AGGREGATES = Report(
+JOIN = Parameter("join", "text", "A table of the partner's own, and the version of it.", "")
+MATCH = Parameter("match", "text", "What its key is: partner, account, reference or metadata.FIELD.", "")
+COLUMNS = Parameter("columns", "text", "Its columns with commas between; all unless they are given.", "")
+_OF_JOINS = ("join", "match", "columns")
+
+
+@dataclass(frozen=True, slots=True)
+class Aggregates(Report):
+    """Aggregates, and joined with a partner's own table when `version` says which: its columns stand beside `by`, and
+    are empty where no row of it has the key."""
+
+    by: tuple[str, ...] = ()
+    version: Version | None = None
+    match: str = ""
+    shown: tuple[str, ...] = ()
+
+    def source(self, database: str, parameters: Mapping[str, str]) -> str:
+        """As `Report.source`."""
+        own = {name: value for name, value in parameters.items() if name not in _OF_JOINS}
+        view = f"{database}.{self.view}"
+        if self.version is None:
+            return f"{view}({_literals(own)})"
+        key = "key"
+        if self.match == "partner":
+            own["by"], key = f"'{','.join({**dict.fromkeys(self.by), 'partner': None})}'", "partner"
+        else:
+            view, own["match"] = f"{view}_keyed", parameters["match"]
+        # Names of columns and tables were checked when they were made, and have no quotes or spaces.
+        groups = [f"v.{name} AS {name}" for name in self.by] + [
+            f"t.{column_of(name)} AS {self.version.name}_{name}" for name in self.shown
+        ]
+        names = [group.rpartition(" ")[2] for group in groups]
+        sums = ", ".join(f"sum(v.{name}) AS {name}" for name in ("debits", "credits", "postings"))
+        table = f"{data_database(database)}.{self.version.table}"
+        return (
+            f"(SELECT {', '.join(groups)}, {sums} FROM {view}({_literals(own)}) AS v "
+            f"LEFT JOIN {table} AS t ON t.{column_of(self.version.key)} = v.{key} GROUP BY {', '.join(names)})"
+        )
+
+
+def _literals(parameters: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} = {value}" for name, value in parameters.items())
+
+
+AGGREGATES = Aggregates(
     "aggregates",
     "Aggregates",
     "Sums and counts of postings by any of day, week or month, product, operation, partner; always by currency.",
@@ -34,6 +79,9 @@ AGGREGATES = Report(
         PRODUCT,
         OPERATION,
         CURRENCY,
+        JOIN,
+        MATCH,
+        COLUMNS,
     ),
     (
         Column("day", "date"),
@@ -147,7 +195,8 @@ REGULAR = Report(
     days=366,
 )
 PARTS = {"flow": CASH_FLOW, "counterparties": COUNTERPARTIES, "regular": REGULAR}
-SERVICES: tuple[Report, ...] = (AGGREGATES, SERIES, TOP_N, CASH_FLOW, COUNTERPARTIES, REGULAR)
+_KEYED = replace(AGGREGATES, name="aggregates-keyed")  # a view, and nothing that is asked by its name
+SERVICES: tuple[Report, ...] = (AGGREGATES, _KEYED, SERIES, TOP_N, CASH_FLOW, COUNTERPARTIES, REGULAR)
 
 
 def shaped(report: Report, given: Mapping[str, str]) -> Report:
@@ -159,13 +208,40 @@ def shaped(report: Report, given: Mapping[str, str]) -> Report:
         return replace(report, columns=(begins, currency, replace(value, kind="count")), totals=())
     if report.name != AGGREGATES.name:
         return report
+    assert isinstance(report, Aggregates)
     by = dimensions(given.get("by", "product"))
+    if not given.get("join"):
+        for name in ("match", "columns"):
+            if given.get(name):
+                raise BadInputError(f"{name}: is for a join, and no join is given")
     left_out = [d for d in DIMENSIONS if d not in by and d != "currency"]
     return replace(
         report,
         columns=tuple(c for c in report.columns if c.name not in left_out),
         order=tuple(name for name in report.order if name not in left_out),
+        by=tuple(d for d in DIMENSIONS if d in by or d == "currency"),
     )
+
+
+def joined(report: Aggregates, version: Version, given: Mapping[str, str]) -> Aggregates:
+    """Shaped aggregates joined with a table. Raises BadInputError that names the parameter."""
+    match = given.get("match") or (version.key if version.key in ("partner", "account", "reference") else "")
+    if not (match in ("partner", "account", "reference") or (match.startswith("metadata.") and match != "metadata.")):
+        raise BadInputError("match: must be partner, account, reference or metadata.FIELD, as the key of the table is")
+    shown = given["columns"].split(",") if given.get("columns") else [c for c in version.columns if c != version.key]
+    for name in shown:
+        if name not in version.columns:
+            raise BadInputError(f"columns: {version.name} has {', '.join(version.columns)}")
+    if len(set(shown)) != len(shown):
+        raise BadInputError("columns: names one twice")
+    added = tuple(f"{version.name}_{name}" for name in shown)
+    at = next(i for i, c in enumerate(report.columns) if c.name == "currency")
+    return replace(
+        report,
+        columns=(*report.columns[:at], *(Column(name) for name in added), *report.columns[at:]),
+        order=(*(name for name in report.order if name != "currency"), *added, "currency"),
+        version=version, match=match, shown=tuple(shown),
+    )  # fmt: skip
 
 
 def dimensions(text: str) -> list[str]:

@@ -19,7 +19,7 @@ from clearline.gateway.app import create_app
 from clearline.gateway.parts import Parts
 from clearline.gateway.twin import LedgerTwin, ledger_of, make_twin
 from schemas.records import Limit, OpenAccount, SetLimit
-from tests.finance_ground import GroundReports
+from tests.finance_ground import GroundReports, GroundTables
 
 PARTNERS = ("acme", "acme/shop-1", "acme/shop-17", "acme/shop-18", "acme/shop-17/desk", "zeta")
 ACCOUNTS = (
@@ -46,6 +46,7 @@ class GatewayWorld:
         limit = (Limit("day", "CNY", None, 50_000_000),)
         self.ledger.must(SetLimit("bank", "limit-acme", "partner", "acme", limit))
         self.parts.reporting = GroundReports(self.ledger)
+        self.parts.tables = GroundTables(self.ledger)
         self.app: FastAPI = create_app(self.parts)
 
     def key(self, partner_id: str, scopes: Iterable[str] = keys.ALL_SCOPES, **more: Any) -> str:

@@ -6,10 +6,11 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from clearline.contract import ContractError, FieldError
-from clearline.gateway.figures_answer import answer, asked_of
+from clearline.gateway.figures_answer import answer, asked_of, field_error
 from clearline.gateway.principal import Principal
-from clearline.gateway.scoping import SCOPE
-from clearline.gateway.security import Asker, charge_report
+from clearline.gateway.scoping import SCOPE, whose
+from clearline.gateway.security import Asker, charge_report, parts_of
+from schemas.errors import BadInputError
 from sinks.finance import data
 from sinks.finance.catalogue import Report
 
@@ -18,8 +19,23 @@ router = APIRouter(prefix="/v1/data", tags=["data"])
 
 @router.get("/aggregates", response_class=Response)
 async def get_aggregates(request: Request, who: Asker) -> Response:
-    """Sums and counts of postings by what `by` names."""
-    return await _answer(request, who, data.AGGREGATES)
+    """Sums and counts of postings by what `by` names; `join` joins a table of the partner's own."""
+    who.need(SCOPE)
+    await charge_report(request, who)
+    asked = asked_of(request, data.AGGREGATES)
+    name = asked.given.get("join")
+    if name:
+        found = await parts_of(request).tables.ask(lambda tables: tables.current(whose(who), name))
+        if found is None or found.deleted:
+            raise ContractError([FieldError("join", "is no table of this partner's: see GET /v1/data/tables")])
+        assert isinstance(asked.report, data.Aggregates)
+        try:
+            report = data.joined(asked.report, found, asked.given)
+        except BadInputError as e:
+            raise field_error(e) from None
+        given = {**asked.given, "join": f"{name}@{found.version}", "match": report.match}
+        asked = asked._replace(report=report, given=given)
+    return await answer(request, who, asked)
 
 
 @router.get("/series", response_class=Response)
