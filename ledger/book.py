@@ -169,6 +169,8 @@ class Book:
         changes = {"note": plan.note} if plan.note else {}
         if late_for:
             changes["late_for"] = late_for
+        if plan.opens is not None and plan.opens.expires_at:
+            changes["expires_at"] = str(plan.opens.expires_at)
         if plan.away:
             place = self._place(command_id, digest, offset, booked_at)
             changes["crossing"] = self._cross(plan, t, place, version, value_date)

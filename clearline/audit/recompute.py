@@ -136,6 +136,7 @@ class Recomputation(Following):
             hold = Hold(cid, digest, t.partner_id, payer, payee, t.currency, t.amount, 0, t.expires_at, offset, offset)
             pending = self.pend(offset, hold, t.amount)
             self.holds.add(hold)
+            changes = {**changes, **({"expires_at": str(t.expires_at)} if t.expires_at else {})}
         else:
             pending = self.pend(offset, plan.hold, -plan.release) if plan.hold else ()
             posted = self.post(offset, plan.legs)

@@ -73,6 +73,8 @@ class Model(State):
             return crossing.start(self, case, legs, offset, tuple(opened))
         value_date, late = self.booked_on(t.value_date)
         note = {"note": t.note} if case.kind == "adjustment" else {}
+        if case.kind == "hold" and t.expires_at:
+            note["expires_at"] = str(t.expires_at)
         answer = self._move(case, legs, offset)
         return answer._replace(
             opened=tuple(opened),
