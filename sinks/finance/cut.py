@@ -108,7 +108,7 @@ def _first_day_beyond(db: Database, table: str, partition: int, offset: int) -> 
 
 def head(db: Database, known_at: datetime = LAST_MOMENT) -> Cut:
     """As far as everything is in now."""
-    last = "(partition, sequence) IN (SELECT partition, max(sequence) FROM outcomes GROUP BY topic, partition)"
+    last = "(partition, sequence) GLOBAL IN (SELECT partition, max(sequence) FROM outcomes GROUP BY topic, partition)"
     return Cut(_places(db, last), known_at)
 
 

@@ -11,7 +11,7 @@ FROM
         {day} AS d, product, currency, substringIndex(account_id, ':', 1) AS owner, side, sum(amount) AS total,
         count() AS n
     FROM {database}.postings
-    WHERE account_id IN
+    WHERE account_id GLOBAL IN
         (
             SELECT subject_id
             FROM {database}.control_changes

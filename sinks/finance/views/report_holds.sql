@@ -46,7 +46,7 @@ FROM
         argMin(partner_id, sequence) AS partner,
         argMin(product, sequence) AS product
     FROM {database}.pending
-    WHERE hold_id IN (SELECT hold_id FROM open_holds) AND side = 'debit' AND {in_cut} AND {owner}
+    WHERE hold_id GLOBAL IN (SELECT hold_id FROM open_holds) AND side = 'debit' AND {in_cut} AND {owner}
         AND ({account:String} = '' OR account_id = {account:String})
     GROUP BY hold_id, partition, account_id, currency
     HAVING set_aside != released
@@ -55,6 +55,6 @@ LEFT JOIN
 (
     SELECT hold_id, partition, currency AS money, arraySort(groupUniqArray(account_id)) AS accounts
     FROM {database}.pending
-    WHERE hold_id IN (SELECT hold_id FROM open_holds) AND side = 'credit' AND {in_cut}
+    WHERE hold_id GLOBAL IN (SELECT hold_id FROM open_holds) AND side = 'credit' AND {in_cut}
     GROUP BY hold_id, partition, currency
 ) AS c ON c.hold_id = d.hold_id AND c.partition = d.partition AND c.money = d.money

@@ -34,7 +34,7 @@ FROM
         UNION ALL
         SELECT 'income' AS what, partner_id, product, currency, side, sum(amount) AS total
         FROM {database}.postings
-        WHERE account_id IN
+        WHERE account_id GLOBAL IN
             (
                 SELECT subject_id
                 FROM {database}.control_changes
@@ -46,7 +46,7 @@ FROM
         UNION ALL
         SELECT 'expense' AS what, partner_id, product, currency, side, sum(amount) AS total
         FROM {database}.postings
-        WHERE account_id IN
+        WHERE account_id GLOBAL IN
             (
                 SELECT subject_id
                 FROM {database}.control_changes
