@@ -39,6 +39,8 @@ SINK_CLICKHOUSE = (
     "sink_clickhouse.after_proof",
     "sink_clickhouse.after_audit",
     "sink_clickhouse.after_insert_dead_letters",
+)
+SINK_LOGS = (  # apart, because they come only where a sealer and gateways are at work
     "sink_clickhouse.after_insert_seals",
     "sink_clickhouse.after_insert_calls",
 )
@@ -83,7 +85,7 @@ REPAIR = (
     "repair.after_swap",  # of one table and month of several
     "repair.before_unlock",
 )
-NAMES = (*SETTLEMENT, *SINK_CLICKHOUSE, *SINK_REDIS, *SEALER, *WEBHOOKS, *GATEWAY, *CLOSE, *REPAIR)
+NAMES = (*SETTLEMENT, *SINK_CLICKHOUSE, *SINK_LOGS, *SINK_REDIS, *SEALER, *WEBHOOKS, *GATEWAY, *CLOSE, *REPAIR)
 
 
 class FailPointError(RuntimeError):

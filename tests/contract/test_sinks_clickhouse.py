@@ -289,7 +289,6 @@ def test_killed_at_every_point(config: ClickHouseConfig, tmp_path: Path) -> None
 
 def test_the_walk_knows_every_fail_point() -> None:
     elsewhere = {"after_read", "after_insert_dead_letters"}  # tests/integration/test_sinks_kafka.py
-    elsewhere |= {"after_insert_seals", "after_insert_calls"}  # tests/contract/test_sinks_logs.py
     walked = {p.partition("=")[0] for p in WALK} | elsewhere
     assert walked == {n.partition(".")[2] for n in failpoints.SINK_CLICKHOUSE}
 
