@@ -112,7 +112,14 @@ def test_status_has_every_pid_address_and_lag(kept, capsys):
     assert sorted(k for t in told for k in t if k.startswith("clearline_partition_stopped")) == [
         f"clearline_partition_stopped{{{p}}}" for p in range(4)
     ]
-    assert set(status["lag"]["roles"]) == {"settlement", "sink-clickhouse", "sink-redis", "sealer", "tieout", "webhooks-0"}
+    assert set(status["lag"]["roles"]) == {
+        "settlement",
+        "sink-clickhouse",
+        "sink-redis",
+        "sealer",
+        "tieout",
+        "webhooks-0",
+    }
     assert cli.main(["status"]) == 0
     assert "sink-clickhouse" in capsys.readouterr().out
     assert cli.main(["up", "--json"]) == 0
@@ -230,6 +237,26 @@ def test_redis_is_built_up_again(kept, capsys):
     before = command(capsys, "balance", account)
     assert command(capsys, "redis", "rebuild")["complete"] is True
     assert command(capsys, "balance", account) == before
+
+
+def test_a_day_is_closed_sealed_and_proven(kept, capsys):
+    day = max(r["day"] for r in command(capsys, "report", "totals")["rows"])
+    rows = command(capsys, "report", "trial-balance", "--until", day)["rows"]
+    done = command(capsys, "close", day, "--by", "li", "--note", "end of day")
+    sums: dict[str, int] = {}
+    for t in done["totals"]:
+        sums[t["currency"]] = sums.get(t["currency"], 0) + t["debits"]
+    assert sums == {r["currency"]: r["debits"] for r in rows}, "nothing came in between"
+    assert command(capsys, "close", day, "--by", "wang") == done, "again it changes nothing and says the same"
+    assert [x["hash"] for x in command(capsys, "close", "--list")["sealed"]] == [done["hash"]]
+    assert command(capsys, "close", "--verify", day)["equal"] is True
+    assert cli.main(["close", day]) == 0
+    assert f"{day} is closed and sealed: {done['hash']}" in capsys.readouterr().out
+    assert command(capsys, "report", "trial-balance", "--closed", day)["as_of"]["cut"] == done["cut"]
+    verdict = command(capsys, "verify", "--drained")
+    assert verdict["ok"] is True, verdict
+    closes = next(c for c in verdict["checks"] if c["name"] == "closes")["figures"]
+    assert closes == {"sealed": len(done["places"])}
 
 
 def test_a_folder_that_is_no_demo_is_not_emptied(tmp_path: Path):
