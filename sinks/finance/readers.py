@@ -17,6 +17,7 @@ from ledger.names import PARTNER_ID
 from schemas.errors import BadInputError
 from sinks.clickhouse import Database
 from sinks.finance.catalogue import REPORTS
+from sinks.finance.changeable import FREE_SETTINGS
 
 PREFIX: Final = "clearline_reader_"  # of profiles, quotas and row policies
 BANK: Final = "bank"
@@ -38,22 +39,6 @@ WITHHELD: Final[Mapping[str, frozenset[str]]] = {
 _USER: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _WORD: Final = re.compile(r"[A-Za-z_]\w*")
 _NEVER_IN_VIEWS: Final = re.compile(r"\bSQL\s+SECURITY\s+(DEFINER|NONE)\b", re.I)
-
-# Changes of these say how an answer looks or is sent; tools send them unasked, so they may, whatever the profile.
-FREE_SETTINGS: Final = (
-    "cancel_http_readonly_queries_on_client_close", "connect_timeout", "date_time_output_format",
-    "enable_http_compression", "extremes", "http_connection_timeout", "http_headers_progress_interval_ms",
-    "http_receive_timeout", "http_response_buffer_size", "http_send_timeout", "http_wait_end_of_query",
-    "http_write_exception_in_output_format", "http_zlib_compression_level", "interactive_delay", "join_use_nulls",
-    "log_comment", "low_cardinality_allow_in_native_format", "max_block_size", "network_compression_method",
-    "output_format_arrow_compression_method", "output_format_arrow_string_as_string",
-    "output_format_binary_write_json_as_string", "output_format_csv_crlf_end_of_line",
-    "output_format_json_named_tuples_as_objects", "output_format_json_quote_64bit_integers",
-    "output_format_json_quote_decimals", "output_format_json_quote_denormals",
-    "output_format_native_encode_types_in_binary_format", "output_format_native_write_json_as_string",
-    "output_format_parquet_string_as_string", "receive_timeout", "result_overflow_mode", "send_logs_level",
-    "send_progress_in_http_headers", "send_timeout", "session_timezone", "wait_end_of_query",
-)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,8 @@ from clickhouse_driver.errors import ServerException
 from ledger.names import within
 from sinks.clickhouse import Database
 from sinks.finance.catalogue import REPORTS
-from sinks.finance.readers import FREE_SETTINGS, OWNER, WITHHELD, Limits, Reader, removal, shape, statements
+from sinks.finance.changeable import FREE_SETTINGS
+from sinks.finance.readers import OWNER, WITHHELD, Limits, Reader, removal, shape, statements
 from tests.journals import Line
 from tests.reader_world import FINANCE, World, some_partners, world
 

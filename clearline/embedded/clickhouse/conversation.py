@@ -292,7 +292,8 @@ class Conversation:
                     return
                 blocks += self._send_native(chunk.content, with_header=not blocks)
                 size += len(chunk.content)
-                rows_read, bytes_read = chunk.rows_read, chunk.bytes_read
+                rows_read += chunk.rows_read
+                bytes_read += chunk.bytes_read
                 spent.rows_read = rows_read
         if not blocks:
             self._send(self._protocol.header(session.header(statement, query.parameters)))

@@ -366,6 +366,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _run(self, request: Request, user: User) -> None:
         statement, rows = request.statement()
+        started = time.monotonic_ns()
         format_ = statement.format or request.controls.get("default_format") or "TabSeparated"
         gate = self.owner.gate
         with self.owner.sessions.use(user, request.controls) as session, gate.counted(session) as spent:
@@ -385,7 +386,7 @@ class _Handler(BaseHTTPRequestHandler):
                 session.remember(statement)
             spent.rows_read = result.rows_read
             if session.user.policy is not None:  # how many rows of others were passed over is not for a partner
-                result = Result(result.content, 0, 0, 0)
+                result = Result(result.content, 0, 0, 0, result.rows)
         content = result.content
         if format_ == "Native":
             content = native.body(content, number(request.controls, "client_protocol_version", 0))
@@ -395,6 +396,11 @@ class _Handler(BaseHTTPRequestHandler):
             "read_rows": str(result.rows_read),
             "read_bytes": str(result.bytes_read),
             "written_rows": str(result.rows_written),
+            "written_bytes": "0",
+            "total_rows_to_read": str(result.rows_read),
+            "result_rows": str(result.rows),  # ClickHouse's JDBC driver takes an answer without this for an empty one
+            "result_bytes": str(len(result.content)),
+            "elapsed_ns": str(time.monotonic_ns() - started),
         }
         self._answer(
             HTTPStatus.OK,

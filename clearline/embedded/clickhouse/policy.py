@@ -17,6 +17,7 @@ from typing import Final
 from clearline.embedded.clickhouse.ast import Node
 from clearline.embedded.clickhouse.errors import ACCESS_DENIED, READONLY, SETTING_CONSTRAINT_VIOLATION, ServerError
 from clearline.embedded.clickhouse.sql import Statement, literal
+from sinks.finance.changeable import FREE_SETTINGS
 
 # The engine moves conditions towards the table. A reader's own could then look at a row before the filter had left it
 # out, and tell by an error that it is there: throwIf(partner_id = 'other'). With these nothing moves.
@@ -52,7 +53,7 @@ _SYSTEM_TABLES: Final = frozenset(
 _SIZES: Final = frozenset(
     {
         *("total_rows", "total_bytes", "total_bytes_uncompressed", "parts", "active_parts", "total_marks"),
-        *("lifetime_rows", "lifetime_bytes", "data_paths", "metadata_path", "metadata_modification_time"),
+        *("lifetime_rows", "lifetime_bytes", "metadata_path", "metadata_modification_time"),
         *("data_compressed_bytes", "data_uncompressed_bytes", "marks_bytes", "data_path", "marks"),
         *("columns_descriptions_cache_size", "active_on_fly_data_mutations", "active_on_fly_alter_mutations"),
         *("table_rows", "data_length", "index_length", "TABLE_ROWS", "DATA_LENGTH", "INDEX_LENGTH"),
@@ -86,30 +87,6 @@ _IN: Final = re.compile(r"(global)?(not)?(null)?in(ignoreset)?", re.I)
 _QUALIFIED: Final = re.compile(r"\b(\w+)\.(\w+)")
 _BEFORE_ROWS: Final = re.compile(r"\bprewhere\b", re.I)
 _NATURAL: Final = re.compile(r"\bnatural\b", re.I)
-
-# Settings that change how an answer looks or is sent, and nothing else. On a real server: CHANGEABLE_IN_READONLY.
-FREE_SETTINGS: Final = frozenset(
-    {
-        *("max_block_size", "extremes", "session_timezone", "date_time_output_format", "date_time_input_format"),
-        *("join_use_nulls", "http_headers_progress_interval_ms", "send_progress_in_http_headers", "log_comment"),
-        *("http_zlib_compression_level", "http_wait_end_of_query", "http_response_buffer_size", "interactive_delay"),
-        *("enable_http_compression", "cancel_http_readonly_queries_on_client_close", "wait_end_of_query"),
-        *(
-            "http_write_exception_in_output_format",
-            "low_cardinality_allow_in_native_format",
-            "network_compression_method",
-        ),
-        *("connect_timeout", "receive_timeout", "send_timeout", "http_connection_timeout", "http_receive_timeout"),
-        *("http_send_timeout", "output_format_json_quote_64bit_integers", "output_format_json_quote_decimals"),
-        *("output_format_json_quote_denormals", "output_format_json_named_tuples_as_objects"),
-        *("output_format_csv_crlf_end_of_line", "output_format_native_encode_types_in_binary_format"),
-        *("output_format_native_write_json_as_string", "output_format_binary_write_json_as_string"),
-        *("input_format_binary_read_json_as_string", "output_format_arrow_string_as_string", "result_overflow_mode"),
-        *("output_format_arrow_compression_method", "output_format_parquet_string_as_string", "send_logs_level"),
-        *("cast_string_to_dynamic_use_inference", "allow_experimental_json_type", "allow_experimental_variant_type"),
-        "allow_experimental_dynamic_type",
-    }
-)
 
 
 @dataclass(frozen=True, slots=True)

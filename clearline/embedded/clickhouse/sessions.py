@@ -53,6 +53,7 @@ class Result:
     rows_read: int
     bytes_read: int
     rows_written: int
+    rows: int = 0  # of the result itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,10 +135,17 @@ class Session:
             found = self._current.query(text, format_, params=dict(parameters or {}))
         except Exception as error:
             raise from_engine(error) from error
-        return Result(found.bytes(), found.storage_rows_read(), found.storage_bytes_read(), found.rows_written())
+        return Result(
+            found.bytes(),
+            found.storage_rows_read(),
+            found.storage_bytes_read(),
+            found.rows_written(),
+            found.rows_read(),
+        )
 
     def stream(self, text: str, parameters: Mapping[str, str] | None = None) -> Generator[Result, None, None]:
-        """Run a query and yield its result in Native format, block by block. Raises ServerError."""
+        """Run a query and yield its result in Native format, block by block, each with what was read since the one
+        before. Raises ServerError."""
         try:
             running = self._current.send_query(text, "Native", params=dict(parameters or {}))
         except Exception as error:
@@ -290,7 +298,8 @@ class Session:
                 check_setting(self.user.caps, name, value)
             except ServerError:
                 before = self._value_of(name, important=settings[name][1])
-                if name in self.user.caps or name in ROWS_FIRST or before not in (None, value):
+                before = before if before is None else _word(before)
+                if name in self.user.caps or name in ROWS_FIRST or before not in (None, _word(value)):
                     raise
             else:
                 found[name] = value
@@ -333,6 +342,11 @@ class Session:
         except Exception as error:
             raise from_engine(error) from error
         return content.decode(errors="replace")
+
+
+def _word(value: str) -> str:
+    """A flag as ClickHouse's clients send it: the engine says true where they say 1."""
+    return {"true": "1", "false": "0"}.get(value.lower(), value)
 
 
 @contextlib.contextmanager
