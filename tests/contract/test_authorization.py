@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from itertools import product
+from itertools import count, product
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
@@ -57,6 +57,7 @@ def pay(owner: str) -> dict[str, Any]:
 LIMITS = [{"window": "day", "currency": "CNY", "amount_max": 1_000_000}]
 HOOK = {"url": "https://shop.example/hooks", "events": [{"type": "transaction.settled"}]}
 T = "transact:wallet:transfer"
+NUMBERS = count(1)
 ROWS: dict[tuple[str, str], Row] = {
     ("POST", "/v1/transactions"): Row(T, 201, "own", body=pay),
     ("POST", "/v1/transactions:batch"): Row(None, 200, "own", body=lambda o: {"transactions": [pay(o)]}),
@@ -86,6 +87,14 @@ ROWS: dict[tuple[str, str], Row] = {
     ("PUT", "/v1/limits/{level}/{subject}"): Row("limits", 201, "below", body=lambda _: {"limits": LIMITS}),
     ("GET", "/v1/reports"): Row("reports", 200, "own"),
     ("GET", "/v1/reports/{name}"): Row("reports", 200, "report"),
+    ("GET", "/v1/data/aggregates"): Row("reports", 200, "figures"),
+    ("GET", "/v1/data/series"): Row("reports", 200, "figures"),
+    ("GET", "/v1/data/top"): Row("reports", 200, "figures"),
+    ("GET", "/v1/data/cash-flow/{account_id}"): Row("reports", 200, "account"),
+    ("GET", "/v1/data/tables"): Row("data", 200, "own"),
+    ("PUT", "/v1/data/tables/{table}"): Row("data", 201, "own", body=lambda o: f"partner,n\n{o},{next(NUMBERS)}\n".encode()),
+    ("GET", "/v1/data/tables/{table}"): Row("data", 200, "table"),
+    ("DELETE", "/v1/data/tables/{table}"): Row("data", 204, "table"),
     ("GET", "/v1/keys"): Row("keys", 200, "list"),
     ("POST", "/v1/keys"): Row("keys", 201, "own", body=lambda _: {"scopes": ["keys"]}),
     ("DELETE", "/v1/keys/{key_id}"): Row("keys", 204, "key"),
@@ -110,7 +119,7 @@ ROWS: dict[tuple[str, str], Row] = {
         )
     },
 }  # fmt: skip
-VALUES = {"file": "swagger-ui.css", "product": "wallet", "code": "insufficient_funds"}
+VALUES = {"table": "regions", "file": "swagger-ui.css", "product": "wallet", "code": "insufficient_funds"}
 
 
 class Matrix:
@@ -124,11 +133,10 @@ class Matrix:
             if f"{p}:wallet:till" not in self.ledger.accounts():
                 self.ledger.open(f"{p}:wallet:till", funds=1_000_000)
         self.clients = {p: self.world.client(self.world.key(p)) for p in PARTNERS}
-        self._numbers = 0
 
     def key(self) -> str:
-        self._numbers += 1
-        return f"m-{self._numbers}"
+        """A key that no other world has used: worlds that are alike share what partners' tables are in."""
+        return f"m-{next(NUMBERS)}"
 
     async def ask(
         self, client: httpx.AsyncClient, method: str, path: str, body: Any = None, **headers: str
@@ -137,7 +145,11 @@ class Matrix:
         if method != "GET":
             headers = {"Idempotency_Key": self.key(), "Prefer": "wait=5", **headers}
         sent = [(k.replace("_", "-").encode(), v.encode("latin-1")) for k, v in headers.items()]
-        return await client.request(method, path, json=body, headers=sent)
+        if isinstance(body, bytes):
+            sent.append((b"Content-Type", b"text/csv"))
+        return await client.request(
+            method, path, headers=sent, **{"content" if isinstance(body, bytes) else "json": body}
+        )
 
     async def make(self, kind: str, owner: str) -> dict[str, str]:
         """A new object of a partner: the values of the path that names it."""
@@ -149,6 +161,13 @@ class Matrix:
             made = await self.ask(client, "POST", "/v1/transactions", form)
             assert made.status_code == 201, made.text
             return {"id": made.json()["id"]}
+        if kind == "table":
+            row = ([owner], [f"{next(NUMBERS)}"])
+            name, tables = re.sub(r"\W", "_", owner), self.world.parts.tables
+            there = await tables.ask(lambda t: t.current(owner, name))
+            if there is None or there.deleted:
+                await tables.ask(lambda t: t.put(owner, name, "a", ("a", "b"), row, "k", self.key()))
+            return {"table": name}
         if kind == "key":
             return {"key_id": self.world.key(owner).split("_")[1]}
         if kind in ("webhook", "delivery"):
@@ -159,7 +178,7 @@ class Matrix:
         return {
             "account": {"account_id": f"{owner}:wallet:till"}, "partner": {"partner_id": owner},
             "below": {"level": "account", "subject": f"{owner}:wallet:till"}, "shelf": {"product": "wallet"},
-            "report": {"name": "balances", "?partner": owner},
+            "report": {"name": "balances", "?partner": owner}, "figures": {"?partner": owner},
         }.get(kind, {})  # fmt: skip
 
     def queue(self, owner: str, subscription_id: str) -> str:
@@ -178,7 +197,7 @@ def missing(kind: str, values: dict[str, str]) -> dict[str, str]:
     names = {
         "id": NOT_THERE["transaction"], "key_id": NOT_THERE["key"], "webhook_id": NOT_THERE["webhook"],
         "partner_id": NOT_THERE["partner"], "account_id": NOT_THERE["account"], "subject": "nobody:wallet:nobody",
-        "?partner": NOT_THERE["partner"],
+        "?partner": NOT_THERE["partner"], "table": "none",
     }  # fmt: skip
     return {name: names.get(name, value) for name, value in values.items()}
 
@@ -231,11 +250,10 @@ async def granted(
         assert answer.json()["code"] == "verification_failed"
 
 
-WITH_OBJECT = [
-    key
-    for key, row in ROWS.items()
-    if row.of in ("transaction", "hold", "account", "partner", "key", "webhook", "delivery", "below", "report")
-]
+OBJECTS = (
+    "transaction", "hold", "account", "partner", "key", "webhook", "delivery", "below", "report", "figures", "table",
+)  # fmt: skip
+WITH_OBJECT = [key for key, row in ROWS.items() if row.of in OBJECTS]
 WITHOUT_OBJECT = [key for key, row in ROWS.items() if key not in WITH_OBJECT and row.of != "open"]
 OPEN = [key for key, row in ROWS.items() if row.of == "open"]
 
@@ -248,7 +266,7 @@ def over(routes: list[tuple[str, str]]) -> pytest.MarkDecorator:
 
 def in_clickhouse(method: str, path: str) -> bool:
     """Whether an answer comes from ClickHouse."""
-    return ROWS[method, path].of in ("report",)
+    return path.startswith(("/v1/reports/", "/v1/data/"))
 
 
 def test_every_route_has_a_row():
@@ -297,7 +315,11 @@ async def test_who_may_may_and_for_everybody_else_it_does_not_exist(method, path
         client = m.clients[asker]
         if above(asker, owner) and row.of == "below":
             continue  # what the ledger says to each is its own matter: docs/products.md
-        if above(asker, owner) and row.acts and asker != owner:
+        if above(asker, owner) and row.of == "table" and asker != owner:
+            there = await m.ask(client, method, path_of(path, missing(row.of, await m.make(row.of, owner))))
+            assert (there.status_code, there.json()["code"]) == (404, "not_found")  # a table is of who acts
+            await granted(m, method, path, row, owner, client, Clearline_Partner=owner)
+        elif above(asker, owner) and row.acts and asker != owner:
             values = await m.make(row.of, owner)
             for_another = await m.ask(client, method, path_of(path, values), row.body and row.body(owner))
             assert (for_another.status_code, for_another.json()["code"]) == (403, "forbidden")
@@ -364,6 +386,8 @@ async def test_a_key_of_the_bank_reads_figures_of_everybody_and_nothing_else(met
             assert answer.status_code == row.granted, answer.text
         elif path.endswith(":batch"):
             assert [r["body"]["code"] for r in answer.json()["results"]] == ["scope_missing"]
+        elif row.acts:  # it is looked for among what the asker sees, before the scope follows from what it is
+            assert (answer.status_code, answer.json()["code"]) == (404, "not_found"), answer.text
         else:
             assert (answer.status_code, answer.json()["code"]) == (403, "scope_missing"), answer.text
         for named in (owner, "bank/desk", "bank/", "nobody"):

@@ -375,8 +375,35 @@ _REPORT_SCHEMAS: dict[str, Schema] = {
     ),
 }
 
+_TABLE: dict[str, Schema] = {
+    "table": TEXT,
+    "partner_id": described(TEXT, "Whose it is."),
+    "version": COUNT,
+    "key": described(TEXT, "The column that names a row."),
+    "columns": listed(TEXT),
+    "rows": COUNT,
+    "bytes": described(COUNT, "Of the values."),
+    "digest": {"type": "string", "pattern": "^[0-9a-f]{64}$", "description": "SHA-256 of key, names and values."},
+    "created_at": TIME,
+    "requested_by": described(TEXT, "The id of the key that sent it."),
+    "links": closed("Where it is.", {"self": TEXT}),
+}
+_TABLE_SCHEMAS: dict[str, Schema] = {
+    "Table": closed("A table of the partner's own, without its rows.", _TABLE),
+    "Tables": page("Table"),
+    "TableWithRows": closed(
+        "A page of a table's rows.",
+        {
+            **_TABLE,
+            "items": listed({"type": "object", "additionalProperties": TEXT}),
+            "next_cursor": described(or_null(TEXT), "For the next page; null at the end."),
+        },
+    ),
+}
+
 SCHEMAS: dict[str, Schema] = {
-    **_COMMAND_SCHEMAS, **_REPORT_SCHEMAS, **_KEY_SCHEMAS, **_WEBHOOK_SCHEMAS, **_ONBOARDING_SCHEMAS, **_STATUS_SCHEMAS,
+    **_COMMAND_SCHEMAS, **_REPORT_SCHEMAS, **_TABLE_SCHEMAS,
+    **_KEY_SCHEMAS, **_WEBHOOK_SCHEMAS, **_ONBOARDING_SCHEMAS, **_STATUS_SCHEMAS,
     "AnyCommand": {"anyOf": [ref("Transaction"), ref("Command")], "description": "A transaction, or another command."},
     "AnyDocument": {"type": "object"},
 }  # fmt: skip

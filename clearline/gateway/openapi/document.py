@@ -96,6 +96,11 @@ def _operation(path: str, o: Operation) -> dict[str, Any]:
                 }
             },
         }
+    if o.files:
+        out["requestBody"] = {
+            "required": True,
+            "content": {media: {"schema": {"type": "string", "minLength": 1}} for media in o.files},
+        }
     out["responses"] = {
         **{str(status): _answer(o, status, a) for status, a in o.answers.items()},
         **_problem_answers(o.problems(path)),

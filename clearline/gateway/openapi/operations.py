@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 from clearline.fields import KEY_MAX
+from clearline.finance.uploads import MEDIA, NAME
 from clearline.gateway.figures_answer import forms
 from clearline.gateway.openapi.parts import Answer, Link, Operation
 from ledger.names import LOCAL_NAME, PARTNER_ID
+from sinks.finance import data
 from sinks.finance.catalogue import REPORTS, Parameter, Report
 
 TAGS = {
@@ -18,6 +19,7 @@ TAGS = {
     "products": "The product shelf.",
     "limits": "Limits of partners, accounts and products.",
     "reports": "Figures of finance, exact at a cut: docs/finance.md.",
+    "data": "Figures for programs, and partners' own tables: docs/data-services.md.",
     "keys": "Credentials.",
     "webhooks": "Notifications to an address of the partner's: docs/webhooks.md.",
     "onboarding": "From the sandbox to live: docs/sandbox.md.",
@@ -62,6 +64,7 @@ PATH_PARAMETERS: dict[str, dict[str, Any]] = {
         "name": "name", "in": "path", "required": True, "description": "The report's name.", "example": REPORTS[0].name,
         "schema": {"enum": [r.name for r in REPORTS]},
     },
+    "table": _path("table", f"^{NAME.pattern}$", "The table's name.", "regions"),
     "file": _path("file", "^[a-z.-]{1,40}$", "A file of the page.", "swagger-ui.css"),
     "code": _path("code", "^[a-z_]{1,64}$", "A problem's code.", "insufficient_funds"),
 }  # fmt: skip
@@ -105,6 +108,8 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     "known_at": _query("known_at", {"type": "string", "format": "date-time"}, "What was booked until then."),
     "closed": _query("closed", {"type": "string", "format": "date"}, "At the cut that the close of this day sealed."),
     "format": _query("format", {"enum": list(forms())}, "In place of Accept."),
+    "cash_flow_part": _query("part", {"enum": list(data.PARTS), "default": "flow"}, "Which figures."),
+    "table_key": _query("key", {"type": "string", "pattern": f"^{NAME.pattern}$"}, "The key column; else the first."),
 }  # fmt: skip
 _WHEN = ("cut", "known_at", "closed", "format", "if_none_match")
 _SCHEMA_OF: dict[str, dict[str, Any]] = {
@@ -117,16 +122,16 @@ _SCHEMA_OF: dict[str, dict[str, Any]] = {
 }
 
 
-def _parameters_of(reports: Iterable[Report]) -> tuple[str, ...]:
-    """Names of the components for the parameters of these reports; a choice takes the choices of all of them."""
+def _parameters_of(whose: str, *reports: Report, path: str = "") -> tuple[str, ...]:
+    """Names of the components for the parameters of these reports but the one that the path has. `whose`: what the
+    names begin with. A choice takes the choices of all of them."""
     found: dict[str, list[Parameter]] = {}
-    for report in reports:
-        for p in report.parameters:
-            found.setdefault(p.name, []).append(p)
+    for p in (p for report in reports for p in report.parameters if p.name != path):
+        found.setdefault(p.name, []).append(p)
     for name, alike in found.items():
         schema = _SCHEMA_OF.get(alike[0].asked) or {"enum": list(dict.fromkeys(c for p in alike for c in p.choices))}
-        PARAMETERS[f"report_{name}"] = _query(name, schema, alike[0].about)
-    return tuple(f"report_{name}" for name in found)
+        PARAMETERS[f"{whose}_{name}"] = _query(name, schema, alike[0].about)
+    return tuple(f"{whose}_{name}" for name in found)
 
 
 _FIGURES = ("Clearline-As-Of", "ETag", "Cache-Control", "Age")
@@ -289,7 +294,56 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         "get_report", "reports", "A report", "reports", _figures("Report", "The figures."),
         "Of the own subtree; of everything for a key of the bank. `GET /v1/reports` has the parameters of each: one "
         "that a report does not have is refused.",
-        parameters=(*_parameters_of(REPORTS), *_WHEN), codes=("report_too_large",),
+        parameters=(*_parameters_of("report", *REPORTS), *_WHEN), codes=("report_too_large",),
+    ),
+    ("GET", "/v1/data/aggregates"): Operation(
+        "get_aggregates", "data", "Sums by any of day, product, operation, partner", "reports",
+        _figures("Report", "The sums."), data.AGGREGATES.about,
+        parameters=(*_parameters_of("aggregates", data.AGGREGATES), *_WHEN), codes=("report_too_large",),
+    ),
+    ("GET", "/v1/data/series"): Operation(
+        "get_series", "data", "A time series", "reports", _figures("Report", "The series."), data.SERIES.about,
+        parameters=(*_parameters_of("series", data.SERIES), *_WHEN), codes=("report_too_large",),
+    ),
+    ("GET", "/v1/data/top"): Operation(
+        "get_top", "data", "The first by a measure", "reports", _figures("Report", "The first."), data.TOP_N.about,
+        parameters=(*_parameters_of("top", data.TOP_N), *_WHEN), codes=("report_too_large",),
+    ),
+    ("GET", "/v1/data/cash-flow/{account_id}"): Operation(
+        "get_cash_flow", "data", "An account's cash flow", "reports", _figures("Report", "The cash flow."),
+        " ".join(f"`{name}`: {part.about}" for name, part in data.PARTS.items()),
+        parameters=(
+            "cash_flow_part", *_parameters_of("cash_flow", *data.PARTS.values(), path="account"), *_WHEN,
+        ), codes=("report_too_large",),
+    ),
+    ("GET", "/v1/data/tables"): Operation(
+        "list_tables", "data", "The partner's own tables", "data", {200: Answer("All of them.", "Tables")},
+    ),
+    ("PUT", "/v1/data/tables/{table}"): Operation(
+        "put_table", "data", "Put a table", "data",
+        {
+            200: Answer("The table has this content already.", "Table", ("Location",)),
+            201: Answer("Put, in place of the one there was.", "Table", _MADE, {
+                "get": Link("get_table", {"table": "$response.body#/table"}, "Its rows."),
+                "delete": Link("delete_table", {"table": "$response.body#/table"}, "Ends it."),
+            }),
+        },
+        "Whole or not at all. The first line names the columns; all values are text; each row has a key of its own.",
+        parameters=("table_key",), files=MEDIA, write=True, codes=("idempotency_conflict", "tables_full"),
+    ),
+    ("GET", "/v1/data/tables/{table}"): Operation(
+        "get_table", "data", "A table and its rows", "data",
+        {200: Answer("A page of its rows.", "TableWithRows", links={
+            "next": Link("get_table", {
+                "table": "$request.path.table", "cursor": "$response.body#/next_cursor",
+            }, "The next page."),
+        })},
+        parameters=("limit", "cursor"),
+    ),
+    ("DELETE", "/v1/data/tables/{table}"): Operation(
+        "delete_table", "data", "End a table", "data",
+        {204: Answer("It is gone, with its rows.", headers=("Idempotent-Replayed",))}, write=True,
+        codes=("idempotency_conflict",),
     ),
     ("GET", "/v1/keys"): Operation(
         "list_keys", "keys", "Keys of the tree", "keys",

@@ -41,7 +41,8 @@ class Operation(NamedTuple):
     """One method of one path. `scope`: what the credential needs, None where none is needed.
 
     `codes`: of the problems, beside those that follow from scope, write, body and path; `every_reason`: the ledger's,
-    too. `write`: needs an Idempotency-Key; `prefers`: takes Prefer.
+    too. `write`: needs an Idempotency-Key; `prefers`: takes Prefer. `files`: media types of a body
+    that is a file.
     """
 
     id: str
@@ -53,6 +54,7 @@ class Operation(NamedTuple):
     parameters: Sequence[str] = ()
     body: str = ""
     body_required: bool = True
+    files: Sequence[str] = ()
     write: bool = False
     prefers: bool = False
     every_reason: bool = False
@@ -67,7 +69,7 @@ class Operation(NamedTuple):
             found.update(OF_CREDENTIALS)
         if self.write:
             found.update(OF_WRITES)
-        if self.body:
+        if self.body or self.files:
             found.update(OF_BODIES)
         if self.prefers:
             found.update(OF_COMMANDS)
