@@ -96,7 +96,7 @@ def closings(db: Database, day: date) -> dict[int, Closing]:
     rows = db.rows(
         "SELECT partition, sequence, subject_id, booked_at, JSONExtractString(changes, 'requested_by'), "
         "JSONExtractString(changes, 'note') FROM control_changes WHERE command = 'CloseDay' "
-        f"AND (partition, sequence) IN ({_CLOSED_BY}) ORDER BY partition",
+        f"AND (partition, sequence) GLOBAL IN ({_CLOSED_BY}) ORDER BY partition",
         {"day": day.isoformat()},
     )
     return {int(p): Closing(int(p), int(s), date.fromisoformat(d), *more) for p, s, d, *more in rows}
@@ -156,7 +156,7 @@ def seals(db: Database, day: date | None = None) -> list[Seal]:
 def open_closes(db: Database) -> list[date]:
     """Days that were closed and are not sealed."""
     rows = db.rows(
-        "SELECT DISTINCT subject_id FROM control_changes WHERE command = 'CloseDay' AND subject_id NOT IN "
+        "SELECT DISTINCT subject_id FROM control_changes WHERE command = 'CloseDay' AND subject_id GLOBAL NOT IN "
         "(SELECT subject_id FROM control_changes WHERE command = 'SealDay') ORDER BY subject_id"
     )
     return [date.fromisoformat(d) for (d,) in rows]

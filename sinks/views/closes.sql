@@ -30,7 +30,7 @@ FROM
         WHERE command = 'SealDay'
     )
 ) AS s
-INNER JOIN
+GLOBAL INNER JOIN
 (
     SELECT topic, partition, sequence, offset, source_offset, booked_at, changes
     FROM {database}.control_changes

@@ -235,7 +235,7 @@ async def test_magic_moves_no_money_of_the_partners_own_accounts(desk: Desk) -> 
     assert desk.ledger.dead == []
 
 
-@pytest.mark.parametrize("amount", [AMOUNT, AMOUNT + 52])
+@pytest.mark.parametrize("amount", [AMOUNT, AMOUNT + len(Reason) + 1])
 @in_loop
 async def test_amounts_beside_the_magic_ones_are_amounts(desk: Desk, amount: int) -> None:
     assert (await desk.pay(amount)).json()["code"] == "insufficient_funds"
