@@ -58,6 +58,9 @@ def asked_of(request: Request, report: Report, path: Mapping[str, str] = _NOTHIN
     names = [p.name for p in report.parameters if p.name not in path]
     only_query(request, (*names, *own, *WHEN, "format"))
     query = request.query_params
+    empty = [FieldError(n, "must not be empty") for n in WHEN if query.get(n) == ""]
+    if empty:
+        raise ContractError(empty)
     given = {**path, **{n: query[n] for n in names if n in query}}
     try:
         return Asked(shaped(report, given), given, When(*(query.get(n, "") for n in WHEN)), _form(request))

@@ -27,6 +27,7 @@ from clearline.webhooks.ports import QueuedInMemory
 from schemas.examples import examples as records
 from schemas.records import Delivery
 from tests.contract.gateway_world import GatewayWorld
+from tests.finance_ground import GroundReports
 
 FILE = Path(examples.__file__).with_name("examples.json")
 ALICE, BOB = "acme:wallet:alice", "acme:wallet:bob"
@@ -42,6 +43,7 @@ _MASKS = (
     (r"urn:uuid:[0-9a-f-]{36}", "urn:uuid:9f0d9a5e-3c1b-4b6e-8f2a-5d7c9b1a0f2e"),
     (r"(test|live)_([a-z0-9]{16})_[A-Za-z0-9_-]{43}", r"\1_\2_" + "A" * 43),
     (r"whsec_[A-Za-z0-9+/]{43}=", "whsec_" + "A" * 43 + "="),
+    (r'("created_at": )"[0-9TZ:.-]+"(,\n +"requested_by": "key)', r'\1"2026-11-22T09:00:00.500Z"\2'),
     (r"(-----BEGIN PRIVATE KEY-----\\n)[^-]*(\\n-----END)", r"\1...\2"),
     (r"(-----BEGIN PUBLIC KEY-----\\n)[^-]*(\\n-----END)", r"\1...\2"),
 )
@@ -114,6 +116,7 @@ async def tell() -> Story:
     s = Story()
     await _transactions(s)
     await _reads(s)
+    await _figures(s)
     await _keys_and_webhooks(s)
     await _problems(s)
     await _credentials(s)
@@ -259,6 +262,41 @@ async def _reads(s: Story) -> None:
     )
     await s.call("cursor", "A cursor that is none", "GET", "/v1/accounts?cursor=no", status=400)
     await s.call("unknown_account", "Nothing of yours", "GET", "/v1/accounts/zeta:wallet:main", status=404)
+
+
+async def _figures(s: Story) -> None:
+    await s.call("reports", "Those that a partner may ask", "GET", "/v1/reports")
+    await s.call("report_balances", "What is on the accounts of a shop", "GET",
+                 "/v1/reports/balances?partner=acme%2Fshop-17&until=2026-11-22")  # fmt: skip
+    bank = s.key(["reports"], "bank")
+    await s.call("report_trial_balance", "The bank's own, at a cut", "GET",
+                 "/v1/reports/trial-balance?cut=0:20,1:10,2:10,3:10", token=bank)  # fmt: skip
+    await s.call("report_not_scoped", "A report of the bank's", "GET", "/v1/reports/trial-balance", status=404)
+    await s.call("report_wrong_day", "A day that is none", "GET", "/v1/reports/totals?since=yesterday", status=422)
+    regions = b"account,region\nacme:wallet:alice,north\nacme:wallet:bob,south\n"
+    await s.call("table_put", "Which account is of which region", "PUT", "/v1/data/tables/regions", raw=regions,
+                 status=201, Content_Type="text/csv", Idempotency_Key="regions-1")  # fmt: skip
+    await s.call("table_again", "The same content again", "PUT", "/v1/data/tables/regions", raw=regions, status=200,
+                 Content_Type="text/csv", Idempotency_Key="regions-1b")  # fmt: skip
+    await s.call("tables", "All of them", "GET", "/v1/data/tables")
+    await s.call("table", "Its first row", "GET", "/v1/data/tables/regions?limit=1")
+    await s.call("table_twice", "A key that is there twice", "PUT", "/v1/data/tables/regions", raw=b"a\n1\n1\n",
+                 status=422, Content_Type="text/csv", Idempotency_Key="regions-2")  # fmt: skip
+    await s.call("aggregates", "By day and product", "GET", "/v1/data/aggregates?by=day,product")
+    await s.call("aggregates_joined", "By region, of the own table", "GET", "/v1/data/aggregates?by=day&join=regions")
+    await s.call("series", "Three days", "GET", "/v1/data/series?since=2026-11-20&until=2026-11-22")
+    await s.call("top", "The first two accounts", "GET", "/v1/data/top?of=account&n=2")
+    await s.call("cash_flow", "A wallet by week", "GET", f"/v1/data/cash-flow/{ALICE}?by=week&since=2026-11-16")
+    await s.call("table_deleted", "It is gone", "DELETE", "/v1/data/tables/regions", Idempotency_Key="regions-3")
+    s.world.parts.settings = s.world.parts.settings.model_copy(
+        update={"gateway": s.world.parts.settings.gateway.model_copy(update={"tables_max": 0})}
+    )
+    await s.call("tables_full", "One too many", "PUT", "/v1/data/tables/more", raw=regions, status=409,
+                 Content_Type="text/csv", Idempotency_Key="more-1")  # fmt: skip
+    await s.world.parts.reporting.close()
+    s.world.parts.reporting = GroundReports(s.world.ledger, rows_max=1)
+    await s.call("report_too_large", "More rows than a report may have", "GET", "/v1/reports/balances", status=422)
+    await s.world.parts.reporting.close()
 
 
 async def _keys_and_webhooks(s: Story) -> None:

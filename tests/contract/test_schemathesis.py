@@ -164,6 +164,7 @@ def _rounds(world: GatewayWorld, tally: Tally, cases: int, seed: int, token: str
         print(f"round {number}: {tally.cases} cases, {len(tally.failures)} failures", flush=True)
 
 
+@pytest.mark.stack  # reports are asked of a real ClickHouse
 @pytest.mark.timeout(max(600, CASES // 2))
 def test_nothing_is_answered_that_is_not_documented_and_nothing_fails():
     tally = run(GatewayWorld(), CASES, SEED)

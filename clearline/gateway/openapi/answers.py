@@ -371,7 +371,12 @@ _REPORT_SCHEMAS: dict[str, Schema] = {
                 {"type": "object", "additionalProperties": {"type": "object", "additionalProperties": MONEY}},
                 "Sums of the columns that add up, by currency.",
             ),
+            "balanced": described({"type": "boolean"}, "Of a trial balance: whether debits equal credits."),
+            "differences": described(
+                {"type": "object", "additionalProperties": MONEY}, "Of a trial balance: by currency, where they do not."
+            ),
         },
+        optional=("balanced", "differences"),
     ),
 }
 

@@ -99,7 +99,10 @@ def _operation(path: str, o: Operation) -> dict[str, Any]:
     if o.files:
         out["requestBody"] = {
             "required": True,
-            "content": {media: {"schema": {"type": "string", "minLength": 1}} for media in o.files},
+            "content": {
+                media: {"schema": {"type": "string", "minLength": 1}, **({"example": text} if text else {})}
+                for media, text in o.files.items()
+            },
         }
     out["responses"] = {
         **{str(status): _answer(o, status, a) for status, a in o.answers.items()},

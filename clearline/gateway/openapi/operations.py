@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from clearline.fields import KEY_MAX
-from clearline.finance.uploads import MEDIA, NAME
+from clearline.finance.uploads import CSV, NAME, PARQUET
 from clearline.gateway.figures_answer import forms
 from clearline.gateway.openapi.parts import Answer, Link, Operation
 from ledger.names import LOCAL_NAME, PARTNER_ID
@@ -299,15 +299,15 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("GET", "/v1/data/aggregates"): Operation(
         "get_aggregates", "data", "Sums by any of day, product, operation, partner", "reports",
         _figures("Report", "The sums."), data.AGGREGATES.about,
-        parameters=(*_parameters_of("aggregates", data.AGGREGATES), *_WHEN), codes=("report_too_large",),
+        parameters=(*_parameters_of("aggregates", data.AGGREGATES), *_WHEN), codes=("not_found", "report_too_large"),
     ),
     ("GET", "/v1/data/series"): Operation(
         "get_series", "data", "A time series", "reports", _figures("Report", "The series."), data.SERIES.about,
-        parameters=(*_parameters_of("series", data.SERIES), *_WHEN), codes=("report_too_large",),
+        parameters=(*_parameters_of("series", data.SERIES), *_WHEN), codes=("not_found", "report_too_large"),
     ),
     ("GET", "/v1/data/top"): Operation(
         "get_top", "data", "The first by a measure", "reports", _figures("Report", "The first."), data.TOP_N.about,
-        parameters=(*_parameters_of("top", data.TOP_N), *_WHEN), codes=("report_too_large",),
+        parameters=(*_parameters_of("top", data.TOP_N), *_WHEN), codes=("not_found", "report_too_large"),
     ),
     ("GET", "/v1/data/cash-flow/{account_id}"): Operation(
         "get_cash_flow", "data", "An account's cash flow", "reports", _figures("Report", "The cash flow."),
@@ -329,7 +329,8 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
             }),
         },
         "Whole or not at all. The first line names the columns; all values are text; each row has a key of its own.",
-        parameters=("table_key",), files=MEDIA, write=True, codes=("idempotency_conflict", "tables_full"),
+        parameters=("table_key",), files={CSV: "account,region\nacme:wallet:alice,north\n", PARQUET: ""}, write=True,
+        codes=("idempotency_conflict", "tables_full"),
     ),
     ("GET", "/v1/data/tables/{table}"): Operation(
         "get_table", "data", "A table and its rows", "data",

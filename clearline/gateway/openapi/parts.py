@@ -42,7 +42,7 @@ class Operation(NamedTuple):
 
     `codes`: of the problems, beside those that follow from scope, write, body and path; `every_reason`: the ledger's,
     too. `write`: needs an Idempotency-Key; `prefers`: takes Prefer. `files`: media types of a body
-    that is a file.
+    that is a file, each with an example, empty for none.
     """
 
     id: str
@@ -54,7 +54,7 @@ class Operation(NamedTuple):
     parameters: Sequence[str] = ()
     body: str = ""
     body_required: bool = True
-    files: Sequence[str] = ()
+    files: Mapping[str, str] = {}
     write: bool = False
     prefers: bool = False
     every_reason: bool = False

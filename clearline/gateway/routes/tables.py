@@ -45,10 +45,13 @@ async def put_table(request: Request, table: str, who: Asker) -> Response:
     parts, asked_as, media = parts_of(request), idempotency_key(request), _media(request)
     if not uploads.NAME.fullmatch(table):
         raise ContractError([FieldError("table", "must be a small letter, then up to 31 small letters, digits and _")])
+    key = request.query_params.get("key")
+    if key is not None and not uploads.NAME.fullmatch(key):
+        raise ContractError([FieldError("key", "must be the name of a column")])
     await charge_report(request, who)
     try:
         content = await uploads.read_apart(
-            await request.body(), media, request.query_params.get("key", ""), parts.settings.gateway.table_rows_max
+            await request.body(), media, key or "", parts.settings.gateway.table_rows_max
         )
     except BadInputError as e:
         raise field_error(e) from None
