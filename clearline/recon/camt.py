@@ -274,16 +274,20 @@ def _gather(element: ET.Element, node: _Node, fields: _Fields) -> None:
 
 
 class _Collected:
-    """The entries of one statement so far. `kept`: how many of its elements in the tree are not entries; `last_done`:
-    bytes of the file when the last element was complete."""
+    """The entries of one statement so far. `signs`: how many were booked, and how many there are, by CdtDbtInd. `kept`:
+    how many of its elements in the tree are not entries; `last_done`: bytes of the file when the last element was
+    complete."""
 
-    __slots__ = ("lines", "count", "booked", "announced", "currencies", "kept", "last_done", "_days", "_entry_node",
-                 "_detail_node", "_details_tag", "_detail_tag")  # fmt: skip
+    __slots__ = (
+        "lines", "count", "booked", "announced", "currencies", "signs", "kept", "last_done", "_days", "_entry_node",
+        "_detail_node", "_details_tag", "_detail_tag",
+    )  # fmt: skip
 
     def __init__(self, space: str) -> None:
         self.lines = Lines()
         self.count = self.booked = self.announced = self.kept = self.last_done = 0
         self.currencies: dict[str, int] = {}
+        self.signs = {name: [0, 0] for name in ("CRDT", "DBIT")}
         self._days: dict[str, int] = {}
         self._entry_node, self._detail_node = _tree(space, _ENTRY), _tree(space, _DETAIL)
         self._details_tag, self._detail_tag = f"{space}NtryDtls", f"{space}TxDtls"
@@ -294,6 +298,9 @@ class _Collected:
         entry: _Fields = {}
         _gather(element, self._entry_node, entry)
         status = entry.get("status", "")
+        if entry.get("sign") in self.signs:
+            self.signs[entry["sign"]][0] += status == "BOOK"
+            self.signs[entry["sign"]][1] += 1
         if status != "BOOK":
             self.announced += 1
             if status in ("PDNG", "INFO", "FUTR"):
@@ -322,7 +329,7 @@ class _Collected:
         return []
 
     def _add(self, entry: _Fields, fields: _Fields, detail: int, amount: int, value: int, booking: int) -> None:
-        candidates = (*(fields.get(n, "") for n in _REFERENCES), entry.get("payment_id", ""), entry.get("ntry_ref", ""))
+        candidates = (*(fields.get(n, "") for n in _REFERENCES), entry.get("payment_id", ""))
         reference = next((r for r in candidates if r.upper() not in NO_REFERENCE), "")
         lines = self.lines
         lines.number.append(self.count)
@@ -331,7 +338,7 @@ class _Collected:
         lines.booking_day.append(booking)
         lines.amount.append(amount)
         lines.reference.append(clean(reference))
-        lines.bank_reference.append(clean(fields.get("bank_ref") or entry.get("bank_ref", "")))
+        lines.bank_reference.append(clean(fields.get("bank_ref") or entry.get("bank_ref") or entry.get("ntry_ref", "")))
         lines.text.append(clean(fields.get("info") or entry.get("info", "")))
         lines.counterparty.append(clean(fields.get("debtor" if amount > 0 else "creditor", "")))
 
@@ -452,17 +459,17 @@ def _summary(summary: Any, s: Statement, c: _Collected) -> list[LineError]:
     if summary is None:
         return out
     rows = (
-        ("TtlNtries", summary.ttl_ntries, c.booked, s.credits + s.debits),
-        ("TtlCdtNtries", summary.ttl_cdt_ntries, None, s.credits),
-        ("TtlDbtNtries", summary.ttl_dbt_ntries, None, s.debits),
+        ("TtlNtries", summary.ttl_ntries, [c.booked, c.count], s.credits + s.debits),
+        ("TtlCdtNtries", summary.ttl_cdt_ntries, c.signs["CRDT"], s.credits),
+        ("TtlDbtNtries", summary.ttl_dbt_ntries, c.signs["DBIT"], s.debits),
     )
-    for name, stated, count, total in rows:
+    for name, stated, counts, total in rows:
         if stated is None:
             continue
         number = stated.nb_of_ntries
-        if count is not None and number is not None and int(number) not in (count, c.count):
-            off = int(number) - count
-            out.append(LineError(0, f"{name}/NbOfNtries", f"says {number}, there are {count:,}: it is off by {off:,}"))
+        if number is not None and int(number) not in counts:
+            rule = f"says {number}, there are {counts[0]:,}: it is off by {int(number) - counts[0]:,}"
+            out.append(LineError(0, f"{name}/NbOfNtries", rule))
         if stated.sum is not None and not c.announced:
             due = xml_minor(format(stated.sum, "f"), s.currency)
             if due != total:

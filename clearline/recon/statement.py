@@ -22,7 +22,9 @@ LINES_MAX = 5_000_000
 TEXT_MAX = 4_096  # characters that are kept of a text; the file itself is kept whole
 ERRORS_MAX = 20
 
-_XML_DECIMAL = re.compile(r"[+-]?(\d{1,40})(?:\.(\d{0,40}))?|[+-]?\.(\d{1,40})")
+# Digits are ASCII's: Python's own \\d knows hundreds more.
+_XML_DECIMAL = re.compile(r"[+-]?([0-9]{1,40})(?:\.([0-9]{0,40}))?|[+-]?\.([0-9]{1,40})")
+_ISO_DAY = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2})(?:T[0-9:.]*|Z|[+-][0-9:]+)*")
 
 
 class LineError(NamedTuple):
@@ -146,8 +148,9 @@ def to_day(number: int) -> date:
 
 def iso_day(text: str) -> int:
     """Days since 1970 of an ISO date, or of the date in an ISO moment as it is written. Raises ValueError."""
+    found = _ISO_DAY.fullmatch(text.strip())
     try:
-        return day_number(date.fromisoformat(text.strip()[:10]))
+        return day_number(date.fromisoformat(found[1] if found else ""))
     except ValueError as e:
         rule = str(e) if str(e).startswith("must be") else f"must be a day as YYYY-MM-DD, not {shown(text)}"
         raise ValueError(rule) from None
