@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import TypeVar
+from weakref import WeakKeyDictionary, finalize
 
 from clearline.gateway.reporting import Place, Question, Reports, When
 from clearline.gateway.twin import LedgerTwin, codec
@@ -37,10 +38,17 @@ def server() -> ClickHouseServer:
 
 
 _DATABASES: dict[tuple[bytes, ...], ClickHouseConfig] = {}
+_OF_TWINS: WeakKeyDictionary[LedgerTwin, ClickHouseConfig] = WeakKeyDictionary()
 
 
 def stored(twin: LedgerTwin) -> ClickHouseConfig:
-    """A database that holds the twin's journal as it is now."""
+    """A database that holds the twin's journal as it was when this was first asked."""
+    if twin not in _OF_TWINS:
+        _OF_TWINS[twin] = _stored(twin)
+    return _OF_TWINS[twin]
+
+
+def _stored(twin: LedgerTwin) -> ClickHouseConfig:
     heads = tuple(twin.base(p).head.chain for p in range(twin.partitions))
     if heads not in _DATABASES:
         config = server().config(f"clearline_{len(_DATABASES)}")
@@ -71,6 +79,7 @@ class GroundReports:
         """The real ones."""
         if self._reports is None:
             self._reports = Reports(stored(self._twin), **self._limits)
+            finalize(self, self._reports._pool.close)
         return self._reports
 
     async def place(self, when: When) -> Place:
@@ -106,4 +115,5 @@ class GroundTables:
         """As `PartnerTables.ask`, in the thread that asks."""
         if self._tables is None:
             self._tables = Tables(stored(self._twin))
+            finalize(self, self._tables.close)
         return question(self._tables)
