@@ -1,4 +1,4 @@
-"""The benchmarks of the pipeline and of the gateway run and say what they promise; how fast it was here says nothing and is not looked at."""
+"""The benchmarks of pipeline, gateway and ledger run and say what they promise; how fast it was here says nothing and is not looked at."""
 
 from __future__ import annotations
 
@@ -69,7 +69,34 @@ def test_the_gateway_benchmark_measures_what_it_promises(tmp_path: Path):
     assert check["tied_out"]
 
 
-@pytest.mark.parametrize("benchmark", ["pipeline", "gateway"])
+@pytest.mark.stack
+@pytest.mark.timeout(300)
+def test_the_ledger_benchmark_measures_what_it_promises(tmp_path: Path):
+    command = [sys.executable, "-m", "benchmarks.ledger", "--quick", "--json", "--results", str(tmp_path)]
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stdout[-2_000:] + done.stderr[-2_000:]
+    lines = {line["part"]: line for line in map(json.loads, done.stdout.splitlines())}
+    assert set(lines) == {"sink", "reports: 40,000 postings", "reports: 80,000 postings", "reports: growth"}
+
+    sink = lines["sink"]
+    assert sink["records"] == 5_000 + 1_036, "the backlog, and partners, accounts and opening balances"
+    assert sink["rows"] > 3 * 5_000
+    assert min(sink["settled_per_second"], sink["sink_rows_per_second"], sink["engine_rows_per_second"]) > 0
+    assert len(sink["of_settlement_each"]) == len(sink["of_engine_each"]) == sink["rounds"] == 1
+
+    asked = ("balance as of a day", "statement of a month", "trial balance of a closed day",
+             "totals of a partner's tree by day")  # fmt: skip
+    for size in (40_000, 80_000):
+        figures = lines[f"reports: {size:,} postings"]
+        assert figures["postings"] == size
+        assert figures["bytes_per_posting"] > sum(figures["bytes_of_projections"].values()) > 0
+        for name in asked:
+            assert 0 < figures[name]["p50_ms"] <= figures[name]["max_ms"]
+            assert figures[name]["rows_max"] > 0
+            assert lines["reports: growth"][name][str(size)] == figures[name]
+
+
+@pytest.mark.parametrize("benchmark", ["pipeline", "gateway", "ledger"])
 def test_a_part_that_does_not_exist_is_refused(benchmark: str):
     command = [sys.executable, "-m", f"benchmarks.{benchmark}", "--only", "speed"]
     done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=120)
