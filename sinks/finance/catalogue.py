@@ -315,7 +315,7 @@ REPORTS: tuple[Report, ...] = (
 CATALOGUE: dict[str, Report] = {r.name: r for r in REPORTS}
 
 # What many views say, in one place. `whole_days` and `cut_days` are the two halves of a cut: together each record of it
-# once. `in_cut` is both, row by row. See `sinks/finance/cut.py`.
+# once (`sinks/finance/cut.py`). `in_cut` is both, row by row, for rows that are looked up by account, hold or subject.
 _IN_CUT = "booked_at <= {known_at:DateTime64(3, 'UTC')} AND offset < {ends:Array(UInt64)}[partition + 1]"
 WORDS = {
     # The first day of a period that `by` names. Date32 all the way: toStartOfMonth and toMonday end in 2149.
@@ -332,6 +332,8 @@ WORDS = {
     "cut_days": "booked_date >= {whole_before:Date32} AND booked_at >= toDateTime64({whole_before:Date32}, 3, 'UTC') "
     "AND " + _IN_CUT,
     "in_cut": _IN_CUT,
+    "booked_months": "({on:String} != 'booking' OR _partition_id BETWEEN toString(toYYYYMM({since:Date32})) "
+    "AND toString(toYYYYMM({until:Date32})))",
     "asker": "({partner:String} = '' OR partner_id = {partner:String} "
     "OR startsWith(partner_id, concat({partner:String}, '/')))",
     "owner": "({partner:String} = '' OR startsWith(account_id, concat({partner:String}, ':')) "

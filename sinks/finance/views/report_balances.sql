@@ -34,8 +34,8 @@ LEFT JOIN
         UNION ALL
         SELECT account_id, side, sum(amount) AS total, count() AS n
         FROM {database}.postings
-        WHERE {day} <= {until:Date32} AND {cut_days} AND ({account:String} = '' OR account_id = {account:String})
-            AND {owner}
+        WHERE {day} <= {until:Date32} AND {cut_days}
+            AND ({account:String} = '' OR account_id = {account:String}) AND {owner}
         GROUP BY account_id, side
     )
     GROUP BY account_id

@@ -17,7 +17,7 @@ FROM
             FROM {database}.control_changes
             WHERE command = 'OpenAccount' AND account_type = 'income' AND {in_cut}
         )
-        AND {day} BETWEEN {since:Date32} AND {until:Date32} AND {in_cut} AND {asker}
+        AND {day} BETWEEN {since:Date32} AND {until:Date32} AND {in_cut} AND {asker} AND {booked_months}
         AND ({product:String} = '' OR product = {product:String})
     GROUP BY d, product, currency, owner, side
 )

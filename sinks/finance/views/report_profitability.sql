@@ -41,7 +41,7 @@ FROM
                 WHERE command = 'OpenAccount' AND account_type = 'income' AND startsWith(subject_id, 'bank:')
                     AND {in_cut}
             )
-            AND {day} BETWEEN {since:Date32} AND {until:Date32} AND {in_cut} AND {asker}
+            AND {day} BETWEEN {since:Date32} AND {until:Date32} AND {in_cut} AND {asker} AND {booked_months}
         GROUP BY partner_id, product, currency, side
         UNION ALL
         SELECT 'expense' AS what, partner_id, product, currency, side, sum(amount) AS total
@@ -53,7 +53,7 @@ FROM
                 WHERE command = 'OpenAccount' AND account_type = 'expense' AND startsWith(subject_id, 'bank:')
                     AND {in_cut}
             )
-            AND {day} BETWEEN {since:Date32} AND {until:Date32} AND {in_cut} AND {asker}
+            AND {day} BETWEEN {since:Date32} AND {until:Date32} AND {in_cut} AND {asker} AND {booked_months}
         GROUP BY partner_id, product, currency, side
     )
     GROUP BY partner_id, product, money

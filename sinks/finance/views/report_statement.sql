@@ -59,6 +59,7 @@ FROM
         partner_id, product, operation, reference, partition, sequence, line, offset AS journal_offset
     FROM {database}.postings
     WHERE account_id = {account:String} AND {day} BETWEEN {since:Date32} AND {until:Date32} AND {in_cut}
+        AND {booked_months}
     ORDER BY day, booked_at, partition, sequence, line
     LIMIT {lines_max:UInt64}
 ) AS x
