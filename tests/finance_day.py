@@ -6,23 +6,36 @@ Sundays and by night, fees, refusals, and a few references that somebody meant b
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import csv
+import tempfile
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from clearline.gateway.finance.cells import money
+from clearline.recon.importing import Given, import_file
+from clearline.recon.mapping import read_mapping
+from clearline.recon.match import Rules
+from clearline.recon.run import Request, run
 from schemas.identity import partition_of
 from schemas.records import JournalRecord, PostedLeg
 from sinks import migrate
-from sinks.clickhouse import ClickHouseConfig
+from sinks.clickhouse import ClickHouseConfig, Database
+from sinks.finance import closes
+from sinks.finance import cut as cuts
 from sinks.ledger_sink import Arrival, LedgerSink
-from tests.journals import DAY_MS, Maker, local_codec
+from sinks.recon import Recon, Word
+from tests.journals import DAY_MS, Line, Maker, local_codec
 from tests.sink_child import TOPIC, feed
 
 NOW = datetime(2026, 11, 27, 16, 42, 7, 318_000, UTC)  # a Friday
 NOW_MS = int(NOW.timestamp()) * 1000 + 318
+CLOSED, CLOSED_MS = date(2026, 11, 25), NOW_MS // DAY_MS * DAY_MS - DAY_MS + 1_200_000  # 00:20 on the day after
+CLEARING = "bank:clearing:CNY"
 DAYS = 30
 RECORDS = 4_200
 
@@ -66,6 +79,17 @@ class Month(Maker):
     gap: int = 0
     wide_every: int = 1 << 30
     product: Product = field(default=PRODUCTS[0])
+    closed: bool = False
+
+    @property
+    def now_ms(self) -> int:
+        """When the last record was booked."""
+        return self._now
+
+    def control(self, partition: int, command: str, changes: dict[str, str]) -> Line:
+        """A record about the closed day."""
+        r = self._record(partition, "bank", "applied", command=command, subject_id=CLOSED.isoformat(), changes=changes)
+        return self._line(local_codec(), partition, r)
 
     @property
     def partners(self) -> list[str]:
@@ -104,23 +128,85 @@ class Month(Maker):
         r = super()._record(p, partner, outcome, **more)
         if r.command != "Transaction":
             return r
+        late = r.changes.get("late_for") if self.closed else None
+        changes = {n: v for n, v in r.changes.items() if n != "late_for"}
+        value_date = r.value_date
+        if self.closed:
+            value_date = max(value_date, CLOSED.toordinal() + 1 - date(1970, 1, 1).toordinal())
+            changes |= {"late_for": CLOSED.isoformat()} if late else {}
         reference = f"INV-{r.booked_at % 1_000_000:06}-{self._random.randrange(10, 99)}"
         if r.outcome == "settled" and self._random.random() < 0.02:
             reference = self._random.choice(HOSTILE)
         return msgspec.structs.replace(
-            r, product=self.product.name, operation=self.product.operation, reference=reference
+            r,
+            product=self.product.name,
+            operation=self.product.operation,
+            reference=reference,
+            changes=changes,
+            value_date=value_date,
         )
 
 
-def fill(config: ClickHouseConfig) -> int:
-    """Puts the month into a database, up to NOW. Returns how many records it has."""
+def fill(config: ClickHouseConfig) -> None:
+    """Puts the month into a database, up to NOW: the day before yesterday closed, sealed and in part late, the clearing
+    account reconciled with a statement of another bank that does not quite agree."""
     migrate.apply(config)
     month = Month(11)
     lines = month.lines(RECORDS // 2)
-    while lines[-1].record.booked_at <= NOW_MS:
-        lines += month.lines(RECORDS // 10)
-    lines = [x for x in lines if x.record.booked_at <= NOW_MS]
+    while month.now_ms < CLOSED_MS:
+        lines += month.lines(10)
+    lines += [month.control(p, "CloseDay", {"requested_by": "l.chen", "note": "end of day"}) for p in range(3)]
+    month.closed = True
     sink = LedgerSink(config, TOPIC, local_codec())
-    feed(sink, [Arrival(x.partition, x.offset, x.value) for x in lines], 5_000)
+    feed(sink, _arrivals(lines), 5_000)
+    db = Database(config)
+    sequences = {p: c.sequence for p, c in closes.closings(db, CLOSED).items()}
+    figures = closes.work_out(db, CLOSED, cuts.at(db, sequences))
+    said = {
+        "hash": figures.hash,
+        "cut": figures.cut.text,
+        "figures": figures.text,
+        "requested_by": "l.chen",
+        "note": "",
+    }
+    lines += [month.control(p, "SealDay", said) for p in range(3)]
+    while month.now_ms <= NOW_MS:
+        lines += month.lines(10)
+    feed(sink, _arrivals(x for x in lines if x.record.booked_at <= NOW_MS), 5_000)
     sink.close()
-    return len(lines)
+    _reconcile(db)
+    db.close()
+
+
+def _arrivals(lines: Iterable[Line]) -> list[Arrival]:
+    return [Arrival(x.partition, x.offset, x.value) for x in lines]
+
+
+def _reconcile(db: Database) -> None:
+    """A statement of three days: most lines as the ledger has them, one missing on either side, and others that differ."""
+    rows = db.rows(
+        "SELECT value_date, side, amount, reference FROM postings WHERE account_id = %(a)s AND reference LIKE 'INV-%%' "
+        "AND value_date BETWEEN '2026-11-20' AND '2026-11-25' ORDER BY value_date, booked_at, partition, sequence, line",
+        {"a": CLEARING},
+    )
+    lines = [[day, int(n) * (1 if side == "debit" else -1), reference] for day, side, n, reference in rows]
+    lines[3][1] += 9_00
+    lines[-3][0] += timedelta(days=-4)
+    del lines[5]
+    lines.append([date(2026, 11, 24), -1_250_00, "FEE 2026-11"])
+    lines.append(list(lines[10]))
+    with tempfile.TemporaryDirectory() as folder:
+        file, rules = Path(folder) / "clearing-2026-11-25.csv", Path(folder) / "mapping.yaml"
+        with file.open("w", newline="") as out:
+            writer = csv.writer(out)
+            writer.writerow(("valued", "amount", "reference"))
+            writer.writerows((day, money(n, "CNY").replace(",", ""), reference) for day, n, reference in sorted(lines))
+        rules.write_text(
+            'currency: CNY\ndate_format: "%Y-%m-%d"\nexternal_account: CLEARING-0001\n'
+            "columns:\n  value_date: valued\n  amount: amount\n  reference: {column: reference}\n"
+        )
+        recon = Recon(db)
+        import_file(recon, file, CLEARING, read_mapping(rules), Given())
+        run(recon, Request(CLEARING, cuts.head(db), Rules(2, 0)))
+        fee = next(b for b in recon.breaks(recon.runs(CLEARING)[-1]) if b.reference == "FEE 2026-11")
+        recon.say(CLEARING, Word(fee.id, "claimed back, ticket 4711", "l.chen", NOW))

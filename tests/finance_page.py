@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import atexit
 import shutil
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,7 +36,8 @@ PAGE_MS = finance_day.NOW_MS + 4_000  # when pages are made, as far as they know
 ACCOUNT = "orchard:wallet:main-cny"
 PAGES = (
     "/finance", "/finance/trial-balance", "/finance/trial-balance?by=account", f"/finance/statement?account={ACCOUNT}",
-    "/finance/statement", "/finance/flows", "/finance/breaks", "/finance/closes", "/finance/reports",
+    "/finance/statement", "/finance/flows", "/finance/breaks", "/finance/closes",
+    "/finance/closes?day=2026-11-25&verify=yes", "/finance/reports",
     "/finance/reports/holds", "/finance/reports/profitability?page=2", "/finance/trial-balance?since=never",
     "/finance/nowhere",
 )  # fmt: skip
@@ -49,7 +51,10 @@ class Desk:
     def __init__(self, config: ClickHouseConfig, base_url: str = "", **changes: Any) -> None:
         house = {"host": config.host, "port": config.port, "database": config.database}
         self.config = config
-        self.world = GatewayWorld(base_url or "http://127.0.0.1", clickhouse=house, **changes)
+        self._folder = tempfile.TemporaryDirectory(prefix="clearline-finance-")
+        self.world = GatewayWorld(
+            base_url or "http://127.0.0.1", clickhouse=house, data_dir=Path(self._folder.name), **changes
+        )
         self.parts = self.world.parts
         self.parts.reporting = Reports(config)
         self.now_ms = PAGE_MS
@@ -84,6 +89,7 @@ class Desk:
         """Ends the gateway."""
         self._server.should_exit = True
         self._thread.join(20)
+        self._folder.cleanup()
 
 
 @cache

@@ -11,10 +11,15 @@ from typing import Any, cast
 
 import httpx
 import msgspec
+import orjson
 import pytest
 
 from clearline import keys
+from clearline.audit.continuous.difference import PARTS, Difference, Finding, Verdict
+from clearline.audit.continuous.machine import Word
+from clearline.embedded.folder import DataFolder
 from clearline.finance.formats import Form, to_bytes
+from clearline.gateway.finance import breaks
 from clearline.gateway.finance import session as sessions
 from clearline.gateway.finance.cells import money
 from clearline.gateway.finance.charts import CHARTS_MAX, DAYS_MAX, charts
@@ -22,12 +27,17 @@ from clearline.gateway.finance.tables import ROWS_ON_PAGE, balance_of
 from clearline.gateway.finance.words import EN, LANGUAGES, words
 from clearline.gateway.reporting import NoReports
 from clearline.gateway.twin import MemoryGate
+from clearline.recon.breaks import TYPES
+from clearline.recon.lookup import breaks_result
 from schemas.records import AccessKey
 from sinks.clickhouse import Database
+from sinks.finance import closes
 from sinks.finance import cut as cuts
 from sinks.finance.ask import Result, ask
 from sinks.finance.catalogue import CATALOGUE, REPORTS
-from tests.finance_day import HOSTILE
+from sinks.recon import Recon
+from tests.finance_day import CLEARING, CLOSED, HOSTILE, fill
+from tests.finance_ground import server
 from tests.finance_page import ACCOUNT, PAGE_MS, PAGES, Desk, desk, month
 
 pytestmark = pytest.mark.stack
@@ -405,7 +415,7 @@ def test_hostile_references_are_text(inside: httpx.Client, db: Database) -> None
         "SELECT account_id, reference, value_date FROM postings WHERE reference IN %(bad)s", {"bad": list(HOSTILE)}
     )
     assert {r for _, r, _ in found} == set(HOSTILE)
-    for account, reference, day in found[:40]:
+    for account, reference, day in {r: (a, r, d) for a, r, d in found}.values():
         text = inside.get("/finance/statement", params={"account": account, "since": day, "until": day}).text
         assert reference in {row[5] for row in rows_of(text, "Statement")}
         assert (
@@ -491,6 +501,109 @@ def test_what_is_asked_wrongly_is_told_beside_its_field(inside: httpx.Client) ->
         assert marked == [field], (path, marked)
     assert inside.get("/finance/reports/nothing").status_code == 404
     assert inside.get("/finance/download/day?format=exe").status_code == 400
+
+
+def test_a_closed_day_is_what_was_sealed(inside: httpx.Client, db: Database) -> None:
+    listed = closes.listed(db)
+    assert [x.day for x in listed] == [CLOSED]
+    days = rows_of(inside.get("/finance/closes").text, "Day closes")
+    assert [(r[0], r[1], r[2]) for r in days] == [
+        (CLOSED.isoformat(), c, money(n, c)) for c, n in listed[0].totals.items()
+    ]
+    one = inside.get("/finance/closes", params={"day": CLOSED.isoformat()}).text
+    (seal,) = closes.seals(db, CLOSED)
+    _, totals = closes.read(seal)
+    assert [r[3] for r in rows_of(one, EN["closes.sealed"])] == [money(t.debits, t.currency) for t in totals]
+    late = db.rows(
+        "SELECT reference FROM outcomes WHERE changes LIKE '%%late_for%%' ORDER BY booked_at, partition, sequence", {}
+    )
+    assert [r[4] for r in rows_of(one, EN["closes.late"].format(day=CLOSED))] == [r for (r,) in late] and late
+    assert seal.hash in one and EN["closes.verified"] not in one
+    then = inside.get("/finance/trial-balance", params={"closed": CLOSED.isoformat()})
+    assert [(r[0], r[3]) for r in rows_of(then.text, "Trial balance")] == [
+        (c, money(n, c)) for c, n in listed[0].totals.items()
+    ]
+    assert EN["as_of.pinned"] in then.text
+    assert inside.get("/finance/closes?day=2026-11-24").status_code == 400
+
+
+def test_a_seal_is_worked_out_again_and_a_missing_row_is_named(at: Desk, inside: httpx.Client) -> None:
+    path = f"/finance/closes?day={CLOSED}&verify=yes"
+    assert EN["closes.verified"] in inside.get(path).text
+    config = server().config("finance_page_torn")
+    fill(config)
+    db = Database(config)
+    db.run(
+        f"ALTER TABLE {config.database}.postings DELETE WHERE partition = 1 AND sequence = 200 AND line = 0 SETTINGS mutations_sync = 1"
+    )
+    db.close()
+    torn = Desk(config)
+    try:
+        with torn.signed_in() as client:
+            text = html.unescape(client.get(path).text)
+            assert (
+                'class="verdict bad"' in text and "differences from what was sealed: " in text and "debits are" in text
+            )
+            balance = html.unescape(client.get("/finance/trial-balance").text)
+            assert "Not balanced: debits less credits are -" in balance
+    finally:
+        torn.stop()
+
+
+def test_breaks_are_the_last_runs_with_what_was_said_of_them(inside: httpx.Client, db: Database) -> None:
+    recon = Recon(db)
+    (last,) = recon.runs(CLEARING)
+    must = {b.id: b for b in recon.breaks(last)}
+    assert {b.type for b in must.values()} >= {
+        "missing_in_ledger",
+        "missing_in_statement",
+        "amount_differs",
+        "date_differs",
+        "duplicate",
+    }
+    text = inside.get("/finance/breaks").text
+    shown = {r[0]: r for r in rows_of(text, f"Breaks of {CLEARING}")}
+    assert shown.keys() == must.keys()
+    assert all(shown[b.id][1] == b.type and shown[b.id][8] == money(b.difference, "CNY") for b in must.values())
+    (fee,) = (b.id for b in must.values() if b.reference == "FEE 2026-11")
+    assert shown[fee][2] == "settled" and shown[fee][11] == "claimed back, ticket 4711"
+    filtered = inside.get("/finance/breaks", params={"type": "duplicate", "state": "open"}).text
+    assert [r[1] for r in rows_of(filtered, f"Breaks of {CLEARING}")] == ["duplicate"]
+    assert rows_of(inside.get("/finance/breaks", params={"run": last.run}).text, "Breaks of") == rows_of(
+        text, "Breaks of"
+    )
+    links = {m[1]: html.unescape(m[0]) for m in re.findall(r'<a href="([^"]*)" download>(\w+)</a>', text)}
+    for form, href in links.items():
+        assert inside.get(href).content == to_bytes(breaks_result(recon, last), cast(Form, form))
+    assert set(links) == {"json", "csv", "parquet", "xlsx"}
+    for wrong in ("account=no:such:one", "type=nothing", "run=0000"):
+        assert inside.get(f"/finance/breaks?{wrong}").status_code == 400
+    assert sorted(breaks.TYPES) == sorted(TYPES)
+
+
+def test_the_last_word_of_the_tie_out_is_told(at: Desk, inside: httpx.Client) -> None:
+    folder = DataFolder(at.parts.settings.data_dir).ready
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "tieout.json"
+    finding = Finding(
+        "redis", Verdict.DIFFERS, [Difference("redis", 2, "acme:wallet:a has 5, the journal 6", "acme:wallet:a")], 1
+    )
+    same = {part: Finding(part) for part in PARTS}
+    try:
+        for findings, age_s, must in (
+            (same, 2, 'verdict good" role="status">' + EN["tieout.equal"]),
+            ({**same, "redis": finding}, 2, 'verdict bad" role="status">1 differences. Partition 2: acme:wallet:a has 5, the journal 6'),
+            ({**same, "kafka": Finding("kafka", Verdict.UNAVAILABLE)}, 2, 'verdict none" role="status">' + EN["tieout.unavailable"]),
+            (same, 3_600, 'verdict bad" role="status">Its last word is 3,600 s old'),
+        ):  # fmt: skip
+            word = Word(findings, {0: 7, 1: 9}, []).to_dict()
+            file.write_bytes(orjson.dumps({**word, "round_at": at.now_ms - age_s * 1000}))
+            assert must in inside.get("/finance").text
+        file.write_bytes(b"{")
+        assert EN["tieout.unknown"] in inside.get("/finance").text
+    finally:
+        file.unlink()
+    assert EN["tieout.unknown"] in inside.get("/finance").text
 
 
 def test_without_clickhouse_it_says_so(at: Desk, inside: httpx.Client) -> None:

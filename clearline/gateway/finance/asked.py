@@ -35,7 +35,7 @@ class Field:
 @dataclass(frozen=True, slots=True)
 class AsOf:
     """Up to where a page's figures go. `link`: this page with exactly these figures, empty when it has none yet;
-    `newest`: this page at the head."""
+    `newest`: this page at the head; `said`: of which cut that is, where it is no report's."""
 
     cut: str
     known_at: str
@@ -44,6 +44,7 @@ class AsOf:
     link: str
     newest: str
     places: Table
+    said: str = ""
 
 
 def link(path: str, values: Mapping[str, str], **more: str) -> str:

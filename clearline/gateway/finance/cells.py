@@ -11,6 +11,9 @@ from ledger.money import EXPONENTS, format_minor
 from sinks.finance.catalogue import Column, Kind
 
 NUMBERS: frozenset[Kind] = frozenset(("count", "money", "share"))
+_FIGURES = frozenset(
+    ("debits", "credits", "difference", "postings", "partition", "sequence", "run", "breaks", "open", "age_days")
+)
 _ACCOUNTS = ("account", "payee", "name")  # the last one of a trial balance by account
 
 
@@ -83,6 +86,11 @@ def moment_text(at: datetime) -> str:
 def heads(columns: Sequence[Column], name: Callable[[Column], str]) -> list[Head]:
     """The heads of a report's columns."""
     return [Head(name(c), c.kind in NUMBERS, c.about) for c in columns]
+
+
+def named_heads(name: Callable[[str, str], str], *names: str) -> list[Head]:
+    """Heads of a table that is no report's. `name`: gives a column's name in words."""
+    return [Head(name("column", n), n in _FIGURES) for n in names]
 
 
 def row_cells(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 from typing import Any
@@ -24,6 +24,7 @@ from clearline.gateway.finance.tables import (
     error_of,
     status_of,
 )
+from clearline.gateway.finance.words import EN
 from clearline.gateway.problems import Problem
 from clearline.gateway.reporting import When
 from schemas.errors import BadInputError
@@ -110,9 +111,19 @@ def _told(folder: DataFolder) -> Mapping[str, Any] | None:
     return told if isinstance(told, dict) else None
 
 
-def tie_out_of(told: Mapping[str, Any] | None, now_ms: int, say: Any, title: str) -> Verdict:
-    """What the role `tieout` said, in a sentence."""
-    return Verdict("none", say("tieout.unknown"), title)
+def tie_out_of(told: Mapping[str, Any] | None, now_ms: int, say: Callable[..., str], title: str) -> Verdict:
+    """What the role `tieout` said, in a sentence. `told`: its ready file, None when there is none."""
+    if told is None or f"tieout.{told.get('verdict')}" not in EN or "round_at" not in told:
+        return Verdict("none", say("tieout.unknown"), title)
+    word, age = str(told["verdict"]), max(0, now_ms - int(told["round_at"])) // 1000
+    if age > OLD_S:
+        return Verdict("bad", say("tieout.old", seconds=f"{age:,}"), title)
+    count = sum(int(p.get("differences", 0)) for p in told.get("parts", {}).values())
+    first = "; ".join(f"Partition {d['partition']}: {d['text']}" for d in told.get("differences", [])[:3])
+    said = say(f"tieout.{word}", count=f"{count:,}", first=first)
+    when = say("tieout.at", seconds=age, cut=told.get("cut", ""), behind=told.get("lag_seconds", 0))
+    mood = {"equal": "good", "differs": "bad"}.get(word, "none")
+    return Verdict(mood, f"{said} {when}", title)
 
 
 def today_of(now_ms: int) -> date:

@@ -103,12 +103,12 @@ Handler = Callable[[Page], Awaitable[Response]]
 
 def finance_app(parts: Parts) -> ASGIApp:
     """The application under /finance."""
-    from clearline.gateway.finance import books, flows, overview, tables
+    from clearline.gateway.finance import breaks, closes, flows, overview, tables
 
     routes = [
         *(
             _page(parts, path, here, handler)
-            for path, here, handler in (*overview.PAGES, *tables.PAGES, *flows.PAGES, *books.PAGES)
+            for path, here, handler in (*overview.PAGES, *tables.PAGES, *flows.PAGES, *breaks.PAGES, *closes.PAGES)
         ),
         Route(f"{sessions.PATH}/sign-in", _open(parts, _sign_in), methods=["POST"]),
         Route(f"{sessions.PATH}/sign-out", _open(parts, _sign_out), methods=["POST"]),

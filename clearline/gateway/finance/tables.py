@@ -133,11 +133,12 @@ def figures_of(page: Page, question: Question, result: Result, given: Mapping[st
     exact = pinned(cut)
     own = {**given, **exact}
     rows, said, pages = page_of(page, result, own)
+    totals = result.totals()
     table = Table(
         page.name("report", report.name, report.title),
         heads(report.columns, lambda c: page.name("column", c.name)),
         [row_cells(report.columns, row, partial(to_statement, exact, given)) for row in rows],
-        total_rows(report.columns, result.totals(), page.say("total")) if result.rows else (),
+        total_rows(report.columns, totals, page.say("total")) if len(result.rows) > len(totals) else (),
     )
     return {
         "as_of": as_of(cut, page.path, {**page.query, **given}, page.parts.now_ms(), page.say),
