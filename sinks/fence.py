@@ -18,6 +18,7 @@ from sinks.clickhouse import Database, FencedError
 
 _CONSTRAINT = re.compile(r"CONSTRAINT run_(\d+)")
 _QUIET_TIMEOUT_S = 120.0
+REPAIR_LOCK = "repairing"  # an empty table: that it is there is the lock
 
 
 def take_over(db: Database, tables: tuple[str, ...]) -> int:
@@ -26,13 +27,36 @@ def take_over(db: Database, tables: tuple[str, ...]) -> int:
     Raises FencedError when another sink takes over at the same time, PartUnavailableError.
     """
     run = int.from_bytes(os.urandom(8), "big") >> 1 | 1
+    refuse_while_repaired(db)
     for table in tables:
         _hold(db, table, run)
+    refuse_while_repaired(db)  # whoever repairs locks first and fences then: one of both is seen by the other
     for table in tables:
         if _holders(db, table) != [run]:
             raise FencedError(f"two ClickHouse sinks start at once on {db.name}; this one ends")
     _wait_for_inserts(db)
     return run
+
+
+def refuse_while_repaired(db: Database) -> None:
+    """Raises PartUnavailableError while `clearline tieout --repair` puts right rows in the place of wrong ones."""
+    if db.rows("SELECT 1 FROM system.tables WHERE database = %(d)s AND name = %(t)s", {"d": db.name, "t": REPAIR_LOCK}):
+        hint = "its rows are being repaired; if that was killed, run `clearline tieout --repair` again"
+        raise PartUnavailableError("ClickHouse", db.config.address, hint)
+
+
+def take_over_for_repair(db: Database, tables: tuple[str, ...]) -> None:
+    """Locks the tables against sinks and fences the one that runs. Call `unlock` after it."""
+    db.run(f"CREATE TABLE IF NOT EXISTS {db.name}.{REPAIR_LOCK} (since DateTime) ENGINE = Memory")
+    run = int.from_bytes(os.urandom(8), "big") >> 1 | 1
+    for table in tables:
+        _hold(db, table, run)
+    _wait_for_inserts(db)
+
+
+def unlock(db: Database) -> None:
+    """Lets sinks write again; they take over anew."""
+    db.run(f"DROP TABLE IF EXISTS {db.name}.{REPAIR_LOCK} SYNC")
 
 
 def _holders(db: Database, table: str) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 import time
@@ -12,7 +13,10 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
+import redis
 
+from clearline.embedded.valkey import find_server
+from sinks.balances import RedisConfig
 from sinks.clickhouse import ClickHouseConfig, Database
 
 T = TypeVar("T")
@@ -75,3 +79,39 @@ class ClickHouseServer:
 
     def database(self, name: str) -> Database:
         return Database(self.config(name))
+
+
+@dataclass
+class ValkeyServer:
+    """A Valkey that keeps nothing on disk."""
+
+    folder: Path
+    port: int = 0
+    process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+
+    def start(self) -> None:
+        if not self.port:
+            with socket.socket() as s:
+                s.bind(("127.0.0.1", 0))
+                self.port = s.getsockname()[1]
+        options = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder), "--save", ""]
+        self.process = subprocess.Popen([find_server(), *options], stdout=subprocess.DEVNULL)
+        wait_for("Valkey", self.answers)
+
+    def client(self) -> redis.Redis:
+        return redis.Redis(port=self.port, decode_responses=True)
+
+    def answers(self) -> bool:
+        with self.client() as client:
+            try:
+                return bool(client.ping())
+            except redis.RedisError:
+                return False
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+
+    def config(self, world: str) -> RedisConfig:
+        return RedisConfig(f"redis://127.0.0.1:{self.port}/0", world)

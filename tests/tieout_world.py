@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -134,9 +134,9 @@ class TieOutWorld:
         finally:
             db.close()
 
-    def records(self) -> Iterator[Line]:
-        for lines in self.source.journal.values():
-            yield from lines
+    def every(self) -> JournalRows:
+        """The whole journal."""
+        return rows_of([x for lines in self.source.journal.values() for x in lines])
 
     def close(self) -> None:
         self.ledger_sink.close()

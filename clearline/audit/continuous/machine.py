@@ -173,11 +173,11 @@ class Machine:
         self.shards = Shards(source.partitions)
         store, balances = StoredSums(self._clickhouse, source.journal_topic), BalanceCheck(self._redis_config)
         self._stores = store, balances
-        self.stored = StoredCheck(store, self.running, self._again, self._journal_ends, self._options.stored)
+        self.stored = StoredCheck(store, self.running, self.again, self.journal_ends, self._options.stored)
         self.stored.known.update(known)
         self.stored.begin_with(self.running.sums)
         self.ledger = LedgerCheck(self.shards, self.running)
-        self.redis = RedisCheck(balances, self.shards, source.state_topic, self._state_ends, self._options.shards)
+        self.redis = RedisCheck(balances, self.shards, source.state_topic, self.state_ends, self._options.shards)
 
     def read(self, timeout_s: float = 0.1) -> bool:
         """Takes what came; whether there was anything."""
@@ -202,10 +202,11 @@ class Machine:
     def round(self) -> Word:
         """Compares everything that can be compared now."""
         findings = {
-            KAFKA: self.ledger.round(self._at_end),
             REDIS: _asked(REDIS, self.redis.round),
             CLICKHOUSE: _asked(CLICKHOUSE, self._stored_round),
         }
+        # After ClickHouse, which finds running sums that were wrong; while some may be, nothing is said from them.
+        findings[KAFKA] = self.ledger.round(set() if self.stored.unconfirmed else self._at_end)
         self._add_lags(findings)
         if time.monotonic() - self._looked_again >= self._options.again_s:
             self._looked_again = time.monotonic()
@@ -230,6 +231,32 @@ class Machine:
         except OSError as e:
             log.warning("tie-out's checkpoint cannot be written", file=str(self._options.checkpoint), why=str(e))
 
+    @property
+    def clickhouse(self) -> ClickHouseConfig:
+        """Where ClickHouse is."""
+        return self._clickhouse
+
+    @property
+    def balances(self) -> BalanceCheck:
+        """Redis, for a repair."""
+        assert self._stores is not None, "open comes first"
+        return self._stores[1]
+
+    @property
+    def journal_topic(self) -> str:
+        """The journal's name and id."""
+        return self._topics[0]
+
+    @property
+    def state_topic(self) -> str:
+        """Likewise of ledger.state."""
+        return self._topics[1]
+
+    def heads(self) -> dict[int, int]:
+        """The offset after the last outcome of each partition in ClickHouse, none beyond the journal's end."""
+        assert self._stores is not None, "open comes first"
+        return self._stores[0].heads(self.journal_ends())
+
     def close(self) -> None:
         """Ends the connections to the stores."""
         for store in self._stores or ():
@@ -244,7 +271,7 @@ class Machine:
         p, stretch = stretches[self._next_again % len(stretches)]
         self._next_again += 1
         first, end = stretch * STRETCH, min((stretch + 1) * STRETCH, self.running.of(p).cut.offset + 1)
-        pieces = list(self._again(p, first, end))
+        pieces = list(self.again(p, first, end))
         found = {key: s for t in TABLES for key, s in sums_of(t.name, [rows_of(t, j) for j in pieces]).items()}
         kept = {key: s for key, s in self.running.sums.items() if (key.partition, key.stretch) == (p, stretch)}
         for key in {*found, *kept}:
@@ -257,7 +284,7 @@ class Machine:
             finding = self.stored.round()
         except ProjectionAnewError:
             log.warning("ClickHouse is filled from the start; the journal is summed from the start")
-            self._rebuild_until = self._journal_ends()
+            self._rebuild_until = self.journal_ends()
             self._restart_sums()
             return Finding(CLICKHOUSE, Verdict.REBUILDING, said="the tables are others and are being filled")
         done = self._covered()
@@ -283,9 +310,9 @@ class Machine:
 
     def _add_lags(self, findings: dict[str, Finding]) -> None:
         clickhouse, redis = findings[CLICKHOUSE], findings[REDIS]
-        clickhouse.lag_s = self._lags[CLICKHOUSE].seconds(self._journal_ends(), self._covered())
+        clickhouse.lag_s = self._lags[CLICKHOUSE].seconds(self.journal_ends(), self._covered())
         behind = {p: min(self.redis.behind(p), at.position) for p, at in self.shards.partitions.items()}
-        redis.lag_s = self._lags[REDIS].seconds(self._state_ends(), behind)
+        redis.lag_s = self._lags[REDIS].seconds(self.state_ends(), behind)
         for finding in (clickhouse, redis):
             if finding.verdict == Verdict.EQUAL and finding.lag_s > self._options.behind_s:
                 finding.verdict = Verdict.BEHIND
@@ -296,13 +323,16 @@ class Machine:
         assert self.source is not None, "open comes first"
         return self.source
 
-    def _again(self, partition: int, first: int, end: int) -> Iterable[JournalRows]:
+    def again(self, partition: int, first: int, end: int) -> Iterable[JournalRows]:
+        """The journal's records from offset `first` to before `end`, read anew."""
         return self._source.again(partition, first, end)
 
-    def _journal_ends(self) -> dict[int, int]:
+    def journal_ends(self) -> dict[int, int]:
+        """Where each partition of the journal ends now."""
         return self._source.journal_ends()
 
-    def _state_ends(self) -> dict[int, int]:
+    def state_ends(self) -> dict[int, int]:
+        """Likewise of ledger.state."""
         return self._source.state_ends()
 
 

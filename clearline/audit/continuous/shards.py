@@ -160,6 +160,11 @@ class RedisCheck:
         return list(self._ghosts)
 
     @property
+    def strange_markers(self) -> list[int]:
+        """Partitions whose marker cannot be, for a repair."""
+        return list(self._strange_markers)
+
+    @property
     def passes(self) -> int:
         """How often every account was compared."""
         return self._passes
@@ -240,7 +245,7 @@ class RedisCheck:
         if found == own:
             return None  # written by another version in another way
         if found.source_offset == own.source_offset:
-            return f"{_unlike(found, own)}"
+            return _unlike(found, own) if passed else None
         if found.source_offset < own.source_offset:
             behind = f"stands at offset {found.source_offset}, its last change is at {own.source_offset}"
             return behind if passed else None
@@ -297,6 +302,8 @@ class RedisCheck:
             for f, text in fields.items():
                 p = int(f) if f.isdigit() else -1
                 at = self._shards.partitions.get(p)
+                if f == "no hash" and any(a in x.accounts for x in self._shards.partitions.values()):
+                    continue  # the comparison tells it
                 if at is not None and a in at.accounts:
                     self._ghosts.pop((a, f), None)
                     continue

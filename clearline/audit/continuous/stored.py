@@ -76,9 +76,11 @@ class StoredCheck:
         self._changed: set[Key] = set()
         self._wrong: set[Key] = set()
         self._named: dict[Key, _Named] = {}
+        self.unconfirmed: set[Key] = set()  # differ, and nobody has looked at the rows yet
         self._tables: dict[str, str] = {}
         self._last_read: dict[Contents, float] = {}
         self._unread: dict[str, list[Part]] = {}
+        self._stray_months: set[tuple[str, int]] = set()
 
     def round(self) -> Finding:
         """One comparison, at the place where ClickHouse stands. Raises PartUnavailableError, BadInputError, and
@@ -89,7 +91,7 @@ class StoredCheck:
             return finding
         self._changed |= self._running.advance(ends)
         strays: list[Difference] = []
-        self._unread = {}
+        self._unread, self._stray_months = {}, set()
         deadline = time.monotonic() + self._options.read_s
         for table in TABLES:
             strays += self._parts(table, ends, deadline)
@@ -106,6 +108,15 @@ class StoredCheck:
         self._running.replace(key, sums or NONE)
         self._changed.add(key)
 
+    def wrong_months(self) -> dict[str, set[int]]:
+        """Tables and months (yyyymm) in which the last round found something wrong, for a repair."""
+        out: dict[str, set[int]] = {}
+        for key in self._wrong:
+            out.setdefault(key.table, set()).add(key.month)
+        for table, month in self._stray_months:
+            out.setdefault(table, set()).add(month)
+        return out
+
     def forget(self) -> None:
         """Everything is to be compared from the start; sums of contents stay known."""
         self.totals.clear()
@@ -116,9 +127,9 @@ class StoredCheck:
 
     def _cut(self, finding: Finding) -> dict[int, int] | None:
         """Where ClickHouse stands and the journal was read to; None when the journal is to be read first."""
-        tables = self._store.tables()
-        another = bool(self._tables) and any(tables.get(t.name) != self._tables.get(t.name) for t in TABLES)
-        self._tables = tables
+        found = self._store.tables()
+        tables = {t.name: found[t.name] for t in TABLES if t.name in found}
+        another = any(self._tables.get(name, uuid) != uuid for name, uuid in tables.items())
         heads = self._store.heads()
         position = {p: at.position for p, at in self._running.partitions.items()}
         if any(end > position.get(p, 0) for p, end in heads.items()):
@@ -132,6 +143,7 @@ class StoredCheck:
                 finding.verdict, finding.said = Verdict.CHECKING, f"{left} records of the journal are to be read"
                 return None
         before = {p: at.cut.offset + 1 for p, at in self._running.partitions.items()}
+        self._tables |= tables
         if another and any(heads.get(p, 0) < end for p, end in before.items()):
             raise ProjectionAnewError
         return {p: max(heads.get(p, 0), before.get(p, 0)) for p in heads.keys() | before.keys()}
@@ -287,6 +299,7 @@ class StoredCheck:
         ]  # fmt: skip
         if not suspect:
             return []
+        self._stray_months |= {(table.name, now[name][0].month) for name in suspect}
         found = self._store.strays(table, suspect, ends, SHOWN_MAX)
         return [_stray(table, *row) for row in found]
 
@@ -298,13 +311,18 @@ class StoredCheck:
         self._wrong = (self._wrong - ready) | {
             k for k in ready if self._running.sums.get(k, NONE) != self.totals.get(k, NONE)
         }
-        named = list(self._name(ends)) if self._wrong else []
+        named = list(self._name(ends))
+        if named:  # once some are proven, the others are told by their sums until it is their turn
+            sums, totals = self._running.sums, self.totals
+            named += [_by_sums(k, sums.get(k, NONE), totals.get(k, NONE)) for k in sorted(self.unconfirmed)]
         self._named = {k: n for k, n in self._named.items() if k in self._wrong}
         every = list(dict.fromkeys([*strays, *named, *self._by_hand()]))
         finding.differences, finding.count = every[:SHOWN_MAX], len(every)
         finding.more = {"parts": sum(len(p) for p in self._counted.values()), "rows_unread": left}
         if every:
             finding.verdict = Verdict.DIFFERS
+        elif self.unconfirmed:
+            finding.verdict, finding.said = Verdict.CHECKING, "sums that differ are being read again"
         elif left:
             finding.verdict, finding.said = Verdict.CHECKING, f"{left} rows are to be read"
 
@@ -321,6 +339,7 @@ class StoredCheck:
     def _name(self, ends: dict[int, int]) -> Iterator[Difference]:
         """The rows behind stretches that differ: some each round, the others by their sums."""
         budget = NAMED_PER_ROUND
+        self.unconfirmed.clear()
         for key in sorted(self._wrong):
             own, stored = self._running.sums.get(key, NONE), self.totals.get(key, NONE)
             before = self._named.get(key)
@@ -330,7 +349,7 @@ class StoredCheck:
                 budget -= 1
                 yield from self._look_closer(key, stored, ends.get(key.partition, 0))
             else:
-                yield _by_sums(key, own, stored)
+                self.unconfirmed.add(key)
 
     def _look_closer(self, key: Key, stored: Sums, end: int) -> list[Difference]:
         first = key.stretch * STRETCH
@@ -341,7 +360,14 @@ class StoredCheck:
             if stretch.sums == stored:
                 self._wrong.discard(key)
                 return []
-        found = list(stretch.differences(self._store)) or [_by_sums(key, stretch.sums, stored)]
+        found = list(stretch.differences(self._store))
+        if not found:  # row by row they are equal: it is what was kept of the parts that is wrong
+            log.error("sums of parts were wrong and are read again", key=key, were=stored)
+            for part, _ in self._counted[key.table].values():
+                if part.month == key.month:
+                    self.known.pop((key.table, part.contents), None)
+            self.unconfirmed.add(key)
+            return []
         self._named[key] = _Named(stretch.sums, stored, found)
         return found
 
