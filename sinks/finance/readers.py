@@ -135,7 +135,7 @@ def _safe(view: str, texts: Mapping[str, str], tables: set[str], database: str, 
     read = {name for name in re.findall(rf"\b{database}\.`?(\w+)", text) if name != view}
     if any(set(_WORD.findall(text)) & WITHHELD.get(name, frozenset()) for name in read):
         return False
-    if "system." in text or not read:
+    if "system." in text or (not read and re.search(r"\bFROM\b", text)):
         return False
     return all(
         name in tables or (name in texts and _safe(name, texts, tables, database, (*above, view))) for name in read

@@ -13,7 +13,9 @@ import pytest
 import yaml
 
 from clearline.config import Settings
+from clearline.embedded.clickhouse.policy import FINANCE_CAPS
 from clearline.stack import role_names
+from sinks.finance.changeable import FREE_SETTINGS
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE = ROOT / "docker-compose.yml"
@@ -67,7 +69,14 @@ def test_the_reader_of_the_settings_is_a_user_who_may_only_read(services):
     users = ET.parse(ROOT / "deploy" / "clickhouse-reader.xml").getroot()
     reader = users.find(f"users/{Settings().clickhouse.reader_user}")
     assert reader is not None
-    assert users.findtext(f"profiles/{reader.findtext('profile')}/readonly") == "2"
+    profile = users.find(f"profiles/{reader.findtext('profile')}")
+    assert profile is not None
+    assert profile.findtext("readonly") == "1"
+    changeable = {
+        entry.tag for entry in profile.findall("constraints/*") if entry.find("changeable_in_readonly") is not None
+    }
+    assert changeable == {*FREE_SETTINGS, *FINANCE_CAPS}
+    assert profile.findtext("constraints/max_execution_time/max") == f"{FINANCE_CAPS['max_execution_time'].most:g}"
     password = reader.find("password")
     assert password is not None
     variable = password.attrib["from_env"]

@@ -15,7 +15,8 @@ from ledger.names import within
 from sinks.clickhouse import Database
 from sinks.finance.catalogue import REPORTS
 from sinks.finance.changeable import FREE_SETTINGS
-from sinks.finance.readers import OWNER, WITHHELD, Limits, Reader, removal, shape, statements
+from sinks.finance.readers import OWNER, WITHHELD, Limits
+from tests.hostile_statements import CHANGES, EVERYTHING, LOOSE, OF_ALL, OF_P2, ORACLES, OTHERS, PERIOD
 from tests.journals import Line
 from tests.reader_world import FINANCE, World, some_partners, world
 
@@ -31,152 +32,6 @@ def ledger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     running.add("p1")
     yield running
     running.server.stop()
-
-
-# To change something, or to reach outside the tables: refused to everybody who only reads.
-CHANGES = [
-    "INSERT INTO postings (partner_id) VALUES ('x')",
-    "INSERT INTO postings SELECT * FROM postings",
-    "INSERT INTO FUNCTION file('/tmp/leak.csv') SELECT 1",
-    "ALTER TABLE postings DELETE WHERE 1",
-    "ALTER TABLE postings UPDATE reference = '' WHERE 1",
-    "ALTER TABLE postings DROP PARTITION 202611",
-    "ALTER TABLE postings MODIFY SETTING fsync_after_insert = 0",
-    "DELETE FROM postings WHERE 1",
-    "UPDATE postings SET reference = '' WHERE 1",
-    "TRUNCATE TABLE postings",
-    "DROP TABLE postings",
-    "DROP DATABASE system",
-    "RENAME TABLE postings TO other",
-    "EXCHANGE TABLES postings AND outcomes",
-    "DETACH TABLE postings",
-    "OPTIMIZE TABLE postings FINAL",
-    "CREATE TABLE mine (a UInt8) ENGINE = Memory",
-    "CREATE TEMPORARY TABLE mine (a UInt8)",
-    "CREATE VIEW mine AS SELECT 1",
-    "CREATE OR REPLACE VIEW report_totals AS SELECT 1",
-    "CREATE FUNCTION mine AS (x) -> x",
-    "CREATE DICTIONARY mine (a UInt64) PRIMARY KEY a SOURCE(FILE(path '/etc/passwd' format 'CSV')) LAYOUT(FLAT()) LIFETIME(1)",
-    "CREATE USER mine",
-    "CREATE ROW POLICY mine ON postings USING 1 TO ALL",
-    "DROP ROW POLICY mine ON postings",
-    "CREATE NAMED COLLECTION mine AS a = 1",
-    "GRANT ALL ON *.* TO default",
-    "EXECUTE AS default SELECT 1",
-    "KILL QUERY WHERE 1",
-    "SYSTEM FLUSH LOGS",
-    "SYSTEM SHUTDOWN",
-    "BACKUP TABLE postings TO File('/tmp/leak')",
-    "ATTACH TABLE mine FROM '/tmp' (a UInt8) ENGINE = MergeTree ORDER BY a",
-    "SET ROLE ALL",
-    "SET ROLE clearline_owner",
-    "SET DEFAULT ROLE ALL TO default",
-    "SET readonly = 0",
-    "SET allow_ddl = 1",
-    "SET additional_table_filters = {}",
-    "SELECT 1 SETTINGS readonly = 0",
-    "SELECT count() FROM postings SETTINGS additional_table_filters = {}",
-    "SELECT 1 SETTINGS max_execution_time = 100000",
-    "SELECT 1 SETTINGS max_execution_time = 0",
-    "SELECT * FROM (SELECT 1 SETTINGS max_threads = 64)",
-    "SELECT * FROM file('/etc/passwd', 'LineAsString')",
-    "SELECT file('/etc/passwd')",
-    "SELECT `file`('/etc/passwd')",
-    "SELECT * FROM url('http://127.0.0.1:1/', 'CSV', 'a String')",
-    "SELECT * FROM s3('http://127.0.0.1:1/x', 'CSV', 'a String')",
-    "SELECT * FROM remote('127.0.0.1', currentDatabase(), 'postings')",
-    "SELECT * FROM /* a comment */ url /* another */ ('http://127.0.0.1:1/', 'CSV', 'a String')",
-    "SELECT * FROM mysql('127.0.0.1:1', 'a', 'b', 'c', 'd')",
-    "SELECT * FROM executable('id', 'TSV', 'a String')",
-    "SELECT * FROM cluster('default', system.one)",
-    "SELECT * FROM `default`.`/etc/passwd`",
-    "SELECT * FROM python('x')",
-    "SELECT 1 INTO OUTFILE '/tmp/leak'",
-    "SELECT 1; DROP TABLE postings",
-]
-# To see what others have: refused to a partner.
-OTHERS = [
-    "SELECT * FROM dead_letters",
-    "SELECT count() FROM ingest_batches",
-    "SELECT count() FROM schema_migrations",
-    "SELECT root FROM seals",
-    "SELECT * FROM (SELECT * FROM dead_letters)",
-    "WITH a AS (SELECT count() FROM dead_letters) SELECT * FROM a",
-    "SELECT (SELECT count() FROM dead_letters)",
-    "SELECT 1 WHERE 1 IN (SELECT partition FROM dead_letters)",
-    "SELECT partition IN dead_letters FROM postings",
-    "SELECT p.partition FROM postings AS p JOIN dead_letters AS d ON p.partition = d.partition",
-    "SELECT exists(SELECT 1 FROM dead_letters)",
-    "SELECT 1 UNION ALL SELECT count() FROM dead_letters",
-    "(SELECT 1) INTERSECT (SELECT count() FROM dead_letters)",
-    "FROM dead_letters SELECT count()",
-    "SELECT count() FROM `dead_letters`",
-    'SELECT count() FROM "dead_letters"',
-    "SELECT count() FROM dead_letters AS postings",
-    "WITH postings AS (SELECT 1) SELECT count() FROM dead_letters AS postings",
-    "SELECT count() FROM merge(currentDatabase(), '.*')",
-    "SELECT count() FROM merge('^postings$')",
-    "SELECT * FROM view(SELECT count() FROM postings)",
-    "SELECT * FROM viewIfPermitted(SELECT 1 AS x ELSE null('x UInt8'))",
-    "SELECT * FROM loop(postings) LIMIT 1",
-    "SELECT * FROM eval('SELECT 1')",
-    "SELECT * FROM mergeTreeIndex(currentDatabase(), 'postings')",
-    "SELECT * FROM mergeTreeProjection(currentDatabase(), 'postings', 'by_currency')",
-    "SELECT * FROM dictionary('x')",
-    "SELECT joinGet('dead_letters', 'value', 1)",
-    "SELECT dictGet('x', 'y', 1)",
-    "SELECT hasColumnInTable(currentDatabase(), 'dead_letters', 'value')",
-    "SELECT getServerSetting('max_connections')",
-    "SELECT getMacro('x')",
-    "SELECT serverUUID()",
-    "SELECT filesystemAvailable()",
-    "SELECT sleep(1)",
-    "SELECT demangle('x'), addressToLine(1)",
-    "EXPLAIN SELECT count() FROM postings",
-    "EXPLAIN ESTIMATE SELECT count() FROM postings",
-    "EXPLAIN indexes = 1 SELECT * FROM postings WHERE partner_id = 'p2'",
-    "SELECT * FROM (EXPLAIN SELECT 1)",
-    "SHOW CREATE TABLE dead_letters",
-    "SHOW PROCESSLIST",
-    "SHOW GRANTS",
-    "SHOW ACCESS",
-    "SHOW USERS",
-    "SHOW CREATE USER default",
-    "DESCRIBE TABLE dead_letters",
-    "DESCRIBE (SELECT * FROM dead_letters)",
-    "EXISTS TABLE dead_letters",
-    "SELECT * FROM system.processes",
-    "SELECT * FROM system.query_log",
-    "SELECT * FROM system.parts",
-    "SELECT * FROM system.parts_columns",
-    "SELECT * FROM system.merges",
-    "SELECT * FROM system.errors",
-    "SELECT * FROM system.server_settings",
-    "SELECT * FROM system.users",
-    "SELECT * FROM system.row_policies",
-    "SELECT name, total_rows FROM system.tables",
-    "SELECT * FROM system.tables",
-    "SELECT COLUMNS('rows') FROM system.tables",
-    "SELECT * EXCEPT (name) FROM system.tables",
-    "SELECT table_rows FROM information_schema.tables",
-    "SELECT sum(data_compressed_bytes) FROM system.columns",
-    "SELECT detail FROM outcomes",
-    "SELECT o.detail FROM outcomes AS o",
-    "SELECT * FROM outcomes",
-    "SELECT o.* FROM outcomes AS o",
-    "SELECT COLUMNS('det.*') FROM outcomes",
-    "SELECT count() FROM outcomes WHERE detail != ''",
-    "SELECT sequence FROM outcomes ORDER BY changes",
-    "SELECT length(changes) FROM control_changes",
-    "SELECT count() FROM outcomes NATURAL JOIN (SELECT '' AS detail)",
-    "SELECT count() FROM outcomes JOIN (SELECT '' AS detail) AS x USING (detail)",
-    "SELECT count() FROM postings PREWHERE throwIf(partner_id = 'p2') = 0",
-    "SELECT `a\n TableIdentifier postings` FROM dead_letters",
-    "SELECT partition FROM dead_letters -- FROM postings",
-    "SELECT partition /* FROM postings */ FROM dead_letters",
-    "SELECT * FROM report_trial_balance_of_nobody(since = '2026-01-01')",
-]  # fmt: skip
-LOOSE = {"SELECT 1; DROP TABLE postings": 62, "SELECT 1 INTO OUTFILE '/tmp/leak'": 358}
 
 
 @pytest.mark.parametrize("text", CHANGES)
@@ -306,11 +161,6 @@ def test_every_table_that_can_be_selected_is_filtered(ledger: World) -> None:
         assert all(reports[name].scoped for name in views if name in reports)
 
 
-EVERYTHING = "ends = arrayWithConstant(64, 18446744073709551615), whole_before = '2299-12-31', known_at = '2299-12-31 23:59:59.999'"
-OF_ALL, OF_P2 = (f"partner = '{partner}', product = '', currency = ''" for partner in ("", "p2"))
-PERIOD = "since = '1970-01-01', until = '2299-12-31', on = 'value'"
-
-
 def test_reports_show_a_partner_its_own(ledger: World) -> None:
     """The policies hold inside the parameterised views, whatever partner is asked for."""
     mine = own_rows(ledger.lines, "p1", True)["postings"]
@@ -328,38 +178,6 @@ def test_reports_show_a_partner_its_own(ledger: World) -> None:
     with ledger.client("default", database=ledger.config.database) as client:
         whole = client.execute(sums)
     assert whole[0][0] > debits
-
-
-ORACLES = [
-    "SELECT count() FROM postings WHERE {} = 0",
-    "SELECT count() FROM (SELECT * FROM postings) WHERE {} = 0",
-    "SELECT DISTINCT {} FROM postings",
-    "SELECT {} FROM postings",
-    "SELECT max({}) FROM postings",
-    "SELECT {} AS x, count() FROM postings GROUP BY x WITH ROLLUP",
-    "SELECT account_id FROM postings ORDER BY {} LIMIT 1",
-    "SELECT account_id FROM postings LIMIT 1 BY {}",
-    "SELECT sum(amount) OVER (PARTITION BY {}) FROM postings LIMIT 1",
-    "SELECT {} FROM postings UNION DISTINCT SELECT {} FROM postings",
-    "SELECT * FROM (SELECT {} AS k FROM postings) AS l JOIN (SELECT 0 AS k) AS r USING (k) LIMIT 1",
-    "SELECT * FROM (SELECT 0 AS k) AS l JOIN (SELECT {} AS k FROM postings) AS r USING (k) LIMIT 1",
-    "SELECT count() FROM (SELECT 1 AS line) AS l JOIN postings AS p ON l.line = p.line AND {} = 0",
-    "SELECT count() FROM (SELECT 1 AS line) AS l LEFT JOIN postings AS p ON l.line = p.line AND {} = 0",
-    "SELECT count() FROM postings WHERE line IN (SELECT line FROM postings WHERE {} = 0)",
-    "SELECT arrayJoin([{}]) FROM postings",
-    "SELECT z FROM postings ARRAY JOIN [{}] AS z",
-    "SELECT account_id FROM postings QUALIFY {} = 0 LIMIT 1",
-    "SELECT sumIf(amount, {} = 0) FROM postings",
-    "SELECT count() FROM postings WHERE (line IN (0, 1, 2)) OR {}",
-    "SELECT account_id, sum(amount) FROM postings GROUP BY account_id HAVING {} = 0",
-    "WITH a AS (SELECT * FROM postings) SELECT count() FROM a WHERE {} = 0",
-    "SELECT exists(SELECT 1 FROM postings WHERE {})",
-    "SELECT account FROM report_balances("
-    + EVERYTHING
-    + ", "
-    + PERIOD
-    + ", partner = '', account = '') WHERE {account} = 0",
-]
 
 
 @pytest.mark.parametrize("text", ORACLES)
@@ -485,22 +303,3 @@ def test_limits_of_one_query_hold(ledger: World) -> None:
             with pytest.raises(ServerException) as caught:
                 client.execute(text)
             assert caught.value.code in (158, 396)
-
-
-# A server
-
-
-def test_a_servers_statements_are_understood_by_the_engine(ledger: World) -> None:
-    """The engine's own parser reads every statement that makes or ends a reader on a server."""
-    db = Database(ledger.config)
-    found = shape(db)
-    made = statements(Reader("acme_reader", "acme/shop-17", True), found, "ab" * 32, "cd" * 16)
-    for text in [*made, *removal("acme_reader", found)]:
-        db.rows(f"EXPLAIN AST {text}")
-    policies = [text for text in made if text.startswith("CREATE ROW POLICY")]
-    assert len(policies) == len(OWNER)
-    granted = [text for text in made if text.startswith("GRANT")]
-    assert not any("dead_letters" in text or "ingest" in text or "seals" in text for text in granted)
-    assert not any("`detail`" in text or "`changes`" in text for text in granted)
-    assert any("report_totals" in text for text in granted)
-    db.close()

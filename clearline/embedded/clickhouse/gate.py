@@ -16,6 +16,7 @@ from clearline.embedded.clickhouse.engine import Engine
 from clearline.embedded.clickhouse.errors import ACCESS_DENIED, ServerError, from_engine
 from clearline.embedded.clickhouse.readers import Quotas, Users
 from clearline.embedded.clickhouse.sessions import Session, Settings
+from sinks.finance.changeable import FREE_SETTINGS
 
 # By the engine's own classes of functions: in these, what is new in the next version is refused until somebody has
 # looked at it.
@@ -92,7 +93,7 @@ class Gate:
         session.begin({**settings, **said})
         if user.policy is not None and statement.verb != "SET":
             self._check(session, user.policy, statement, parameters)
-        return statement
+        return sql.with_settings_told(statement, {*user.caps, *FREE_SETTINGS}) if statement.is_query else statement
 
     def _check(
         self, session: Session, rules: policy.Policy, statement: sql.Statement, parameters: Mapping[str, str]
@@ -110,7 +111,7 @@ class Gate:
             for name, _, aggregate, classes, origin in rows
         }
         found = {name: own.get(alias, False) if alias else own[name] for name, alias, *_ in rows}
-        return {**found, "lambda": True, "exists": True, "casewithexpression": True, "nested": True}
+        return {**found, "_cast": True, "lambda": True, "exists": True, "casewithexpression": True, "nested": True}
 
     def _exists(self, database: str, table: str) -> bool:
         return self._ask(f"EXISTS TABLE {sql.identifier(database)}.{sql.identifier(table)} FORMAT TSV").strip() != "0"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
@@ -257,6 +257,23 @@ def lift_settings(statement: Statement) -> tuple[Statement, dict[str, tuple[str,
         return statement, {}
     body = statement.body[: tokens[place].start]
     return replace(statement, body=body, text=body), {name: (value, True) for name, value in found.items()}
+
+
+def with_settings_told(statement: Statement, changeable: Iterable[str]) -> Statement:
+    """A query that reads system.settings, told there which of them it may change although it is read-only.
+
+    clickhouse-connect asks that when it opens, and then sends no setting that is called read-only.
+    """
+    tokens = list(tokenize(statement.body))
+    names = ", ".join(literal(name) for name in sorted(changeable))
+    told = f"(SELECT * REPLACE (if(name IN ({names}), 0, readonly) AS readonly) FROM system.settings)"
+    body = statement.body
+    for at in range(len(tokens) - 4, -1, -1):
+        here, database, dot, table = tokens[at : at + 4]
+        named = (database.text.strip('`"').lower(), table.text.strip('`"').lower()) == ("system", "settings")
+        if named and here.upper in ("FROM", "JOIN") and dot.text == "." and dot.end == table.start:
+            body = body[: database.start] + told + body[table.end :]
+    return statement if body is statement.body else replace(statement, body=body, text=body)
 
 
 def check_no_settings(statement: Statement) -> None:
