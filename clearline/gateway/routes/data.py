@@ -8,6 +8,7 @@ from fastapi.responses import Response
 from clearline.contract import ContractError, FieldError
 from clearline.gateway.figures_answer import answer, asked_of, field_error
 from clearline.gateway.principal import Principal
+from clearline.gateway.problems import Problem
 from clearline.gateway.scoping import SCOPE, whose
 from clearline.gateway.security import Asker, charge_report, parts_of
 from schemas.errors import BadInputError
@@ -54,6 +55,8 @@ async def get_top(request: Request, who: Asker) -> Response:
 async def get_cash_flow(request: Request, account_id: str, who: Asker) -> Response:
     """What comes in and goes out of an account over time, with whom, or what comes in regularly: `part` says."""
     who.need(SCOPE)
+    if not account_id:
+        raise Problem("not_found")
     part = request.query_params.get("part", "flow")
     if part not in data.PARTS:
         raise ContractError([FieldError("part", f"must be one of {', '.join(data.PARTS)}")])
