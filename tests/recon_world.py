@@ -18,6 +18,7 @@ from tests.sink_servers import ClickHouseServer
 NOSTRO = "bank:nostro:EUR"
 FIRST = date(2026, 11, 1)
 EPOCH = date(1970, 1, 1)
+TABLES = tuple(f"recon_{t}" for t in ("files", "lines", "statements", "links", "breaks", "runs", "words"))
 
 
 class Posted(NamedTuple):
@@ -43,16 +44,24 @@ def on(day: int) -> date:
     return FIRST + timedelta(days=day)
 
 
-def fresh(server: ClickHouseServer, name: str) -> Recon:
-    """A migrated database with the account opened, and nothing posted."""
-    migrate.apply(server.config(name))
-    db = server.database(name)
-    db.run(
-        f"INSERT INTO {name}.control_changes (topic, partition, offset, source_offset, sequence, command, partner_id, "
-        "subject_id, account_type, currency, changes, booked_at, run) VALUES "
-        f"('journal', 0, 0, 0, 0, 'OpenAccount', 'bank', '{NOSTRO}', 'asset', 'EUR', '', '2026-10-01 00:00:00', 1)"
-    )
-    return Recon(db)
+def migrated(server: ClickHouseServer, name: str) -> Recon:
+    """A database with the tables, and no views, which reconciliation does not ask."""
+    migrate.apply(server.config(name), [*migrate.committed()])
+    return Recon(server.database(name))
+
+
+def clear(recon: Recon, *tables: str) -> Recon:
+    """Empties these tables, or all that reconciliation uses; the account is opened and nothing posted."""
+    db = recon.db
+    for table in tables or (*TABLES, "postings", "outcomes", "control_changes"):
+        db.run(f"TRUNCATE TABLE {db.name}.{table}")
+    if not tables:
+        db.run(
+            f"INSERT INTO {db.name}.control_changes (topic, partition, offset, source_offset, sequence, command, "
+            "partner_id, subject_id, account_type, currency, changes, booked_at, run) VALUES ('journal', 0, 0, 0, 0, "
+            f"'OpenAccount', 'bank', '{NOSTRO}', 'asset', 'EUR', '', '2026-10-01 00:00:00', 1)"
+        )
+    return recon
 
 
 def post(db: Database, postings: Sequence[Posted], *, first: int = 1, partition: int = 0) -> None:

@@ -18,6 +18,7 @@ from clearline.recon.statement import (
     RefusedStatementError,
     Statement,
     minor,
+    no_collector,
     shown,
     statement_id,
     to_day,
@@ -65,7 +66,9 @@ def import_file(
                 f"{path.name} was imported to {account} before, with another mapping; it is kept as it is"
             )
         return Imported(same, new=False)
-    statements = [_completed(path.name, s, given, single) for s, single in _read(path, mapping, progress)]
+    with no_collector():
+        read = [*_read(path, mapping, progress)]
+    statements = [_completed(path.name, s, given, single) for s, single in read]
     for s in statements:
         _check(path.name, s, account, currency, given, known)
     if len({s.external_account for s in statements}) > 1:
