@@ -396,6 +396,44 @@ def test_rows_of_a_torn_batch_are_in_no_report(world: World) -> None:
     db.close()
 
 
+def test_a_closed_day_is_asked_by_its_date(world: World) -> None:
+    """The cut is that of its close, however much was booked since; `until` is the day."""
+    maker, codec = FeeMaker(8, step_ms=DAY_MS // 100), local_codec()
+    lines = maker.lines(700)
+    day = EPOCH + timedelta(days=lines[-1].record.booked_at // DAY_MS - 1)
+    sealed = {}
+    for p in range(maker.partitions):
+        changes = {"day": day.isoformat(), "next_day": (day + timedelta(days=1)).isoformat()}
+        record = maker._record(p, "bank", "applied", command="CloseDay", subject_id=day.isoformat(), changes=changes)
+        sealed[p] = record.sequence
+        lines.append(maker._line(codec, p, record))
+    places = [{"partition": p, "sequence": n, "chain": "00" * 32} for p, n in sealed.items()]
+    figures = json.dumps({"day": day.isoformat(), "cut": places, "totals": []}, separators=(",", ":"))
+    changes = {"hash": "00" * 32, "figures": figures}
+    record = maker._record(0, "bank", "applied", command="SealDay", subject_id=day.isoformat(), changes=changes)
+    lines += [maker._line(codec, 0, record), *maker.lines(300)]
+    config = world.server.config(f"clearline_{uuid.uuid4().hex[:8]}")
+    migrate.apply(config)
+    feed(LedgerSink(config, TOPIC, codec), arrivals(lines), 500)
+    db = Database(config, reader=True)
+    held = [x for x in lines if x.record.sequence <= sealed[x.partition]]
+    must = Facts(held, until=day).sums(lambda _, r, p: (p.currency,))
+    found = ask_for(db, CATALOGUE["trial-balance"], {}, closed=day.isoformat())
+    assert [(r["currency"], r["debits"], r["credits"], r["postings"]) for r in found.dicts()] == [
+        (*k, *n) for k, n in sorted(must.items())
+    ]
+    assert {p: at.sequence for p, at in found.cut.places.items()} == sealed
+    assert found.asked["until"] == day.isoformat()
+    head = ask_for(db, CATALOGUE["trial-balance"], {"until": day.isoformat()})
+    assert head.rows != found.rows, "something came in late for the day"
+    holds = ask_for(db, CATALOGUE["holds"], {}, closed=day.isoformat())
+    assert holds.cut == found.cut
+    for wrong in ({"cut": "0:1"}, {"given": {"until": "2026-11-20"}}):
+        with pytest.raises(BadInputError, match="cannot be given with closed"):
+            ask_for(db, CATALOGUE["totals"], wrong.get("given", {}), cut=wrong.get("cut", ""), closed=day.isoformat())  # type: ignore[arg-type]
+    db.close()
+
+
 HOSTILE = (
     "' OR 1 = 1 --", "\\' OR 1 = 1 --", "\\", "'", "p1') UNION ALL SELECT * FROM system.users --", "{ends:Array(UInt64)}",
     "p1', partner = '", "%(x)s", "%s", "p1%", "/* */", "\u2019 OR 1=1", "'; DROP TABLE postings; --", "p1\\x27",
