@@ -7,11 +7,16 @@ the very same rows from files of its own.
 
 from __future__ import annotations
 
+import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
+
+import psutil
 
 from benchmarks.harness import BenchError, World, prepare_registry
 from benchmarks.ledger_rows import sizes
@@ -42,6 +47,14 @@ class Journal:
     codec: Codec
     rate: float
     topic: str
+    cpu_us: float  # of worker and broker, per command
+
+
+class Took(NamedTuple):
+    """One round: seconds, and processor seconds of this process and of the server."""
+
+    seconds: float
+    cpu: tuple[float, ...]
 
 
 def settled(stack: Stack, settings: Settings, number: int, seed: int, report: Report) -> Journal:
@@ -53,9 +66,11 @@ def settled(stack: Stack, settings: Settings, number: int, seed: int, report: Re
         report.say(f"settling {number:,} transactions")
         world.setup()
         world.fill(number)
-        rate = drain(world, 1)["settled_per_second"]
+        drained = drain(world, 1)
         arrivals = [Arrival(r.partition, r.offset, r.value) for r in read_to_end(world.kafka, world.topics.journal)]
-    return Journal(arrivals, Registry(addresses.registry_url or "").codec(), rate, "bench.journal@one")
+    rate = drained["settled_per_second"]
+    cpu_us = drained["worker_cpu_us_each"] + drained["cpu_of_a_core"]["kafka"] / rate * 1e6
+    return Journal(arrivals, Registry(addresses.registry_url or "").codec(), rate, "bench.journal@one", cpu_us)
 
 
 def run_sink(stack: Stack, settings: Settings, report: Report, number: int, rounds: int, seed: int) -> list[str]:
@@ -64,30 +79,38 @@ def run_sink(stack: Stack, settings: Settings, report: Report, number: int, roun
     base = clickhouse_config(stack.resolved())
     folder = settings.data_dir / "rows"
     folder.mkdir(parents=True)
-    sink: list[float] = []
-    engine: list[float] = []
+    sink: list[Took] = []
+    engine: list[Took] = []
+    pids = (os.getpid(), stack.pid("clickhouse"))
     figures: dict[str, Any] = {}
     rows = 0
     for i in range(rounds):
         report.say(f"round {i + 1} of {rounds}: the sink, then the server alone")
         own, beside = _fresh(base, f"bench_sink_{i}"), _fresh(base, f"bench_engine_{i}")
-        sink.append(_by_sink(own, journal))
+        with measured(sink, pids):
+            _by_sink(own, journal)
         db = Database(own)
         if not i:
             rows = _to_files(db, folder)
             figures["bytes_per_posting"] = sizes(db, "postings")["all"]
             figures["bytes_per_record"] = sizes(db, "outcomes")["all"]
-        engine.append(_by_engine(beside, own, folder))
+        with measured(engine, pids):
+            _by_engine(beside, folder)
+        _same_rows(db, own, beside)
         for c in (own, beside):
             db.run(f"DROP DATABASE {c.database} SYNC")
         db.close()
     records = len(journal.arrivals)
-    of_settlement = [records / s / journal.rate for s in sink]
-    of_engine = [e / s for e, s in zip(engine, sink, strict=True)]
+    of_settlement = [records / s.seconds / journal.rate for s in sink]
+    of_engine = [e.seconds / s.seconds for e, s in zip(engine, sink, strict=True)]
+    sink_s, engine_s = median(s.seconds for s in sink), median(e.seconds for e in engine)
+    per_record = {"sink": _cpu(sink, 0, records), "its server": _cpu(sink, 1, records),
+                  "server alone": _cpu(engine, 1, records), "settlement": round(journal.cpu_us, 1)}  # fmt: skip
     figures = {
         "records": records, "rows": rows, "rounds": rounds,
-        "settled_per_second": round(journal.rate), "sink_records_per_second": round(records / median(sink)),
-        "sink_rows_per_second": round(rows / median(sink)), "engine_rows_per_second": round(rows / median(engine)),
+        "settled_per_second": round(journal.rate), "sink_records_per_second": round(records / sink_s),
+        "sink_rows_per_second": round(rows / sink_s), "engine_rows_per_second": round(rows / engine_s),
+        "processor_us_per_record": per_record,
         "of_settlement": round(median(of_settlement), 2), "of_settlement_min": OF_SETTLEMENT_MIN,
         "of_settlement_each": [round(r, 2) for r in of_settlement],
         "of_engine": round(median(of_engine), 2), "of_engine_min": OF_ENGINE_MIN,
@@ -108,17 +131,33 @@ def _fresh(base: ClickHouseConfig, database: str) -> ClickHouseConfig:
     return own
 
 
-def _by_sink(config: ClickHouseConfig, journal: Journal) -> float:
-    """Seconds in which the sink stored and proved all of it."""
+@contextmanager
+def measured(to: list[Took], pids: tuple[int, ...]) -> Iterator[None]:
+    """Adds what the block took."""
+
+    def cpu() -> list[float]:
+        times = [psutil.Process(pid).cpu_times() for pid in pids]
+        return [t.user + t.system for t in times]
+
+    before, started = cpu(), time.perf_counter()
+    yield
+    seconds = time.perf_counter() - started
+    to.append(Took(seconds, tuple(b - a for a, b in zip(before, cpu(), strict=True))))
+
+
+def _cpu(took: list[Took], process: int, records: int) -> float:
+    """Processor time of a process per record, microseconds, of the median round."""
+    return round(median(t.cpu[process] for t in took) / records * 1e6, 1)
+
+
+def _by_sink(config: ClickHouseConfig, journal: Journal) -> None:
+    """The sink takes over, stores and proves all of it."""
     sink = LedgerSink(config, journal.topic, journal.codec)
     sink.take_over()
-    started = time.perf_counter()
     stored = sum(sink.write(journal.arrivals[i : i + BATCH]) for i in range(0, len(journal.arrivals), BATCH))
-    took = time.perf_counter() - started
     sink.close()
     if stored != len(journal.arrivals):
         raise BenchError(f"{len(journal.arrivals)} records, {stored} stored")
-    return took
 
 
 def _columns(db: Database, table: str) -> str:
@@ -141,17 +180,20 @@ def _to_files(db: Database, folder: Path) -> int:
     return count
 
 
-def _by_engine(config: ClickHouseConfig, like: ClickHouseConfig, folder: Path) -> float:
-    """Seconds in which the server inserted the same rows by itself."""
+def _by_engine(config: ClickHouseConfig, folder: Path) -> None:
+    """The server inserts the same rows by itself."""
     db = Database(config)
-    took = 0.0
     for table in TABLES:
         columns = _columns(db, table)
-        started = time.perf_counter()
         db.run(f"INSERT INTO {table} ({columns}) SELECT {columns} FROM file('{folder / table}.native', Native)")
-        took += time.perf_counter() - started
-        both = [int(db.rows(f"SELECT count() FROM {name}.{table}")[0][0]) for name in (config.database, like.database)]
-        if both[0] != both[1]:
-            raise BenchError(f"{table}: the server has {both[0]} rows, the sink {both[1]}")
     db.close()
-    return took
+
+
+def _same_rows(db: Database, one: ClickHouseConfig, other: ClickHouseConfig) -> None:
+    """Raises BenchError unless both databases have the same rows, by count and by a hash over what was inserted."""
+    for table in TABLES:
+        columns = _columns(db, table).removesuffix(", run")  # each sink has a number of its own
+        what = f"count(), sum(cityHash64({columns}))"
+        a, b = (db.rows(f"SELECT {what} FROM {c.database}.{table}")[0] for c in (one, other))
+        if a != b:
+            raise BenchError(f"{table}: the sink has {a[0]} rows, the server alone {b[0]}, or others")
