@@ -262,13 +262,18 @@ def _present(account: str) -> dict[str, Any]:
 
 
 def _past(account: str, value_date: str, as_of: str) -> dict[str, Any]:
-    from sinks.finance.ask import ask_for, moment
+    from sinks.finance.ask import NotKnownError, ask_for, moment
 
     until, at = _day(value_date, "--value-date"), moment("--as-of", as_of) if as_of else None
     asked = {"account": account} | ({"until": value_date} if value_date else {})
+    report = catalogue.report("balances")
     with _database() as db:
-        found = ask_for(db, catalogue.report("balances"), asked, known_at=as_of)
-    row = next(found.dicts())
+        try:
+            found = ask_for(db, report, asked, known_at=as_of)
+            row = next(found.dicts())
+        except NotKnownError:  # it was opened later: nothing was on it then
+            found = ask_for(db, report, asked)
+            row = next(found.dicts()) | {"balance": 0, "debits": 0, "credits": 0, "postings": 0}
     return {
         "account_id": account, "type": row["type"], "currency": row["currency"], "balance": row["balance"],
         "debits_posted": row["debits"], "credits_posted": row["credits"], "postings": row["postings"],

@@ -17,6 +17,10 @@ TEXT_MAX = 512  # characters of a parameter
 _TRIES = 5
 
 
+class NotKnownError(BadInputError):
+    """What a report is asked about is not there at the cut."""
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
     """A report's rows in its columns' order, with what was asked and up to where it goes. Money in minor units."""
@@ -98,7 +102,7 @@ def ask(db: Database, report: Report, given: Mapping[str, str], cut: Cut) -> Res
         rows = db.rows(query(report, asked, cut, bounds, db.name))
         if cuts.bounds(db, cut).whole_before >= bounds.whole_before:
             if not rows and asked.get(report.subject):
-                raise BadInputError(f"{report.subject}: {asked[report.subject]} is not known in ClickHouse at this cut")
+                raise NotKnownError(f"{report.subject}: {asked[report.subject]} is not known in ClickHouse at this cut")
             return Result(report, asked, cut, [tuple(_plain(v) for v in row) for row in rows])
     raise BadInputError("records with booking times of the past keep coming in: ask again")
 

@@ -578,6 +578,9 @@ def test_a_balance_has_both_time_axes(world: World, line: Any) -> None:
         found = json.loads(out)
         assert (code, found["debits_posted"], found["credits_posted"]) == (0, *sums)
         assert found["balance"] == sums[0] - sums[1]
+    code, out, _ = line("balance", account, "--as-of", "2020-01-01", "--json")
+    assert (code, json.loads(out)["balance"]) == (0, 0), "it was opened later"
+    assert line("balance", "p1:wallet:none", "--as-of", "2020-01-01")[0] == 2
 
 
 def test_a_trial_balance_out_of_balance_is_exit_code_1(
