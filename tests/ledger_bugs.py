@@ -7,9 +7,10 @@ from typing import Any
 
 import msgspec
 
-from ledger import calendars, control_partners, crossing, exchange, flights, limits, operations, parts, rules
+from ledger import calendars, closing, control_partners, crossing, exchange, flights, limits, operations, parts, rules
 from ledger.accounts import Account
 from ledger.book import Book
+from ledger.days import iso_date
 from ledger.entries import HOLD, LAPSED
 from ledger.money import EXPONENTS
 from ledger.operations import OPERATIONS
@@ -268,6 +269,20 @@ def _refused_money_stays_set_aside(monkeypatch):
         return plain(book, row, at)
 
     monkeypatch.setattr(crossing, "_decide", decide)
+
+
+def _a_day_is_sealed_again(monkeypatch):
+    plain = closing._closed
+
+    def closed(draft, day, closed_through):
+        found = plain(draft, day, closed_through)
+        return found and msgspec.structs.replace(found, hash="")
+
+    monkeypatch.setattr(closing, "_closed", closed)
+
+
+def _a_day_closed_with_a_later_one_is_taken_for_open(monkeypatch):
+    monkeypatch.setattr(closing, "_closed", lambda draft, day, closed_through: draft.row(f"y:{iso_date(day)}"))
 
 
 BUGS: tuple[Bug, ...] = tuple(
