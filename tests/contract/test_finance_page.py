@@ -321,6 +321,17 @@ def test_the_style_sheet_is_named_by_its_bytes(inside: httpx.Client) -> None:
     assert "url(" not in answer.text and "@import" not in answer.text
 
 
+def test_metrics_call_pages_by_their_pattern(at: Desk, inside: httpx.Client) -> None:
+    for path in ("/finance/reports/holds", "/finance/reports/made-up", "/finance/made-up", "/finance/download/made-up"):
+        inside.get(path)
+        httpx.get(at.url + path)
+    text = httpx.get(at.url + "/metrics").text
+    routes = set(re.findall(r'route="(/finance[^"]*)"', text))
+    assert {"/finance", "/finance/reports/{name}", "/finance/download/{name}"} <= routes and "made-up" not in str(
+        routes
+    )
+
+
 def test_it_is_no_part_of_the_api(at: Desk) -> None:
     assert all(not path.startswith("/finance") for path in httpx.get(at.url + "/openapi.json").json()["paths"])
     assert httpx.get(at.url + "/financed").json()["code"] == "not_found"
@@ -524,6 +535,7 @@ def test_a_closed_day_is_what_was_sealed(inside: httpx.Client, db: Database) -> 
         (c, money(n, c)) for c, n in listed[0].totals.items()
     ]
     assert EN["as_of.pinned"] in then.text
+    assert re.search(r'<input id="f-until"[^>]* value=""', then.text), "another closed day could not be chosen"
     assert inside.get("/finance/closes?day=2026-11-24").status_code == 400
 
 

@@ -146,15 +146,19 @@ def _page(parts: Parts, path: str, here: str, handler: Handler) -> Route:
         sessions.keep(parts, page.request, response, page.session)
         return response
 
-    return Route(sessions.PATH + path, _open(parts, signed_in, here), methods=["GET"])
+    route = sessions.PATH + path
+    return Route(route, _open(parts, signed_in, here, route), methods=["GET"])
 
 
-def _open(parts: Parts, handler: Handler, here: str = "") -> Callable[[Request], Awaitable[Response]]:
-    """A handler whose errors become pages, and whose answers stay with whoever asked."""
+def _open(
+    parts: Parts, handler: Handler, here: str = "", route: str = sessions.PATH
+) -> Callable[[Request], Awaitable[Response]]:
+    """A handler whose errors become pages, and whose answers stay with whoever asked. `route`: its pattern, which
+    metrics call it by."""
 
     async def answer(request: Request) -> Response:
         page = Page(parts, request, here)
-        request.scope["route"] = _Named(request.scope["path"] if here else sessions.PATH)
+        request.scope["route"] = _Named(route)
         try:
             response = await handler(page)
         except Exception as e:
@@ -167,7 +171,7 @@ def _open(parts: Parts, handler: Handler, here: str = "") -> Callable[[Request],
 
 @dataclass(frozen=True, slots=True)
 class _Named:
-    """What metrics call a page: paths of pages are few, and have no ids in them."""
+    """A route's pattern, as metrics look for it."""
 
     path: str
 

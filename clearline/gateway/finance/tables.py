@@ -114,7 +114,9 @@ async def show_report(page: Page, report: Report) -> Response:
 
 
 def form_of(page: Page, report: Report, given: Mapping[str, str]) -> dict[str, Any]:
-    """What a template shows of a report's form."""
+    """What a template shows of a report's form. A closed day names the last day itself, so that has no value then."""
+    if when_of(page.query).closed:
+        given = {n: v for n, v in given.items() if n != "until"}
     return {
         "action": page.path, "fields": fields_of(report, given, partial(page.name, "parameter")),
         "moments": moment_fields(page.query, page.say), "moments_open": any(when_of(page.query)),
