@@ -91,7 +91,8 @@ class ClickHouseSettings(_Section):
     """`host` None: the development server over chDB is run here. `database` empty: `clearline_<world>`.
 
     `reader_user` may only read; reports and `clearline sql` run as it. `data_user` writes partners' own tables and
-    nothing else; empty: `user` does. `secure`: TLS.
+    nothing else; empty: `user` does. `secure`: TLS. `cluster`, `storage_policy`, `cold_volume`, `cold_after_months`,
+    `calls_keep_days`: for production, docs/clickhouse.md.
     """
 
     host: str | None = None
@@ -105,6 +106,11 @@ class ClickHouseSettings(_Section):
     data_password: str = Field(default="", repr=False)
     secure: bool = False
     database: str = Field(default="", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$|^$")
+    cluster: str = Field(default="", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$|^$")
+    storage_policy: str = Field(default="", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$|^$")
+    cold_volume: str = Field(default="cold", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+    cold_after_months: int = Field(default=0, ge=0, le=1200)
+    calls_keep_days: int = Field(default=0, ge=0, le=36_600)
 
 
 class RedisSettings(_Section):

@@ -25,13 +25,22 @@ _NOT_THE_QUERY = frozenset({
 })  # fmt: skip
 _TOO_MUCH = frozenset({158, 159, 160, 241, 307, 396})  # rows, time, speed, memory, bytes, rows or bytes of a result
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+# On a cluster an insert is done when a majority of the replicas of its shard has it, a query sees all of those, and a
+# change of a table is done when every replica has made it. So what was read back stays, whichever replica is lost.
+ON_A_CLUSTER: dict[str, Any] = {
+    "distributed_foreground_insert": 1, "insert_quorum": "auto", "insert_quorum_parallel": 0,
+    "select_sequential_consistency": 1, "alter_sync": 2, "distributed_product_mode": "global",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class ClickHouseConfig:
     """Where the server is and which database is ours. `reader_user` may only read; people's own SQL runs as it.
 
-    `cluster`: its name on the servers; empty for a server of its own (see `sinks.layout`).
+    `cluster`: its name on the servers; empty for a server of its own (see `sinks.layout`). `storage_policy`: of the
+    tables that grow with the ledger, empty for the server's own; `cold_after_months`: after so many months of booking
+    their parts go to the policy's `cold_volume`, 0 never; `calls_keep_days`: for so long counts of calls are kept, 0
+    for ever. Rows of the ledger are never deleted.
     """
 
     host: str
@@ -44,12 +53,21 @@ class ClickHouseConfig:
     secure: bool = False
     timeout_s: float = 30.0
     cluster: str = ""
+    storage_policy: str = ""
+    cold_volume: str = "cold"
+    cold_after_months: int = 0
+    calls_keep_days: int = 0
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.database):
             raise BadInputError(f"ClickHouse database {self.database!r}: letters, digits and _ only")
-        if self.cluster and not _NAME.fullmatch(self.cluster):
-            raise BadInputError(f"ClickHouse cluster {self.cluster!r}: letters, digits and _ only")
+        for what, name in (
+            ("cluster", self.cluster),
+            ("storage policy", self.storage_policy),
+            ("volume", self.cold_volume),
+        ):
+            if name and not _NAME.fullmatch(name):
+                raise BadInputError(f"ClickHouse {what} {name!r}: letters, digits and _ only")
 
     @property
     def address(self) -> str:
@@ -93,7 +111,10 @@ class Database:
         seconds_max: int = 0, rows_max: int = 0,
     ) -> None:  # fmt: skip
         self.config = config
-        self._limits = {"max_execution_time": seconds_max} if seconds_max else {}
+        self._limits: dict[str, Any] = {"max_execution_time": seconds_max} if seconds_max else {}
+        if config.cluster and not reader:
+            self._limits |= ON_A_CLUSTER
+        self._seconds_max = seconds_max
         self._rows_max = rows_max
         self.name = config.database
         self._reader = reader
@@ -189,7 +210,7 @@ class Database:
 
     def _translated(self, e: errors.ServerException, typed: bool) -> ClearlineError:
         text = first_line(e.message)
-        if self._limits and e.code in _TOO_MUCH:
+        if self._seconds_max and e.code in _TOO_MUCH:
             return TooMuchError(text)
         if typed and e.code not in _NOT_THE_QUERY:
             return BadInputError(f"ClickHouse refuses the query: {text.partition('. In scope ')[0]}")

@@ -15,6 +15,7 @@ import time
 
 from schemas.errors import ClearlineError, PartUnavailableError
 from sinks.clickhouse import Database, FencedError
+from sinks.layout import Layout
 
 _CONSTRAINT = re.compile(r"CONSTRAINT run_(\d+)")
 _QUIET_TIMEOUT_S = 120.0
@@ -60,20 +61,27 @@ def unlock(db: Database) -> None:
 
 
 def _holders(db: Database, table: str) -> list[int]:
+    """The runs whose CHECK stands; 0 among them when the replicas of a cluster do not say the same."""
+    layout = Layout(db.config)
     found = db.rows(
-        "SELECT create_table_query FROM system.tables WHERE database = %(d)s AND name = %(t)s",
-        {"d": db.name, "t": table},
+        f"SELECT create_table_query FROM {layout.everywhere('system.tables')} WHERE database = %(d)s AND name = %(t)s",
+        {"d": layout.local, "t": table},
     )
-    return [int(run) for run in _CONSTRAINT.findall(found[0][0])] if found else []
+    each = [{int(run) for run in _CONSTRAINT.findall(row[0])} for row in found]
+    runs = set().union(*each)
+    return sorted(runs if all(x == runs for x in each) else runs | {0})
 
 
 def _hold(db: Database, table: str, run: int) -> None:
     """Puts this run's CHECK in the place of every other, in one change of the table."""
+    layout = Layout(db.config)
+    check = f"ADD CONSTRAINT IF NOT EXISTS run_{run} CHECK run = {run}"
     for _ in range(5):
         others = [r for r in _holders(db, table) if r != run]
         drops = "".join(f", DROP CONSTRAINT IF EXISTS run_{r}" for r in others)
         try:
-            db.run(f"ALTER TABLE {db.name}.{table} ADD CONSTRAINT IF NOT EXISTS run_{run} CHECK run = {run}{drops}")
+            for statement in layout.render(f"ALTER TABLE {{database}}.{table} {check}{drops}"):
+                db.run(statement)
         except PartUnavailableError as e:  # two changes of one table at once
             if "ALTER" not in str(e) and "lock" not in str(e).lower():
                 raise
@@ -86,10 +94,12 @@ def _hold(db: Database, table: str, run: int) -> None:
 def _wait_for_inserts(db: Database) -> None:
     """An insert that began before the CHECK stood may still finish: end it, and wait until there is none."""
     deadline = time.monotonic() + _QUIET_TIMEOUT_S
+    layout = Layout(db.config)
     while True:
         running = db.rows(
-            "SELECT query_id FROM system.processes WHERE query_kind = 'Insert' AND position(query, %(d)s) > 0",
-            {"d": f"{db.name}."},
+            f"SELECT query_id FROM {layout.everywhere('system.processes')} WHERE query_kind = 'Insert' "
+            "AND (position(query, %(d)s) > 0 OR position(query, %(l)s) > 0)",
+            {"d": f"{db.name}.", "l": f"{layout.local}."},
         )
         if not running:
             return
@@ -98,7 +108,7 @@ def _wait_for_inserts(db: Database) -> None:
             raise PartUnavailableError("ClickHouse", db.config.address, hint)
         for (query_id,) in running:
             try:
-                db.rows("KILL QUERY WHERE query_id = %(q)s ASYNC", {"q": query_id})
+                db.rows(f"KILL QUERY{layout.on_cluster} WHERE query_id = %(q)s ASYNC", {"q": query_id})
             except ClearlineError:
                 pass  # it may have ended, or the user may not kill: waiting does it as well
         time.sleep(0.05)

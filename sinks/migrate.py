@@ -20,6 +20,7 @@ from sinks.layout import Layout
 
 _FILE = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql")
 _MIGRATIONS, _VIEWS = "schema_migrations", "schema_views"
+_STORAGE = "storage"  # under this name it is noted beside the views
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,7 @@ class Migration:
     applied: bool = False
 
     @property
-    def kind(self) -> Literal["migration", "view"]:
+    def kind(self) -> Literal["migration", "view", "storage"]:
         return "migration"
 
     @property
@@ -54,12 +55,20 @@ class View(Migration):
     """One view, repeatable: its text may change. `number` is 0. `applied`: it is there, with this text."""
 
     @property
-    def kind(self) -> Literal["migration", "view"]:
+    def kind(self) -> Literal["migration", "view", "storage"]:
         return "view"
 
     @property
     def title(self) -> str:
         return self.name
+
+
+class Storage(View):
+    """Where parts go and what is kept, as the settings say: done again when they change."""
+
+    @property
+    def kind(self) -> Literal["migration", "view", "storage"]:
+        return "storage"
 
 
 def committed() -> list[Migration]:
@@ -80,13 +89,19 @@ def views() -> list[View]:
     return [View(0, name, text) for name, text in [*sorted(plain.items()), *reports.items()]]
 
 
+def storage(config: ClickHouseConfig) -> list[Storage]:
+    """What the settings say of storage: one step, or none when they say nothing. Tables then stay as they are."""
+    text = Layout(config).storage()
+    return [Storage(0, _STORAGE, text)] if text else []
+
+
 def status(config: ClickHouseConfig, steps: list[Migration] | None = None) -> list[Migration]:
     """Every migration and view with whether it is applied. `steps`: others than those of this version.
 
     Raises BadInputError when an applied migration was changed since, or the database is of a newer version, and
     PartUnavailableError.
     """
-    known = [*committed(), *views()] if steps is None else steps
+    known = [*committed(), *views(), *storage(config)] if steps is None else steps
     db = Database(config, with_database=False)
     try:
         found, made = _applied(db), _made(db)
@@ -120,7 +135,7 @@ def apply(config: ClickHouseConfig, steps: list[Migration] | None = None) -> lis
     db = Database(config, with_database=False)
     try:
         if todo:
-            for statement in (*layout.databases(), *_NOTES):
+            for statement in (*layout.databases(), *NOTES):
                 for rendered in layout.render(statement):
                     db.run(rendered)
         for m in todo:
@@ -138,7 +153,7 @@ def apply(config: ClickHouseConfig, steps: list[Migration] | None = None) -> lis
     return todo
 
 
-_NOTES = (
+NOTES = (
     f"CREATE TABLE IF NOT EXISTS {{database}}.{_MIGRATIONS} (number UInt32, name String, checksum String, "
     "applied_at DateTime('UTC') DEFAULT now()) ENGINE = MergeTree ORDER BY number",
     f"CREATE TABLE IF NOT EXISTS {{database}}.{_VIEWS} (name String, checksum String, "
@@ -159,9 +174,9 @@ def _made(db: Database) -> dict[str, str]:
     if not _exists(db, _VIEWS):
         return {}
     rows = db.rows(
-        f"SELECT name, argMax(checksum, applied_at) FROM {db.name}.{_VIEWS} WHERE name IN "
-        "(SELECT name FROM system.tables WHERE database = %(d)s) GROUP BY name",
-        {"d": db.name},
+        f"SELECT name, argMax(checksum, applied_at) FROM {db.name}.{_VIEWS} WHERE name = %(s)s "
+        "OR name IN (SELECT name FROM system.tables WHERE database = %(d)s) GROUP BY name",
+        {"d": db.name, "s": _STORAGE},
     )
     return {str(name): str(checksum) for name, checksum in rows}
 

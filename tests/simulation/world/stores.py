@@ -67,6 +67,8 @@ class Database:
             query = query.replace(f"%({name})s", repr(value))
         if "system.tables" in query:
             assert params is not None
+            if params["t"] not in t.checks:
+                return []
             runs = sorted(t.checks[params["t"]])
             return [("".join(f", CONSTRAINT run_{r} CHECK run = {r}" for r in runs),)]
         if "system.processes" in query:
