@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from random import Random
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
+
+import psutil
 
 from benchmarks.harness import BenchError
 from benchmarks.ledger_rows import DAYS, fill, first_day, settle_down, sizes
@@ -68,9 +70,23 @@ class Draws:
         return day, ",".join(f"{p}:{s}" for p, s in rows)
 
 
-def run_reports(config: ClickHouseConfig, report: Report, wanted: list[int], rounds: int, seed: int) -> list[str]:
-    """One database for each number of postings, made, asked and dropped. Returns what did not keep its limit."""
-    today = datetime.now(UTC).date()
+class How(NamedTuple):
+    """How often each question is asked, drawn from which seed; whose processor time counts; the last day is before."""
+
+    rounds: int
+    seed: int
+    pids: tuple[int, ...]
+    today: date
+
+
+def run_reports(
+    config: ClickHouseConfig, report: Report, wanted: list[int], rounds: int, seed: int, pids: tuple[int, ...]
+) -> list[str]:
+    """One database for each number of postings, made, asked and dropped. Returns what did not keep its limit.
+
+    `pids`: whose processor time a question takes, this process and the server.
+    """
+    how = How(rounds, seed, pids, datetime.now(UTC).date())
     found: dict[int, dict[str, Any]] = {}
     for postings in wanted:
         own = ClickHouseConfig(config.host, config.port, f"bench_{postings}", timeout_s=600)
@@ -78,7 +94,7 @@ def run_reports(config: ClickHouseConfig, report: Report, wanted: list[int], rou
         db = Database(own)
         try:
             report.say(f"making {postings:,} postings")
-            found[postings] = _one_size(db, report, postings, rounds, seed, today)
+            found[postings] = _one_size(db, report, postings, how)
         finally:
             db.run(f"DROP DATABASE IF EXISTS {own.database} SYNC")
             db.close()
@@ -92,10 +108,8 @@ def run_reports(config: ClickHouseConfig, report: Report, wanted: list[int], rou
     return missed
 
 
-def _one_size(
-    db: Database, report: Report, postings: int, rounds: int, seed: int, today: date
-) -> dict[str, Any]:  # fmt: skip
-    took = fill(db, postings, today, report.say)
+def _one_size(db: Database, report: Report, postings: int, how: How) -> dict[str, Any]:
+    took = fill(db, postings, how.today, report.say)
     parts = settle_down(db, MERGE_S)
     stored = db.rows("SELECT sum(n), sum(if(side = 'debit', total, -total)) FROM (SELECT side, sum(amount) AS total, "
                      "count() AS n FROM postings GROUP BY value_date, booked_date, currency, side)")[0]  # fmt: skip
@@ -103,16 +117,17 @@ def _one_size(
         raise BenchError(f"{postings} postings were to be made, {stored} are there, or they do not balance")
     size = sizes(db, "postings")
     figures: dict[str, Any] = {
-        "postings": postings, "made_in_s": round(took, 1), "parts": parts, "rounds": rounds,
+        "postings": postings, "made_in_s": round(took, 1), "parts": parts, "rounds": how.rounds,
         "bytes_per_posting": size["all"], "bytes_of_projections": {k: v for k, v in size.items() if k != "all"},
     }  # fmt: skip
-    figures |= _times(db, Draws(db, Random(seed), first_day(today)), rounds)
+    figures |= _times(db, Draws(db, Random(how.seed), first_day(how.today)), how)
     report.add(f"reports: {postings:,} postings", figures, _shown(figures))
     return figures
 
 
-def _times(db: Database, draws: Draws, rounds: int) -> dict[str, Any]:
-    """Milliseconds of each question, in turns, each time about something else, the first time included."""
+def _times(db: Database, draws: Draws, how: How) -> dict[str, Any]:
+    """Milliseconds of each question, in turns, each time about something else, the first time included; and the mean
+    of the processor time that it took of both processes, which other work on the machine changes least."""
 
     def balance() -> Result:
         asked = {"account": draws.account(), "until": draws.day().isoformat()}
@@ -133,18 +148,29 @@ def _times(db: Database, draws: Draws, rounds: int) -> dict[str, Any]:
 
     ms: dict[str, list[float]] = {name: [] for name in LIMITS_MS}
     rows: dict[str, int] = dict.fromkeys(LIMITS_MS, 0)
-    for _ in range(rounds):
+    cpu: dict[str, float] = dict.fromkeys(LIMITS_MS, 0.0)
+    for _ in range(how.rounds):
         for name, question in zip(LIMITS_MS, (balance, statement, trial_balance(), totals), strict=True):
-            started = time.perf_counter()
+            before, started = _cpu_s(how.pids), time.perf_counter()
             answer = question()
             ms[name].append((time.perf_counter() - started) * 1e3)
+            cpu[name] += _cpu_s(how.pids) - before
             rows[name] = max(rows[name], len(answer.rows))
             if not answer.rows:
                 raise BenchError(f"{name}: no row for {answer.asked}")
     return {
-        name: {"p50_ms": round(median(t), 1), "max_ms": round(max(t), 1), "rows_max": rows[name]}
+        name: {
+            "p50_ms": round(median(t), 1),
+            "max_ms": round(max(t), 1),
+            "processor_ms": round(cpu[name] / how.rounds * 1e3, 1),
+            "rows_max": rows[name],
+        }
         for name, t in ms.items()
     }
+
+
+def _cpu_s(pids: tuple[int, ...]) -> float:
+    return float(sum(t.user + t.system for t in (psutil.Process(pid).cpu_times() for pid in pids)))
 
 
 def _shown(f: dict[str, Any]) -> list[tuple[str, Any]]:
@@ -153,7 +179,11 @@ def _shown(f: dict[str, Any]) -> list[tuple[str, Any]]:
         ("of them projections", f["bytes_of_projections"]),
     ]  # fmt: skip
     return out + [
-        (f"{name}: p50, max of {f['rounds']}, ms", f"{f[name]['p50_ms']}, {f[name]['max_ms']}") for name in LIMITS_MS
+        (
+            f"{name}: p50, max of {f['rounds']}, processor, ms",
+            f"{f[name]['p50_ms']}, {f[name]['max_ms']}, {f[name]['processor_ms']}",
+        )
+        for name in LIMITS_MS
     ]
 
 
@@ -164,7 +194,8 @@ def _growth(report: Report, found: dict[int, dict[str, Any]]) -> None:
     figures: dict[str, Any] = {"bytes_per_posting": {str(n): f["bytes_per_posting"] for n, f in found.items()}}
     for name, most in LIMITS_MS.items():
         rows += [
-            [f"{name}, {what[:3]} ms", *(f[name][what] for f in found.values()), most] for what in ("p50_ms", "max_ms")
+            [f"{name}, {what.removesuffix('_ms')} ms", *(f[name][what] for f in found.values()), limit]
+            for what, limit in (("p50_ms", most), ("max_ms", most), ("processor_ms", None))
         ]
         figures[name] = {str(n): f[name] for n, f in found.items()}
     report.grid("reports: growth", figures, columns, rows)
