@@ -29,7 +29,15 @@ def services() -> dict[str, dict[str, Any]]:
 
 
 def test_it_has_every_part_and_every_role(services):
-    assert {"kafka", "registry", "clickhouse", "redis", *role_names(Settings(workers=2))} <= set(services)
+    assert {
+        "kafka",
+        "registry",
+        "keeper",
+        "clickhouse",
+        "clickhouse-2",
+        "redis",
+        *role_names(Settings(workers=2)),
+    } <= set(services)
 
 
 def test_every_image_is_pinned_to_a_version(services):
@@ -84,6 +92,40 @@ def test_the_reader_of_the_settings_is_a_user_who_may_only_read(services):
     assert given[variable] == used["CLEARLINE_CLICKHOUSE__READER_PASSWORD"]
     mounted = [v.split(":")[0] for v in services["clickhouse"]["volumes"] if v.startswith("./")]
     assert all((ROOT / m).is_file() for m in mounted)
+
+
+def test_the_cluster_of_the_settings_is_that_of_the_servers(services, monkeypatch):
+    """Servers, Keeper, macros, secret and storage of the mounted files are those that compose starts and settings name."""
+    for variable, value in services["worker-0"]["environment"].items():
+        monkeypatch.setenv(variable, re.sub(r"\$\{\w+:-(.*)\}", r"\1", value))
+    house = Settings().clickhouse
+    config = ET.parse(ROOT / "deploy" / "clickhouse" / "cluster.xml").getroot()
+    servers = [s for s in services if s.startswith("clickhouse")]
+    shard = config.findall(f"remote_servers/{house.cluster}/shard")
+    assert [[r.findtext("host") for r in s.findall("replica")] for s in shard] == [servers]
+    assert {r.findtext("port") for r in config.iter("replica") if r.find("port") is not None} == {str(house.port)}
+    assert config.findtext("zookeeper/node/host") in services
+    keeper = ET.parse(ROOT / "deploy" / "clickhouse" / "keeper.xml").getroot()
+    assert config.findtext("zookeeper/node/port") == keeper.findtext("keeper_server/tcp_port")
+    assert keeper.findtext("keeper_server/raft_configuration/server/hostname") in services
+    policy = config.find(f"storage_configuration/policies/{house.storage_policy}/volumes")
+    assert policy is not None
+    assert [v.tag for v in policy] == ["default", house.cold_volume], "the first is that of the server's own policy"
+    assert policy.findtext("default/disk") == "default"
+    cold = config.findtext(f"storage_configuration/disks/{policy.findtext(f'{house.cold_volume}/disk')}/path")
+    for name in servers:
+        environment, volumes = services[name]["environment"], services[name]["volumes"]
+        assert environment["CLICKHOUSE_REPLICA"] == name
+        wanted = {e.attrib["from_env"] for e in config.iter() if "from_env" in e.attrib}
+        assert wanted <= set(environment)
+        assert str(cold).rstrip("/") in [v.split(":")[1] for v in volumes]
+        mounted = [v.split(":")[0] for v in volumes if v.startswith("./")]
+        assert all((ROOT / m).is_file() for m in mounted)
+        assert "./deploy/clickhouse/cluster.xml" in mounted
+        assert services[name]["depends_on"]["keeper"]["condition"] == "service_healthy"
+        assert services["worker-0"]["depends_on"][name]["condition"] == "service_healthy"
+    own = [v.split(":")[0] for name in servers for v in services[name]["volumes"] if not v.startswith("./")]
+    assert len(own) == len(set(own)), "replicas share no folder"
 
 
 def test_the_image_runs_as_nobody_and_from_pins():
