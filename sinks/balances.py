@@ -205,10 +205,15 @@ class Balances:
             self._redis.hset(self._marker(partition), mapping=fields)
 
     def clear(self) -> int:
-        """Deletes every account and marker of the world, markers first; returns the number of keys."""
+        """Deletes every account and marker of the world, markers first; returns the number of keys.
+
+        Markers once more at the end: a sink that runs may have begun anew meanwhile, and what it wrote before its key
+        came by here is gone again, so it must begin once more.
+        """
         deleted = 0
+        markers = f"{self.config.world}:sink:*"
         with self._errors():
-            for pattern in (f"{self.config.world}:sink:*", self._account("*")):
+            for pattern in (markers, self._account("*"), markers):
                 for keys in _batches(self._redis.scan_iter(match=pattern, count=2000)):
                     deleted += int(self._redis.unlink(*keys))
         return deleted

@@ -8,9 +8,10 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+from confluent_kafka import KafkaException
 
 from schemas.codec import Codec
 from schemas.errors import InvariantError, PartUnavailableError
@@ -22,6 +23,8 @@ from streams.reader import LogReader, LogRecord, end_offsets
 from streams.registry import Registry
 from streams.sink_host import Report, SinkOptions, _Ends, _keep_running, _Learner, _stop_on_signals
 from streams.topics import Topics, topic_ids
+
+T = TypeVar("T")
 
 RECORDS_PER_POLL = 20_000
 STALL_S = 20.0
@@ -115,6 +118,18 @@ class Feed:
         columns = self._learner(lambda: decode_journal([r.value for r in records], self._learner.codec))
         places = np.array([(r.partition, r.offset) for r in records], dtype=np.int64)
         return JournalRows(self.journal_topic.encode(), 0, places[:, 0], places[:, 1], columns)
+
+
+def feed_once(kafka: KafkaConfig, topics: Topics, registry: Registry, body: Callable[[Feed], T]) -> T:
+    """What `body` returns. Raises PartUnavailableError when Kafka or the registry does not answer."""
+    try:
+        feed = Feed(kafka, topics, _Learner(registry.codec(), registry))
+        try:
+            return body(feed)
+        finally:
+            feed.close()
+    except KafkaException as e:
+        raise PartUnavailableError("Kafka", kafka.bootstrap, e.args[0].str()) from e
 
 
 def keep_feeding(

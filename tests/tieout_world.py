@@ -121,6 +121,10 @@ class TieOutWorld:
             self.balances.apply(p, STATE, self._applied[p], len(rows), max(heads, default=0), values)
             self._applied[p] = len(rows)
 
+    def rewind_redis(self, partition: int) -> None:
+        """The sink sees a marker that was set back."""
+        self._applied[partition] = 0
+
     def machine(self, options: Options | None = None) -> Machine:
         m = Machine(self.clickhouse, self.redis, options)
         m.open(self.source)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from clearline.audit.continuous.difference import Verdict
 from clearline.audit.journal import Decode
 from clearline.audit.live import LearningCodec, LiveLog
 from clearline.audit.state import StateCheck
@@ -25,6 +26,7 @@ from schemas.records import AccountState, JournalRecord
 from streams.topics import Topics, topic_ids
 
 PARTS = ("kafka", "clickhouse", "redis")
+REPAIRABLE = ("redis", "clickhouse")
 CATCH_UP_S = 10.0  # for as long a projection that is behind may stand still; while it moves, it is waited for
 
 
@@ -41,7 +43,8 @@ class Total:
 
 @dataclass(slots=True)
 class TieOut:
-    """What was compared and what differed, by part. `records`: journal records below the common offsets."""
+    """What was compared and what differed, by part. `records`: journal records below the common offsets; `rows`: what
+    was found by looking at every row and balance, with account and transaction."""
 
     world: str
     totals: list[Total] = field(default_factory=list)
@@ -49,6 +52,8 @@ class TieOut:
     accounts: int = 0
     differences: dict[str, list[str]] = field(default_factory=lambda: {p: [] for p in PARTS})
     seconds: float = 0.0
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    repaired: list[str] | None = None
 
     @property
     def ok(self) -> bool:
@@ -59,12 +64,16 @@ class TieOut:
         return self.differences[part][:DIFFERENCES_SHOWN_MAX] or "equal"
 
     def to_dict(self) -> dict[str, Any]:
-        """`kafka`, `clickhouse` and `redis`: each `equal` or the list of its differences."""
-        return {part: self.said(part) for part in PARTS}
+        """`kafka`, `clickhouse` and `redis`: each `equal` or the list of its differences. With differences in rows or
+        balances `named`: each with its account and transaction; after a repair `repaired`: what was built anew."""
+        named = {"named": self.rows[:DIFFERENCES_SHOWN_MAX]} if self.rows else {}
+        repaired = {} if self.repaired is None else {"repaired": self.repaired}
+        return {part: self.said(part) for part in PARTS} | named | repaired
 
     def lines(self) -> list[str]:
         """The comparison for people."""
-        out = [
+        out = list(self.repaired or ())
+        out += [
             f"partition {t.partition} below offset {t.offset}: {t.currency} debits {t.debits}, credits {t.credits}"
             for t in self.totals
         ]
@@ -213,5 +222,36 @@ def tie_out(
     tie = TieOut(world)
     for p in range(log.partitions):
         _Partition(tie, p, log, decode, entries, balances).compare(catch_up_s)
+    tie.seconds = time.monotonic() - began
+    return tie
+
+
+def tieout_whole(
+    settings: Settings, repair: set[str] | None = None, progress: Callable[[str], None] = lambda _: None
+) -> TieOut:
+    """`tieout`, and every column of every row and every balance, as the role `tieout` compares them; what is wrong in
+    the parts of `repair` is built anew first. Raises PartUnavailableError, InvariantError when a repair cannot go on.
+    """
+    from clearline.audit.continuous.once import Once
+
+    began = time.monotonic()
+    once = Once(settings, progress)
+    try:
+        done, word = once.repair(repair) if repair else (None, once.look())
+    finally:
+        once.close()
+    tie = tieout(settings)
+    for d in word.differences:
+        if d.line not in tie.differences[d.part]:
+            tie.differences[d.part].append(d.line)
+        tie.rows.append(d.to_dict())
+    for part, finding in word.findings.items():
+        if (
+            not finding.differences
+            and finding.verdict not in (Verdict.EQUAL, Verdict.BEHIND)
+            and not tie.differences[part]
+        ):
+            tie.differences[part].append(f"{finding.verdict.word}: {finding.said}")
+    tie.repaired = None if done is None else done.lines()
     tie.seconds = time.monotonic() - began
     return tie

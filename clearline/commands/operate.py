@@ -8,24 +8,36 @@ import typer
 
 from clearline import screen
 from clearline.commands.common import example, live_settings
+from schemas.errors import BadInputError
 
 
 def register(app: typer.Typer) -> None:
-    app.command("tieout", **example("clearline tieout --json"))(tieout)
+    app.command("tieout", **example("clearline tieout --json", "clearline tieout --repair clickhouse"))(tieout)
     app.command("verify", **example("clearline verify", "clearline verify --drained"))(verify)
     group = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
     app.add_typer(group, name="redis", help="The balances in Redis.", epilog="Example: clearline redis rebuild")
     group.command("rebuild", **example("clearline redis rebuild"))(rebuild)
 
 
-def tieout(as_json: screen.JsonFlag = False) -> None:
-    """Compare journal, ClickHouse and Redis at a common offset. Exit code 1 when they differ."""
-    from clearline.audit.tieout import tieout as tie
+def tieout(
+    part: Annotated[str, typer.Argument(help="With --repair: redis or clickhouse; without it, both.")] = "",
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Build what is wrong anew from the journal, while everything runs.")
+    ] = False,
+    as_json: screen.JsonFlag = False,
+) -> None:
+    """Compare journal, ClickHouse and Redis at a common offset. Exit code 1 when they differ, or still do."""
+    from clearline.audit.tieout import REPAIRABLE, tieout_whole
     from clearline.connection import connect
 
+    if part and not repair:
+        raise BadInputError(f"{part}: a part is named only with --repair, as in `clearline tieout --repair redis`")
+    if part and part not in REPAIRABLE:
+        raise BadInputError(f"--repair {part}: parts that can be built anew are {', '.join(REPAIRABLE)}")
     settings = live_settings()
     connect(settings)  # refuses another number of partitions, as `publish` does
-    found = tie(settings)
+    parts = set(REPAIRABLE if not part else (part,)) if repair else set[str]()
+    found = tieout_whole(settings, parts, screen.say)
     screen.answer(found.to_dict(), as_json, found.lines())
     if not found.ok:
         raise typer.Exit(1)

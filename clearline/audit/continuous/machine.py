@@ -71,8 +71,10 @@ class Source(Protocol):
 @dataclass(frozen=True, slots=True)
 class Options:
     """`behind_s`: how old the common place may be before the word is `behind`; `again_s`: how often a stretch of the
-    journal is summed again; `checkpoint`: the file, None for none; `checkpoint_s`: how often it is written."""
+    journal is summed again; `checkpoint`: the file, None for none; `checkpoint_s`: how often it is written; `strict`:
+    what a store raises is raised, not said."""
 
+    strict: bool = False
     behind_s: float = 5.0
     again_s: float = 30.0
     checkpoint: Path | None = None
@@ -202,8 +204,8 @@ class Machine:
     def round(self) -> Word:
         """Compares everything that can be compared now."""
         findings = {
-            REDIS: _asked(REDIS, self.redis.round),
-            CLICKHOUSE: _asked(CLICKHOUSE, self._stored_round),
+            REDIS: self._asked(REDIS, self.redis.round),
+            CLICKHOUSE: self._asked(CLICKHOUSE, self._stored_round),
         }
         # After ClickHouse, which finds running sums that were wrong; while some may be, nothing is said from them.
         findings[KAFKA] = self.ledger.round(set() if self.stored.unconfirmed else self._at_end)
@@ -279,6 +281,15 @@ class Machine:
                 log.error("running sums were wrong and are read again", key=key)
                 self.stored.put_right(key, found.get(key))
 
+    def _asked(self, part: str, ask: Callable[[], Finding]) -> Finding:
+        """A round of one part; a store that does not answer is a word, too."""
+        try:
+            return ask()
+        except (PartUnavailableError, BadInputError) as e:
+            if self._options.strict:
+                raise
+            return Finding(part, Verdict.UNAVAILABLE, said=str(e))
+
     def _stored_round(self) -> Finding:
         try:
             finding = self.stored.round()
@@ -287,7 +298,7 @@ class Machine:
             self._rebuild_until = self.journal_ends()
             self._restart_sums()
             return Finding(CLICKHOUSE, Verdict.REBUILDING, said="the tables are others and are being filled")
-        done = self._covered()
+        done = self.covered()
         if self._rebuild_until and any(done.get(p, 0) < end for p, end in self._rebuild_until.items()):
             if finding.verdict < Verdict.REBUILDING:
                 finding.verdict, finding.said = Verdict.REBUILDING, "the tables are others and are being filled"
@@ -302,7 +313,7 @@ class Machine:
         self.stored.forget()
         source.open({}, {p: at.position for p, at in self.shards.partitions.items()})
 
-    def _covered(self) -> dict[int, int]:
+    def covered(self) -> dict[int, int]:
         """Up to which offset of the journal everything is compared with ClickHouse."""
         return {
             p: at.cut.offset + 1 if at.waiting else at.position for p, at in self.running.partitions.items()
@@ -310,7 +321,7 @@ class Machine:
 
     def _add_lags(self, findings: dict[str, Finding]) -> None:
         clickhouse, redis = findings[CLICKHOUSE], findings[REDIS]
-        clickhouse.lag_s = self._lags[CLICKHOUSE].seconds(self.journal_ends(), self._covered())
+        clickhouse.lag_s = self._lags[CLICKHOUSE].seconds(self.journal_ends(), self.covered())
         behind = {p: min(self.redis.behind(p), at.position) for p, at in self.shards.partitions.items()}
         redis.lag_s = self._lags[REDIS].seconds(self.state_ends(), behind)
         for finding in (clickhouse, redis):
@@ -334,14 +345,6 @@ class Machine:
     def state_ends(self) -> dict[int, int]:
         """Likewise of ledger.state."""
         return self._source.state_ends()
-
-
-def _asked(part: str, ask: Callable[[], Finding]) -> Finding:
-    """A round of one part; a store that does not answer is a word, too."""
-    try:
-        return ask()
-    except (PartUnavailableError, BadInputError) as e:
-        return Finding(part, Verdict.UNAVAILABLE, said=str(e))
 
 
 def _proven(source: Source, partition: int, head: Head) -> bool:

@@ -165,6 +165,11 @@ class RedisCheck:
         return list(self._strange_markers)
 
     @property
+    def progress(self) -> dict[int, int]:
+        """Up to which offset of ledger.state each partition is in."""
+        return {p: self.behind(p) for p in self._shards.partitions}
+
+    @property
     def passes(self) -> int:
         """How often every account was compared."""
         return self._passes
