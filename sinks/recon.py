@@ -23,8 +23,14 @@ from sinks.finance.cut import Cut
 
 CHUNK_BYTES = 4_000_000
 _BLOCK_ROWS = 200_000
+_WITHDRAWN = 0  # the attempt of the row that withdraws a statement: lower than any that is drawn
 _QUIET_TIMEOUT_S = 60.0
 
+# A match of which one line is of a withdrawn statement is none any more.
+_LINKS = (
+    "FROM recon_links WHERE account_id = %(account)s AND attempt IN %(runs)s AND (attempt, number) NOT IN "
+    "(SELECT attempt, number FROM recon_links WHERE account_id = %(account)s AND toString(statement) IN %(gone)s)"
+)
 QUERIES: dict[str, str] = {
     "account": "SELECT account_type, currency FROM control_changes WHERE subject_id = %(account)s "
     "AND command = 'OpenAccount' LIMIT 1",
@@ -40,16 +46,15 @@ QUERIES: dict[str, str] = {
     "GROUP BY account_id, number ORDER BY account_id, number",
     "lines": "SELECT indexOf(%(statements)s, toString(statement)) - 1, number, detail, toInt32(value_date), "
     "toInt32(booking_date), toInt64(amount), reference, bank_reference, text, "
-    "(statement, number, detail) IN (SELECT statement, line, detail FROM recon_links "
-    "WHERE account_id = %(account)s AND attempt IN %(runs)s) FROM recon_lines "
+    f"(statement, number, detail) IN (SELECT statement, line, detail {_LINKS}) FROM recon_lines "
     "WHERE account_id = %(account)s AND (toString(statement), attempt) IN %(wanted)s",
     "postings": "SELECT partition, sequence, line, toInt32(value_date), toInt32(booked_date), side = 'debit', "
-    "toInt64(amount), reference, (partition, sequence, line) IN (SELECT shard, sequence, leg FROM recon_links "
-    "WHERE account_id = %(account)s AND attempt IN %(runs)s) FROM postings WHERE account_id = %(account)s "
+    "toInt64(amount), reference, (partition, sequence, line) IN (SELECT shard, sequence, leg "
+    f"{_LINKS}) FROM postings WHERE account_id = %(account)s "
     "AND value_date >= %(since)s AND booked_at <= fromUnixTimestamp64Milli(%(known_at)s, 'UTC') "
     "AND offset < %(ends)s[partition + 1]",
-    "links": "SELECT number, pass, toString(statement), line, detail, shard, sequence, leg FROM recon_links "
-    "WHERE account_id = %(account)s AND attempt IN %(runs)s ORDER BY attempt, number, statement, line, detail, shard, "
+    "links": "SELECT number, pass, toString(statement), line, detail, shard, sequence, leg "
+    f"{_LINKS} ORDER BY attempt, number, statement, line, detail, shard, "
     "sequence, leg",
     "breaks": "SELECT toString(break), type, statement, line, detail, shard, sequence, leg, value_date, currency, "
     "statement_amount, ledger_amount, difference, age_days, candidates, reference, text FROM recon_breaks "
@@ -185,8 +190,23 @@ class Recon:
         return str(found[0][0]), str(found[0][1])
 
     def statements(self, account_id: str = "") -> list[StatementRow]:
-        """All that are whole, of one account or of all, by account and days."""
+        """All that are whole and were not withdrawn, of one account or of all, by account and days."""
+        return [s for s in self._statements(account_id) if s.attempt != _WITHDRAWN]
+
+    def withdrawn(self, account_id: str = "") -> list[StatementRow]:
+        """Those that were withdrawn; `mapping` says why and by whom, as JSON, `imported_at` when."""
+        return [s for s in self._statements(account_id) if s.attempt == _WITHDRAWN]
+
+    def _statements(self, account_id: str) -> list[StatementRow]:
         return [StatementRow(a, str(s), t, *facts) for a, s, t, facts in self._ask("statements", account=account_id)]
+
+    def withdraw(self, row: StatementRow, note: str, by: str, at: datetime) -> None:
+        """Makes a statement count no more, and with it every match that it is part of. Nothing is deleted."""
+        said = json.dumps({"note": note, "by": by}, ensure_ascii=False)
+        facts = row._replace(attempt=_WITHDRAWN, mapping=said)._asdict()
+        days = {n: date.fromisoformat(facts[n]) for n in ("first_day", "last_day")}
+        values = {**facts, **days, "imported_at": at}
+        self._insert("recon_statements", {n: [v.encode() if isinstance(v, str) else v] for n, v in values.items()})
 
     def runs(self, account_id: str = "") -> list[RunRow]:
         """All that are whole, by account and number."""
@@ -252,19 +272,14 @@ class Recon:
         """Columns of the lines of these statements: place of the statement, number, detail, value day, booking day,
         signed amount, reference, bank reference, text, whether one of `runs` matched it. In no order."""
         wanted = [(s.statement, s.attempt) for s in statements] or [("", 0)]
-        return self._columns(
-            "lines",
-            10,
-            account=account_id,
-            statements=[s for s, _ in wanted],
-            wanted=tuple(wanted),
-            runs=_attempts(runs),
-        )
+        asked = {"statements": [s for s, _ in wanted], "wanted": tuple(wanted), "runs": _attempts(runs)}
+        return self._columns("lines", 10, account=account_id, gone=self._gone(account_id), **asked)
 
     def postings(self, account_id: str, cut: Cut, since: date, runs: Sequence[RunRow]) -> list[Sequence[Any]]:
         """Columns of the account's postings in the cut: partition, sequence, leg, value day, booking day, whether it is
         a debit, amount, reference, whether one of `runs` matched it. In no order."""
-        return self._columns("postings", 9, account=account_id, since=since, runs=_attempts(runs), **_of_cut(cut))
+        asked = {"since": since, "runs": _attempts(runs), "gone": self._gone(account_id), **_of_cut(cut)}
+        return self._columns("postings", 9, account=account_id, **asked)
 
     def balance(self, account_id: str, cut: Cut, until: date) -> tuple[int, int]:
         """Debits and credits of an account in a cut, to the end of a day of value."""
@@ -331,8 +346,9 @@ class Recon:
             time.sleep(0.02)
 
     def links(self, account_id: str, runs: Sequence[RunRow]) -> Iterator[LinkRow]:
-        """What these runs matched, in order."""
-        for row in self.db.stream(QUERIES["links"], {"account": account_id, "runs": _attempts(runs)}):
+        """What these runs matched and is not withdrawn, in order."""
+        asked = {"account": account_id, "runs": _attempts(runs), "gone": self._gone(account_id)}
+        for row in self.db.stream(QUERIES["links"], asked):
             yield LinkRow(*row)
 
     def breaks(self, run: RunRow) -> list[BreakRow]:
@@ -356,6 +372,9 @@ class Recon:
                 "by": [word.by.encode()], "said_at": [word.said_at],
             },
         )  # fmt: skip
+
+    def _gone(self, account_id: str) -> tuple[str, ...]:
+        return tuple(s.statement for s in self.withdrawn(account_id)) or ("-",)
 
     def _insert(self, table: str, columns: Mapping[str, Sequence[Any]]) -> None:
         self.db.insert(table, [*columns], [_Listed(values) for values in columns.values()])

@@ -71,6 +71,9 @@ def register(app: typer.Typer) -> None:
         "settle", **example('clearline recon settle 3f9c2a61d0b7e845 --note "fee, claimed back" --by "A. Analyst"')
     )(settle)
     group.command(
+        "withdraw", **example('clearline recon withdraw 6ead4c8d01 --note "wrong mapping" --by "A. Analyst"')
+    )(withdraw)
+    group.command(
         "export", **example("clearline recon export --account bank:nostro:EUR --what matches --out matches.parquet")
     )(export)
 
@@ -207,6 +210,22 @@ def settle(
     text = "settled" if new else "was settled with the same words before; nothing changed"
     screen.answer({"break": found.entry["break"], "note": note, "by": by, "new": new}, as_json,
                   [f"break {found.entry['break']}: {text}"])  # fmt: skip
+
+
+def withdraw(
+    name: Annotated[str, typer.Argument(metavar="STATEMENT", help="Its id; the first digits are enough.")],
+    note: Annotated[str, typer.Option(help="Why, 1 to 1,024 characters.")],
+    by: Annotated[str, typer.Option(help="Who says so.")],
+    as_json: screen.JsonFlag = False,
+) -> None:
+    """Withdraw a statement that should not have been imported: it counts no more, nor does any match with it."""
+    from clearline.recon import lookup
+
+    with _recon(write=True) as recon:
+        found, new = lookup.withdraw(recon, name, note, by)
+    text = "withdrawn; the next run goes on without it" if new else "was withdrawn before; nothing changed"
+    document = {"statement": found.statement, "note": note, "by": by, "new": new}
+    screen.answer(document, as_json, [f"statement {found.statement[:16]}: {text}"])
 
 
 def export(

@@ -66,6 +66,11 @@ def import_file(
                 f"{path.name} was imported to {account} before, with another mapping; it is kept as it is"
             )
         return Imported(same, new=False)
+    gone = next(
+        (s for s in recon.withdrawn(account) if s.statement == statement_id(account, digest, rules, s.place)), None
+    )
+    if gone is not None:
+        raise BadInputError(f"{path.name} was imported to {account} and withdrawn: {gone.mapping}; it stays so")
     with no_collector():
         read = [*_read(path, mapping, progress)]
     statements = [_completed(path.name, s, given, single) for s, single in read]

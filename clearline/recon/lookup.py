@@ -97,14 +97,26 @@ def matches_result(recon: Recon, run: RunRow) -> Result:
 
 def say(recon: Recon, entry: dict[str, Any], note: str, by: str) -> bool:
     """Keeps a person's word on a break; whether it is new. Raises BadInputError."""
-    for name, text in (("--note", note), ("--by", by)):
-        if not text.strip() or len(text) > TEXT_MAX:
-            raise BadInputError(f"{name} must have 1 to {TEXT_MAX:,} characters")
+    _check_words(note, by)
     account, name = entry["account"], entry["break"]
     if any((w.note, w.by) == (note, by) for w in recon.words(account).get(name, [])):
         return False
     recon.say(account, Word(name, note, by, datetime.now(UTC)))
     return True
+
+
+def withdraw(recon: Recon, name: str, note: str, by: str) -> tuple[StatementRow, bool]:
+    """Withdraws the statement with this name, or these first digits; the statement, and whether it is done now.
+    Raises BadInputError."""
+    _check_words(note, by)
+    gone = [s for s in recon.withdrawn() if len(name) >= _PREFIX_MIN and s.statement.startswith(name)]
+    if len(gone) == 1:
+        return gone[0], False
+    found = find(recon, name).statement
+    if found is None:
+        raise BadInputError(f"{name} is not a statement")
+    recon.withdraw(found, note, by, datetime.now(UTC))
+    return found, True
 
 
 def adjustment(recon: Recon, entry: dict[str, Any]) -> dict[str, Any] | None:
@@ -125,6 +137,12 @@ def adjustment(recon: Recon, entry: dict[str, Any]) -> dict[str, Any] | None:
         "value_date": entry["value_date"].isoformat(), "reference": entry["reference"],
         "note": f"recon break {entry['break']}: {entry['type']}",
     }  # fmt: skip
+
+
+def _check_words(note: str, by: str) -> None:
+    for name, text in (("--note", note), ("--by", by)):
+        if not text.strip() or len(text) > TEXT_MAX:
+            raise BadInputError(f"{name} must have 1 to {TEXT_MAX:,} characters")
 
 
 def _document(run: RunRow, b: BreakRow, said: list[Word]) -> dict[str, Any]:
