@@ -66,6 +66,11 @@ CHANGES = [
     "SELECT * FROM python('x')",
     "SELECT 1 INTO OUTFILE '/tmp/leak'",
     "SELECT 1; DROP TABLE postings",
+    # The engine's lexer takes typographic quotes for quotes.
+    "SELECT 1 AS “'” ; SET ROLE clearline_owner; SELECT currentRoles() --'",
+    "SELECT 1 AS “`” ; SELECT count() FROM dead_letters --`",
+    'SELECT 1 AS ‘"’ ; SELECT count() FROM dead_letters --"',
+    "SELECT 1 \x00 ; SELECT 2",
 ]
 # To see what others have: refused to a partner.
 OTHERS = [
@@ -86,6 +91,12 @@ OTHERS = [
     "SELECT count() FROM `dead_letters`",
     'SELECT count() FROM "dead_letters"',
     "SELECT count() FROM dead_letters AS postings",
+    # The engine takes the filter of a table of that name for it.
+    "SELECT count() FROM postings AS `DATABASE.outcomes`",
+    'SELECT count() FROM postings AS "DATABASE.postings"',
+    "SELECT count() FROM postings AS `system.databases`",
+    "SELECT count() FROM postings SETTINGS max_rows_to_read = 10",
+    "SELECT count() FROM postings SETTINGS max_memory_usage = 10",
     "WITH postings AS (SELECT 1) SELECT count() FROM dead_letters AS postings",
     "SELECT count() FROM merge(currentDatabase(), '.*')",
     "SELECT count() FROM merge('^postings$')",
@@ -149,7 +160,7 @@ OTHERS = [
     "SELECT partition /* FROM postings */ FROM dead_letters",
     "SELECT * FROM report_trial_balance_of_nobody(since = '2026-01-01')",
 ]  # fmt: skip
-LOOSE = {"SELECT 1; DROP TABLE postings": 62, "SELECT 1 INTO OUTFILE '/tmp/leak'": 358}
+LOOSE = {"SELECT 1 INTO OUTFILE '/tmp/leak'": 358} | {text: 62 for text in CHANGES if "; " in text}
 
 # `{}` is an expression that fails on somebody else's rows; `{account}` the same over a report's columns.
 ORACLES = [

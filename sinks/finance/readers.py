@@ -55,12 +55,13 @@ class Limits:
     execution_seconds_per_hour: int = 1_800
 
     def settings(self) -> dict[str, tuple[int, int, int]]:
-        """Settings with bounds: value, least, most."""
+        """Settings with bounds: value, least, most. Rows read and memory stay as they are: who could lower them would
+        learn from the error how many rows of others there are."""
         return {
             "max_execution_time": (self.execution_seconds, 1, self.execution_seconds_max),
-            "max_rows_to_read": (self.rows_to_read, 1, self.rows_to_read),
             "max_result_rows": (self.result_rows, 1, self.result_rows),
-            "max_memory_usage": (self.memory_bytes, 1, self.memory_bytes),
+            "max_rows_to_read": (self.rows_to_read, self.rows_to_read, self.rows_to_read),
+            "max_memory_usage": (self.memory_bytes, self.memory_bytes, self.memory_bytes),
         }
 
 
@@ -147,7 +148,7 @@ def statements(reader: Reader, found: Shape, password_sha256: str, salt: str) ->
     user, label = _quoted(reader.name), _quoted(PREFIX + reader.name)
     limits = reader.limits
     bounded = [
-        f"{name} = {value} MIN {least} MAX {most} CHANGEABLE_IN_READONLY"
+        f"{name} = {value}" + (f" MIN {least} MAX {most} CHANGEABLE_IN_READONLY" if least < most else " CONST")
         for name, (value, least, most) in limits.settings().items()
     ]
     free = [f"{name} CHANGEABLE_IN_READONLY" for name in FREE_SETTINGS]

@@ -46,7 +46,7 @@ def test_hostile_statements_are_refused_to_all_readers(ledger: World, text: str)
 
 @pytest.mark.parametrize("text", OTHERS)
 def test_what_others_have_is_refused_to_a_partner(ledger: World, text: str) -> None:
-    codes = set(ledger.refused("p1_reader", text))
+    codes = set(ledger.refused("p1_reader", text.replace("DATABASE", ledger.config.database)))
     assert codes <= REFUSED | {60 if "query_log" in text else READONLY}, codes
 
 
@@ -140,6 +140,36 @@ def test_a_reader_sees_its_own_rows_and_all_of_them(ledger: World, seed: int, tr
             for (*_, account, side, amount), times in must["postings"].items():
                 expected[account, side] += amount * times
             assert {(a, s): n for a, s, n in sums} == dict(expected)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        *(
+            "postings AS outcomes",
+            "postings outcomes",
+            "postings AS `outcomes`",
+            "postings AS x",
+            "postings AS databases",
+        ),
+        *(
+            "`postings`",
+            "DATABASE.postings AS outcomes",
+            "DATABASE.postings AS tables",
+            "(SELECT * FROM postings) AS x",
+        ),
+        *("(SELECT * FROM postings AS x) AS outcomes", "postings AS `DATABASE`", "postings AS `a.b`"),
+    ],
+)
+def test_no_alias_of_a_table_changes_what_is_seen(ledger: World, source: str) -> None:
+    must = sum(own_rows(ledger.lines, "p1", True)["postings"].values())
+    for database in (ledger.config.database, "system", "default"):
+        if database == ledger.config.database or "DATABASE." in source:
+            with ledger.client("p1_reader", database=database) as client:
+                text = f"SELECT count() FROM {source}".replace("DATABASE", ledger.config.database)
+                assert client.execute(text) == [(must,)]
+                text = f"WITH outcomes AS (SELECT * FROM {source}) SELECT count() FROM outcomes"
+                assert client.execute(text.replace("DATABASE", ledger.config.database)) == [(must,)]
 
 
 def test_every_table_that_can_be_selected_is_filtered(ledger: World) -> None:

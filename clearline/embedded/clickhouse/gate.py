@@ -9,11 +9,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final
+from typing import Any, Final
 
 from clearline.embedded.clickhouse import ast, policy, sql
 from clearline.embedded.clickhouse.engine import Engine
-from clearline.embedded.clickhouse.errors import ACCESS_DENIED, ServerError, from_engine
+from clearline.embedded.clickhouse.errors import ServerError, from_engine
 from clearline.embedded.clickhouse.readers import Quotas, Users
 from clearline.embedded.clickhouse.sessions import Session, Settings
 from sinks.finance.changeable import FREE_SETTINGS
@@ -83,6 +83,8 @@ class Gate:
             session.begin(settings)
             return statement
         sql.check_read_only(statement)
+        sql.check_characters(statement)
+        self._check_single(statement)
         if statement.verb == "SET":
             for name, value in sql.assignments(statement).items():
                 policy.check_setting(user.caps, name, value)
@@ -99,8 +101,13 @@ class Gate:
         self, session: Session, rules: policy.Policy, statement: sql.Statement, parameters: Mapping[str, str]
     ) -> None:
         explained = session.run(f"EXPLAIN AST {statement.body}", "TSVRaw", parameters).content.decode(errors="replace")
+        policy.check_aliases(rules, explained)
         around = policy.Surroundings(session.database(), self._functions, self._exists, self._text)
         policy.check_tree(rules, ast.parse(explained), around, statement.text)
+
+    @cached_property
+    def _own(self) -> Any:
+        return self._engine.connect()
 
     @cached_property
     def _functions(self) -> dict[str, bool]:
@@ -120,15 +127,20 @@ class Gate:
         where = f"database = {sql.literal(database)} AND name = {sql.literal(view)}"
         return self._ask(f"SELECT create_table_query FROM system.tables WHERE {where} FORMAT TSVRaw")
 
+    def _check_single(self, statement: sql.Statement) -> None:
+        """The engine would run several statements one after the other, `SET ROLE` among them, and where one ends is for
+        its parser to say and not for our lexer. Raises ServerError."""
+        try:
+            self._ask(f"SELECT formatQuery({sql.literal(statement.text)}) FORMAT Null")
+        except ServerError as error:
+            raise ServerError(error.code, error.message.partition(": In scope ")[0]) from error
+
     def _ask(self, text: str) -> str:
         with self._lock:
-            connection = self._engine.connect()
             try:
-                content: bytes = connection.query(text, "TSVRaw").bytes()
+                content: bytes = self._own.query(text, "TSVRaw").bytes()
             except Exception as error:
-                raise ServerError(ACCESS_DENIED, from_engine(error).message) from error
-            finally:
-                connection.close()
+                raise from_engine(error) from error
         return content.decode(errors="replace")
 
 

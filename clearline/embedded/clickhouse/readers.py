@@ -207,8 +207,9 @@ class Quotas:
                 if most and taken > most:
                     raise ServerError(
                         QUOTA_EXCEEDED,
-                        f"Quota for user `{user.name}` for {quota.seconds}s has been exceeded: "
-                        f"{name} = {taken:g}/{most:g}. Interval will end at {self._end(used, quota)}.",
+                        # Not how much was taken: that would count the rows of others that were passed over.
+                        f"Quota for user `{user.name}` for {quota.seconds}s has been exceeded: more {name} than "
+                        f"{most:g}. Interval will end at {self._end(used, quota)}.",
                     )
 
     def end(self, user: User, read_rows: int, seconds: float) -> None:

@@ -234,6 +234,14 @@ def check_read_only(statement: Statement) -> None:
             raise ServerError(READONLY, f"Cannot execute query in readonly mode: table {after.text} is a file")
 
 
+def check_characters(statement: Statement) -> None:
+    """Outside of strings, a reader's statement is ASCII: the engine takes typographic quotes for quotes, so it could
+    see the end of a string where the lexer here sees none. Raises ServerError."""
+    for token in statement.tokens:
+        if token.kind == "punct" and not (token.text.isascii() and token.text.isprintable()):
+            raise ServerError(SYNTAX_ERROR, f"Unrecognized token: {token.text!r} outside of a string")
+
+
 def assignments(statement: Statement) -> dict[str, str]:
     """Names and values of a SET. Raises ServerError for SET ROLE and the like, which are no settings."""
     found = _pairs(statement.tokens[1:])
