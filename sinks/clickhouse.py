@@ -99,8 +99,7 @@ class _InsertClient(Client):  # type: ignore[misc]
 class Database:
     """One connection to one database. Not thread-safe. Opens when first used, and again after it broke.
 
-    `seconds_max`, `rows_max`: of what one query of `rows` may take; whoever meets one is told by TooMuchError. The rows
-    are counted here: a user that may only read is let change the time and no other setting.
+    `seconds_max`: for so long one query may run; whoever meets it, or `rows_max`, is told by TooMuchError.
 
     Every call raises PartUnavailableError when the server does not answer or cannot serve now, BadInputError for a
     query that can never work, and FencedError when an insert met another sink's fence.
@@ -108,14 +107,13 @@ class Database:
 
     def __init__(
         self, config: ClickHouseConfig, *, reader: bool = False, with_database: bool = True,
-        seconds_max: int = 0, rows_max: int = 0,
+        seconds_max: int = 0,
     ) -> None:  # fmt: skip
         self.config = config
         self._limits: dict[str, Any] = {"max_execution_time": seconds_max} if seconds_max else {}
         if config.cluster and not reader:
             self._limits |= ON_A_CLUSTER
         self._seconds_max = seconds_max
-        self._rows_max = rows_max
         self.name = config.database
         self._reader = reader
         self._database = config.database if with_database else "default"
@@ -138,15 +136,16 @@ class Database:
             settings={**self._limits, "strings_as_bytes": raw},
         )
 
-    def rows(self, query: str, params: dict[str, Any] | None = None) -> list[tuple[Any, ...]]:
-        """All rows of a query. `%(name)s` in it are put in, quoted, by the driver."""
+    def rows(self, query: str, params: dict[str, Any] | None = None, *, rows_max: int = 0) -> list[tuple[Any, ...]]:
+        """All rows of a query. `%(name)s` in it are put in, quoted, by the driver. `rows_max`: most that it may have, 0
+        for any number. They are counted here: a user that may only read is let change no setting but the time."""
         with self._errors():
-            if not self._rows_max:
+            if not rows_max:
                 return list(self._client.execute(query, params or None))
-            found = list(islice(self._client.execute_iter(query, params or None), self._rows_max + 1))
-            if len(found) > self._rows_max:
+            found = list(islice(self._client.execute_iter(query, params or None), rows_max + 1))
+            if len(found) > rows_max:
                 self.close()  # the rest is on its way
-                raise TooMuchError(f"more than {self._rows_max} rows")
+                raise TooMuchError(f"more than {rows_max} rows")
             return found
 
     def columns_and_rows(self, query: str) -> tuple[list[tuple[str, str]], list[tuple[Any, ...]]]:

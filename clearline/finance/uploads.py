@@ -17,6 +17,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from schemas.errors import BadInputError, PartUnavailableError
 
@@ -26,7 +27,7 @@ VALUE_MAX = 1_024  # characters
 BYTES_MAX = 32 << 20  # of all values together, however small they were packed
 CSV, PARQUET = "text/csv", "application/vnd.apache.parquet"
 MEDIA = (CSV, PARQUET)
-READING_S, MEMORY_MAX, AT_ONCE = 30, 3 << 30, 2
+READING_S, MEMORY_MAX, AT_ONCE, WAITING_MAX = 30, 3 << 30, 2, 20
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
@@ -51,8 +52,8 @@ async def read_apart(body: bytes, media: str, key: str, rows_max: int) -> Conten
     Raises BadInputError that names what is wrong, PartUnavailableError when others' tables are being read.
     """
     turns = _turns()
-    if turns.locked():
-        raise PartUnavailableError("uploads", "this gateway", f"{AT_ONCE} tables are being read")
+    if turns.waiting >= WAITING_MAX:
+        raise PartUnavailableError("uploads", "this gateway", f"{WAITING_MAX} tables wait to be read")
     async with turns:
         child = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", __name__, media, key, str(rows_max)), stdin=-1, stdout=-1, stderr=-3,
@@ -81,16 +82,30 @@ def _environment() -> dict[str, str]:
     return {name: os.environ[name] for name in kept if name in os.environ} | {"POLARS_MAX_THREADS": "1"}
 
 
-_SEMAPHORES: dict[int, asyncio.Semaphore] = {}
+class _Turns:
+    """Lets AT_ONCE in, and counts those who wait."""
+
+    def __init__(self) -> None:
+        self.waiting = 0
+        self._turns = asyncio.Semaphore(AT_ONCE)
+
+    async def __aenter__(self) -> None:
+        self.waiting += 1
+        try:
+            await self._turns.acquire()
+        finally:
+            self.waiting -= 1
+
+    async def __aexit__(self, *_: object) -> None:
+        self._turns.release()
 
 
-def _turns() -> asyncio.Semaphore:
-    """Of the running loop."""
-    loop = id(asyncio.get_running_loop())
-    if loop not in _SEMAPHORES:
-        _SEMAPHORES.clear()
-        _SEMAPHORES[loop] = asyncio.Semaphore(AT_ONCE)
-    return _SEMAPHORES[loop]
+_TURNS: WeakKeyDictionary[asyncio.AbstractEventLoop, _Turns] = WeakKeyDictionary()
+
+
+def _turns() -> _Turns:
+    """Those of the running loop."""
+    return _TURNS.setdefault(asyncio.get_running_loop(), _Turns())
 
 
 def read(body: bytes, media: str, key: str, rows_max: int) -> Content:

@@ -138,7 +138,7 @@ class Reports:
         config = replace(config, timeout_s=seconds_max + 10.0)
         self._pool = ClientPool(
             "ClickHouse", config.address,
-            lambda: Database(config, reader=True, seconds_max=seconds_max, rows_max=rows_max), threads, WAITING_MAX,
+            lambda: Database(config, reader=True, seconds_max=seconds_max), threads, WAITING_MAX,
         )  # fmt: skip
         self._rows_max = rows_max
         self._kept = Kept(bytes_max)
@@ -176,7 +176,9 @@ class Reports:
         """As `Reporting.result`."""
 
         async def make() -> tuple[Result, int]:
-            found = await self._ask(lambda db: ask(db, question.report, question.values, question.place.cut))
+            found = await self._ask(
+                lambda db: ask(db, question.report, question.values, question.place.cut, rows_max=self._rows_max)
+            )
             return found, _size(found)
 
         return await self._kept.get(("figures", *question.key), make)

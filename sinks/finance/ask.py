@@ -91,15 +91,15 @@ def ask_for(
     return ask(db, report, given, cuts.at(db, cuts.parse(cut), until) if cut else cuts.head(db, until))
 
 
-def ask(db: Database, report: Report, given: Mapping[str, str], cut: Cut) -> Result:
-    """The report with these parameters, as text, at this cut.
+def ask(db: Database, report: Report, given: Mapping[str, str], cut: Cut, *, rows_max: int = 0) -> Result:
+    """The report with these parameters, as text, at this cut. `rows_max`: most that it may have, 0 for any number.
 
-    Raises BadInputError that names the parameter, PartUnavailableError.
+    Raises BadInputError that names the parameter, TooMuchError, PartUnavailableError.
     """
     for _ in range(_TRIES):
         bounds = cuts.bounds(db, cut)
         asked = values(report, _with_period(report, given, bounds.last.date()))
-        rows = db.rows(query(report, asked, cut, bounds, db.name))
+        rows = db.rows(query(report, asked, cut, bounds, db.name), rows_max=rows_max)
         if cuts.bounds(db, cut).whole_before >= bounds.whole_before:
             if not rows and asked.get(report.subject):
                 raise NotKnownError(f"{report.subject}: {asked[report.subject]} is not known in ClickHouse at this cut")
