@@ -11,6 +11,7 @@ import io
 import itertools
 import json
 import random
+import sys
 import uuid
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -28,7 +29,7 @@ from schemas.records import JournalRecord, PostedLeg
 from sinks import migrate
 from sinks.clickhouse import ClickHouseConfig, Database
 from sinks.finance import cut as cuts
-from sinks.finance.ask import Result, ask, ask_for
+from sinks.finance.ask import Result, ask, ask_for, query, values
 from sinks.finance.catalogue import CATALOGUE, REPORTS
 from sinks.ledger_sink import LedgerSink
 from tests.contract.test_sinks_clickhouse import arrivals
@@ -372,6 +373,18 @@ def test_the_same_cut_is_the_same_bytes_after_a_rebuild_and_later(world: World) 
     again.close()
 
 
+def test_projections_say_what_the_rows_say(world: World) -> None:
+    """Nothing of any report depends on which days are answered from projections."""
+    for cut in random_cuts(world, 6, 4):
+        bounds = cuts.bounds(world.db, cut)
+        assert bounds.whole_before > date(2026, 11, 1)
+        for report in REPORTS:
+            given = values(report, {"account": "bank:clearing:CNY"} if report.name == "statement" else {})
+            from_rows = bounds._replace(whole_before=EPOCH)
+            one, two = (world.db.rows(query(report, given, cut, b, world.db.name)) for b in (bounds, from_rows))
+            assert one == two, report.name
+
+
 def test_rows_of_a_torn_batch_are_in_no_report(world: World) -> None:
     """Postings and holds whose outcomes are not there yet, of a day that is long over."""
     config = world.server.config(f"clearline_{uuid.uuid4().hex[:8]}")
@@ -537,6 +550,15 @@ def test_every_report_is_a_command_in_every_format(world: World, line: Any, tmp_
     assert f"as of {cut.text}" in said
     code, _, said = line(*command, "--format", "csv", "--out", str(tmp_path / "none" / "r.csv"))
     assert code == 2 and "cannot be written" in said
+
+
+@pytest.mark.parametrize("form", ["parquet", "xlsx"])
+def test_no_terminal_gets_bytes(line: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    code, out, said = line("report", "trial-balance", "--format", form)
+    assert (code, out) == (2, b"") and "--out" in said
+    assert line("report", "trial-balance", "--format", form, "--out", str(tmp_path / "file"))[0] == 0
+    assert (tmp_path / "file").stat().st_size > 1000
 
 
 def test_options_are_parameters(world: World, line: Any) -> None:
