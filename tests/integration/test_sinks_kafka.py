@@ -18,6 +18,7 @@ from confluent_kafka import Producer
 
 from clearline.embedded.valkey import find_server
 from schemas.codec import Codec
+from schemas.examples import examples
 from schemas.failpoints import SINK_REDIS
 from schemas.records import AccountState
 from sinks import migrate
@@ -166,6 +167,9 @@ def test_journal_and_dead_letters_into_clickhouse(world: World, clickhouse_role:
     abort(world, world.topics.journal, first_partition, b"never seen")
     send(world, world.topics.journal, [(x.partition, None, x.value, None) for x in lines[700:]])
     send(world, world.topics.dead, letters())
+    send(world, world.topics.seals, [(2, b"418", world.codec.encode(x), None) for x in examples("Seal")])
+    counts = [world.codec.encode(x) for x in examples("CallCounts")]
+    send(world, world.topics.calls, [(3, None, value, None) for value in (b"no count", *counts, *counts)])
     small = SinkOptions(batch_records_max=200, flush_interval_ms=50, poll_records_max=100)
     for point in ("after_read=kill@3", "after_insert_dead_letters=kill@1", "after_insert_postings=kill@2"):
         assert died(clickhouse_role.start(f"sink_clickhouse.{point}", small)) == -signal.SIGKILL, point
@@ -179,6 +183,12 @@ def test_journal_and_dead_letters_into_clickhouse(world: World, clickhouse_role:
     wait_for("no lag", caught_up)
     db = Database(clickhouse_role.store)
     wait_for("dead letters", lambda: db.rows("SELECT count() FROM dead_letters") == [(12,)])
+    wait_for(
+        "seals", lambda: db.rows("SELECT partition, offset, last_sequence FROM seals") == [(2, 0, 418), (2, 1, 65954)]
+    )
+    calls = "SELECT partition, offset, line, partner_id, calls FROM calls ORDER BY offset, line"
+    wanted = [(3, o, i, c.partner_id, c.calls) for o in (1, 2) for i, c in enumerate(examples("CallCounts")[0].counts)]  # type: ignore[attr-defined]
+    wait_for("counts of calls", lambda: db.rows(calls) == wanted)
     finish(process)
     check(clickhouse_role.store, as_sent(lines, {first_partition: [at]}))
     rows = db.rows(
