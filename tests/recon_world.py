@@ -45,13 +45,14 @@ def on(day: int) -> date:
 
 
 def migrated(server: ClickHouseServer, name: str) -> Recon:
-    """A database with the tables, and no views, which reconciliation does not ask."""
-    migrate.apply(server.config(name), [*migrate.committed()])
+    """A database with the tables, and of the views the one that a cut at a closed day asks."""
+    migrate.apply(server.config(name), [*migrate.committed(), *(v for v in migrate.views() if v.name == "closes")])
     return Recon(server.database(name))
 
 
-def clear(recon: Recon, *tables: str) -> Recon:
-    """Empties these tables, or all that reconciliation uses; the account is opened and nothing posted."""
+def clear(recon: Recon, *tables: str, account: str = NOSTRO) -> Recon:
+    """Empties these tables, or all that reconciliation uses; the account is opened and nothing posted. Its currency is
+    the last part of its name."""
     db = recon.db
     for table in tables or (*TABLES, "postings", "outcomes", "control_changes"):
         db.run(f"TRUNCATE TABLE {db.name}.{table}")
@@ -59,12 +60,14 @@ def clear(recon: Recon, *tables: str) -> Recon:
         db.run(
             f"INSERT INTO {db.name}.control_changes (topic, partition, offset, source_offset, sequence, command, "
             "partner_id, subject_id, account_type, currency, changes, booked_at, run) VALUES ('journal', 0, 0, 0, 0, "
-            f"'OpenAccount', 'bank', '{NOSTRO}', 'asset', 'EUR', '', '2026-10-01 00:00:00', 1)"
+            f"'OpenAccount', 'bank', '{account}', 'asset', '{account[-3:]}', '', '2026-10-01 00:00:00', 1)"
         )
     return recon
 
 
-def post(db: Database, postings: Sequence[Posted], *, first: int = 1, partition: int = 0) -> None:
+def post(
+    db: Database, postings: Sequence[Posted], *, first: int = 1, partition: int = 0, account: str = NOSTRO
+) -> None:
     """Journal rows, one record per posting, from sequence `first` on."""
     n = len(postings)
     at = np.arange(first, first + n)
@@ -84,9 +87,9 @@ def post(db: Database, postings: Sequence[Posted], *, first: int = 1, partition:
         "value_day": np.array([(on(p.day) - EPOCH).days for p in postings]),
     }  # fmt: skip
     legs = {
-        "line": np.full(n, 0), "account_id": same(NOSTRO.encode()),
+        "line": np.full(n, 0), "account_id": same(account.encode()),
         "side_code": np.array([1 if p.amount > 0 else 2 for p in postings]),
-        "amount_in": np.array([abs(p.amount) for p in postings]), "currency": same(b"EUR"),
+        "amount_in": np.array([abs(p.amount) for p in postings]), "currency": same(account[-3:].encode()),
         "counters": same(bytes(64)),
     }  # fmt: skip
     outcome = {

@@ -16,7 +16,7 @@ from clearline import cli
 from clearline.finance.formats import to_bytes
 from clearline.recon import lookup
 from clearline.recon.importing import Given, Imported, import_file
-from clearline.recon.mapping import Mapping, parse_mapping
+from clearline.recon.mapping import Mapping, parse_mapping, read_mapping
 from clearline.recon.match import Rules
 from clearline.recon.run import Done, Request, run
 from clearline.recon.statement import RefusedStatementError
@@ -319,6 +319,26 @@ def test_wrong_account_currency_mapping_and_file(recon, tmp_path):
         import_file(recon, tmp_path / "none.csv", NOSTRO, mapping(), Given())
 
 
+def test_the_examples_reconcile_as_they_say(recon, tmp_path):
+    """The account that docs/examples/first.jsonl leaves behind, with the two statements beside it."""
+    account = "bank:clearing:CNY"
+    clear(recon, account=account)
+    post(recon.db, [Posted(21, 100_000, "top-up"), Posted(21, -200, "split of three legs")], account=account)
+    (one,) = import_file(recon, EXAMPLE, account, None, Given()).statements
+    assert (one.name, one.opening, one.closing, one.entries) == ("2026-326", 0, 98_550, 3)
+    row = run(recon, Request(account, cut.head(recon.db))).row
+    assert [(b.type, b.difference, b.reference) for b in recon.breaks(row)] == [
+        ("missing_in_ledger", -1_250, "FEE 2026-11")
+    ]
+    rules = read_mapping(EXAMPLE.with_name("recon-mapping.yaml"))
+    (two,) = import_file(recon, EXAMPLE.with_name("recon-statement.csv"), account, rules, Given()).statements
+    assert (two.opening, two.closing, two.lines) == (98_550, 23_550, 2)
+    row = run(recon, Request(account, cut.head(recon.db))).row
+    assert row.figures["change"] == {"new": 2, "kept": 1, "resolved": 0}
+    assert row.figures["balance"]["unexplained"] == 0
+    assert b"".join(recon.file(one)) == EXAMPLE.read_bytes()
+
+
 class KilledError(BaseException):
     """The process is gone."""
 
@@ -340,11 +360,11 @@ class Dying(Database):
     def insert(self, table: str, columns: Any, data: Any) -> None:
         self._maybe(lambda: super(Dying, self).insert(table, columns, data))
 
-    def rows(self, query: str, params: dict[str, Any] | None = None) -> list[tuple[Any, ...]]:
+    def rows(self, query: str, params: dict[str, Any] | None = None, **more: Any) -> list[tuple[Any, ...]]:
         if query.startswith("INSERT"):
-            found: list[tuple[Any, ...]] = self._maybe(lambda: super(Dying, self).rows(query, params))
+            found: list[tuple[Any, ...]] = self._maybe(lambda: super(Dying, self).rows(query, params, **more))
             return found
-        return super().rows(query, params)
+        return super().rows(query, params, **more)
 
 
 def test_killed_at_any_point_it_is_whole_or_not_there_and_comes_to_the_same_end(recon, tmp_path):
@@ -430,6 +450,10 @@ def test_the_commands(server, recon, tmp_path, capsys, monkeypatch):
     code, document = command("import", "s.csv", *given, "--mapping", "m.yaml")
     assert (code, document["new"], document["statements"][0]["lines"]) == (0, True, 8)
     assert command("import", "s.csv", *given, "--mapping", "m.yaml")[1]["new"] is False
+    assert command("run", *given, "--closed", "2026-11-02") == (
+        2,
+        {"error": "closed: 2026-11-02 is not closed; `clearline close --list` shows the days that are", "exit_code": 2},
+    )
     code, document = command("run", *given)
     assert (code, document["open_breaks"]) == (1, 4)
     again = cli.main(["recon", "run", *given]), capsys.readouterr().out
