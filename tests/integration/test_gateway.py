@@ -277,6 +277,12 @@ def test_sigterm_answers_what_is_under_way(gateways):
     assert (answer.status_code, answer.json()["status"]) == (201, "settled")
     assert process.wait(30) == 0
     del gateways.running[1]
+    system = connect(gateways.settings)  # its last word, the last call included, is what it counted
+    told = [system.codec.decode(r.value) for r in read_to_end(system.kafka, system.topics.calls)]
+    last = [r for r in told if r.instance.startswith("1-")][-1]
+    assert ("acme", "POST", "/v1/transactions", 201) in {
+        (c.partner_id, c.method, c.route, c.status) for c in last.counts
+    }
     assert "Traceback" not in (gateways.folder / "gateway-1.log").read_text()
     gateways.start(1)
 
