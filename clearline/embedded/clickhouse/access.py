@@ -9,6 +9,8 @@ of them, differs from reader to reader: see policy.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -42,13 +44,20 @@ _USERS: Final = f"""<clickhouse>
 """
 
 
-def write(folder: Path) -> Path:
-    """Writes the engine's configuration into the data folder; returns the file that it is opened with."""
+@contextmanager
+def configuration(folder: Path) -> Iterator[str]:
+    """Writes the engine's configuration into the data folder; yields the path to open it with, which is free of what
+    the engine's addresses and XML would trip over, whatever the folder is called."""
     access = folder / FOLDER
     access.mkdir(exist_ok=True)
-    _replace(access / "users.xml", _USERS)
-    _replace(access / "config.xml", _CONFIG.format(users=access / "users.xml"))
-    return access / "config.xml"
+    handle = os.open(access, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        place = f"/proc/self/fd/{handle}"
+        _replace(access / "users.xml", _USERS)
+        _replace(access / "config.xml", _CONFIG.format(users=f"{place}/users.xml"))
+        yield f"{place}/config.xml"
+    finally:
+        os.close(handle)
 
 
 def _replace(path: Path, text: str) -> None:

@@ -63,9 +63,9 @@ class Engine:
         self._address = _address(self.folder, _SETTINGS)
         server: dict[str, int | str] = {**_SERVER, **_SETTINGS, "max_server_memory_usage": memory_bytes_max}
         try:
-            server["config-file"] = str(access.write(self.folder))
-            self._control: Any = self._chdb.connect(_address(self.folder, server))
-            self._control.query("SELECT 1", "Null")
+            with access.configuration(self.folder) as config:
+                self._control: Any = self._chdb.connect(_address(self.folder, {**server, "config-file": config}))
+                self._control.query("SELECT 1", "Null")
         except Exception as error:
             raise CannotStartError(
                 f"the data folder {self.folder} does not open (is another process using it?): {error}"
