@@ -22,7 +22,7 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import Results
+from benchmarks.machine import RESULTS, Results
 from benchmarks.report import Report
 from clearline.recon.importing import Given, import_file
 from clearline.recon.mapping import Mapping, parse_mapping
@@ -195,8 +195,9 @@ def main() -> int:
     parser.add_argument("--lines", type=int, default=1_000_000)
     parser.add_argument("--only", choices=("csv", "camt"))
     parser.add_argument("--json", action="store_true", help="lines of JSON on stdout")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder in which results are kept")
     options = parser.parse_args()
-    report = Report(Results("recon", SEED), options.json)
+    report = Report(Results("recon", SEED, options.results), options.json)
     for form in ("csv", "camt") if options.only is None else (options.only,):
         with tempfile.TemporaryDirectory() as folder, server(Path(folder)) as config:
             path = Path(folder) / f"statement.{form}"

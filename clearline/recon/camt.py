@@ -155,9 +155,9 @@ class _Reader:
     def _take(self, done: int, *, whole: bool) -> None:
         """Takes the entries that are complete out of the tree. All children of a statement are, but for the last one of
         the last statement while the file is not at its end."""
-        if self._root is None or not len(self._root):
-            return
-        found = self._root[0].findall(f"{self._space}Stmt")
+        found = self._root[0].findall(f"{self._space}Stmt") if self._root is not None and len(self._root) else []
+        if not found and done > _ELEMENT_BYTES_MAX:
+            raise self._refused(0, "", f"has no statement in its first {_ELEMENT_BYTES_MAX:,} bytes")
         for place in range(max(len(self._statements) - 1, 0), len(found)):
             if place == len(self._statements):
                 self._statements.append(_Collected(self._space))
@@ -186,7 +186,8 @@ class _Reader:
         statement[c.kept : end] = kept
         c.kept += len(kept)
         if c.count > LINES_MAX or c.kept > _HEAD_ELEMENTS_MAX:
-            raise self._refused(self._guard.CurrentLineNumber, "", f"has more than {LINES_MAX:,} entries")
+            rule = f"has more than {LINES_MAX:,} entries, or {_HEAD_ELEMENTS_MAX:,} elements beside them"
+            raise self._refused(self._guard.CurrentLineNumber, "", rule)
 
     def _placed(self) -> list[LineError]:
         """The errors with the lines of their entries, for which the file is read once more."""

@@ -26,6 +26,7 @@ from clearline.recon.statement import (
 from schemas.errors import BadInputError
 from sinks.recon import CHUNK_BYTES, NewStatement, Recon, StatementRow
 
+CSV_BYTES_MAX = 1_000_000_000  # it is decoded whole
 Progress = Callable[[str, int, int], None]  # what is done, how much of it, of how much
 
 
@@ -103,6 +104,8 @@ def _read(path: Path, mapping: Mapping | None, progress: Progress) -> Iterator[t
     size = path.stat().st_size
     with path.open("rb") as file:
         if mapping is not None:
+            if size > CSV_BYTES_MAX:
+                raise BadInputError(f"{path.name} has more than {CSV_BYTES_MAX:,} bytes, the most for a CSV; split it")
             s = read_csv(path.name, file.read(), mapping, lambda done: progress("lines read", done, 0))
             yield replace(s, name=path.stem), True
             return

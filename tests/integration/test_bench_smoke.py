@@ -1,4 +1,4 @@
-"""The benchmarks of pipeline, gateway and ledger run and say what they promise; how fast it was here says nothing and is not looked at."""
+"""The benchmarks of pipeline, gateway, ledger and reconciliation run and say what they promise; how fast it was here says nothing and is not looked at."""
 
 from __future__ import annotations
 
@@ -94,6 +94,20 @@ def test_the_ledger_benchmark_measures_what_it_promises(tmp_path: Path):
             assert 0 < figures[name]["p50_ms"] <= figures[name]["max_ms"]
             assert figures[name]["rows_max"] > 0
             assert lines["reports: growth"][name][str(size)] == figures[name]
+
+
+@pytest.mark.stack
+def test_the_reconciliation_benchmark_measures_what_it_promises(tmp_path: Path):
+    command = [sys.executable, "-m", "benchmarks.recon", "--lines", "2000", "--only", "camt", "--json"]
+    done = subprocess.run(
+        [*command, "--results", str(tmp_path)], cwd=CHECKOUT, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stdout[-2_000:] + done.stderr[-2_000:]
+    found = json.loads(done.stdout)
+    assert (found["lines"], found["postings"], found["part"]) == (1_940, 2_000, "camt")
+    assert found["matches"]["exact"] == 1_800
+    assert found["breaks"] == {"amount_differs": 10, "missing_in_statement": 30}
+    assert 0 < found["import_s"] + found["run_s"] <= found["total_s"] + 0.02
 
 
 @pytest.mark.parametrize("benchmark", ["pipeline", "gateway", "ledger"])

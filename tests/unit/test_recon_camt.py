@@ -386,6 +386,17 @@ def test_one_element_of_any_size_is_not_held_in_memory(monkeypatch):
     assert "one element has more than" in refusal(document(entry(more=deep)))
 
 
+def test_what_comes_before_a_statement_or_beside_entries_is_not_without_end(monkeypatch):
+    monkeypatch.setattr(camt, "_ELEMENT_BYTES_MAX", 200_000)
+    comment = document().replace("?>\n", "?>\n<!--" + "x" * 300_000 + "-->", 1)
+    assert "has no statement in its first 200,000 bytes" in refusal(comment)
+    assert "has no statement in its first" in refusal(document().replace("<Stmt>", "<x/>" * 80_000 + "<Stmt>"))
+    monkeypatch.setattr(camt, "_HEAD_ELEMENTS_MAX", 100)
+    assert "100 elements beside them" in refusal(document(balance("ITBD", "1") * 101))
+    many = document(entry()).replace("</BkToCstmrStmt>", "</BkToCstmrStmt>" + "<y/>" * 80_000)
+    assert "one element has more than 200,000 bytes" in refusal(many)
+
+
 def test_deep_nesting_is_no_crash():
     deep = "<a>" * 100_000 + "</a>" * 100_000
     (s,) = read(document(entry(more=deep), entry()))
