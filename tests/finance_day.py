@@ -150,6 +150,19 @@ class Month(Maker):
 def fill(config: ClickHouseConfig) -> None:
     """Puts the month into a database, up to NOW: the day before yesterday closed, sealed and in part late, the clearing
     account reconciled with a statement of another bank that does not quite agree."""
+    month, lines = close(config)
+    while month.now_ms <= NOW_MS:
+        lines += month.lines(10)
+    _feed(config, [x for x in lines if x.record.booked_at <= NOW_MS])
+    db = Database(config)
+    _measure(db)
+    _reconcile(db)
+    db.close()
+
+
+def close(config: ClickHouseConfig) -> tuple[Month, list[Line]]:
+    """Puts the month into a database up to the closed day's seal. Returns it and its records: the last ones, the seal's,
+    are not stored yet."""
     migrate.apply(config)
     month = Month(11)
     lines = month.lines(RECORDS // 2)
@@ -157,30 +170,26 @@ def fill(config: ClickHouseConfig) -> None:
         lines += month.lines(10)
     lines += [month.control(p, "CloseDay", {"requested_by": "l.chen", "note": "end of day"}) for p in range(3)]
     month.closed = True
-    sink = LedgerSink(config, TOPIC, local_codec())
-    feed(sink, _arrivals(lines), 5_000)
+    _feed(config, lines)
     db = Database(config)
     sequences = {p: c.sequence for p, c in closes.closings(db, CLOSED).items()}
     figures = closes.work_out(db, CLOSED, cuts.at(db, sequences))
-    said = {
-        "hash": figures.hash,
-        "cut": figures.cut.text,
-        "figures": figures.text,
-        "requested_by": "l.chen",
-        "note": "",
-    }
-    lines += [month.control(p, "SealDay", said) for p in range(3)]
-    while month.now_ms <= NOW_MS:
-        lines += month.lines(10)
-    feed(sink, _arrivals(x for x in lines if x.record.booked_at <= NOW_MS), 5_000)
-    sink.close()
-    _measure(db)
-    _reconcile(db)
     db.close()
+    said = {
+        "hash": figures.hash, "cut": figures.cut.text, "figures": figures.text, "requested_by": "l.chen", "note": "",
+    }  # fmt: skip
+    return month, lines + [month.control(p, "SealDay", said) for p in range(3)]
 
 
-def _arrivals(lines: Iterable[Line]) -> list[Arrival]:
-    return [Arrival(x.partition, x.offset, x.value) for x in lines]
+def _feed(config: ClickHouseConfig, lines: Iterable[Line]) -> None:
+    sink = LedgerSink(config, TOPIC, local_codec())
+    feed(sink, [Arrival(x.partition, x.offset, x.value) for x in lines], 5_000)
+    sink.close()
+
+
+def fill_to_the_seal(config: ClickHouseConfig) -> None:
+    """Puts the month into a database up to the closed day's seal, which is the last that is in it."""
+    _feed(config, close(config)[1])
 
 
 def _measure(db: Database) -> None:

@@ -36,7 +36,7 @@ from sinks.finance import cut as cuts
 from sinks.finance.ask import Result, ask
 from sinks.finance.catalogue import CATALOGUE, REPORTS
 from sinks.recon import Recon
-from tests.finance_day import CLEARING, CLOSED, HOSTILE, fill
+from tests.finance_day import CLEARING, CLOSED, HOSTILE, fill_to_the_seal
 from tests.finance_ground import server
 from tests.finance_page import ACCOUNT, PAGE_MS, PAGES, Desk, desk, month
 
@@ -543,7 +543,7 @@ def test_a_seal_is_worked_out_again_and_a_missing_row_is_named(at: Desk, inside:
     path = f"/finance/closes?day={CLOSED}&verify=yes"
     assert EN["closes.verified"] in inside.get(path).text
     config = server().config("finance_page_torn")
-    fill(config)
+    fill_to_the_seal(config)
     db = Database(config)
     db.run(
         f"ALTER TABLE {config.database}.postings DELETE WHERE partition = 1 AND sequence = 200 AND line = 0 SETTINGS mutations_sync = 1"
