@@ -82,6 +82,14 @@ def measure(settings: Settings, folder: DataFolder) -> dict[str, Any]:
         return {"roles": {}, "waiting": {}, "error": str(e)}
 
 
+def tie_out(folder: DataFolder) -> dict[str, Any] | None:
+    """The last word of the role `tieout`: verdict, lag in seconds, each part, the first differences and the journal's
+    control totals; None when it does not run here or has said nothing yet."""
+    told = _told(folder, "tieout") or {}
+    names = ("verdict", "lag_seconds", "parts", "differences", "cut", "totals", "round_at")
+    return {n: told[n] for n in names} if all(n in told for n in names) else None
+
+
 def in_flight(roles: dict[str, Any]) -> dict[str, Any] | None:
     """What is under way between partitions, as the workers of this run tell it: how many transactions are not decided,
     and by currency, in minor units, what is set aside for them, and what is decided and has not come in elsewhere.

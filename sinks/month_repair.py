@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from schemas.errors import InvariantError
+from schemas.errors import BadInputError, InvariantError
 from schemas.failpoints import failpoint
 from sinks.checksums import NOTHING, TABLES, Table
 from sinks.clickhouse import ClickHouseConfig, Database
@@ -32,9 +32,14 @@ def beside(table: Table) -> Table:
 
 
 class MonthRepair:
-    """The statements of a repair. Every call raises what `Database` raises."""
+    """The statements of a repair. Every call raises what `Database` raises.
+
+    Raises BadInputError on a cluster: there a month is replaced on each shard, which nobody could try here.
+    """
 
     def __init__(self, config: ClickHouseConfig) -> None:
+        if config.cluster:
+            raise BadInputError("--repair clickhouse is made for one server, not for a cluster")
         self._db = Database(config)
         self._run: dict[str, int] = {}
 

@@ -12,8 +12,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from schemas.errors import BadInputError
 from sinks.checksums import Table, named
 from sinks.clickhouse import ClickHouseConfig, Database
+from sinks.layout import Layout
 
 STRETCH = 65_536  # journal offsets that have sums of their own: what is read when they differ
 MODULUS = 1 << 64
@@ -92,11 +94,15 @@ class PartSums:
 
 
 class StoredSums:
-    """Asks ClickHouse. `topic`: the journal's name and id, `name@id`. Every call raises what `Database` raises."""
+    """Asks ClickHouse. `topic`: the journal's name and id, `name@id`. Every call raises what `Database` raises.
+
+    On a cluster it asks the server that it is connected to, which must have all of the ledger: one shard.
+    """
 
     def __init__(self, config: ClickHouseConfig, topic: str) -> None:
         self._db = Database(config)
         self._topic = topic
+        self._database = Layout(config).local
 
     def close(self) -> None:
         self._db.close()
@@ -109,7 +115,13 @@ class StoredSums:
         return {int(p): int(end) for p, end in rows}
 
     def tables(self) -> dict[str, str]:
-        """Which table stands under each name: another id is another table."""
+        """Which table stands under each name: another id is another table. Raises BadInputError on several shards."""
+        if cluster := self._db.config.cluster:
+            ((shards,),) = self._db.rows(
+                "SELECT uniqExact(shard_num) FROM system.clusters WHERE cluster = %(c)s", {"c": cluster}
+            )
+            if shards > 1:
+                raise BadInputError(f"the tie-out is made for one shard; cluster {cluster} has {shards}")
         rows = self._ask("SELECT name, toString(uuid) FROM system.tables WHERE database = %(db)s")
         return {str(name): str(uuid) for name, uuid in rows}
 
@@ -195,8 +207,8 @@ class StoredSums:
         )
 
     def _ask(self, query: str, params: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
-        named_here = {"topic": self._topic, "db": self._db.name, **(params or {})}
-        return self._db.rows(query.replace("{db}", self._db.name), named_here)
+        named_here = {"topic": self._topic, "db": self._database, **(params or {})}
+        return self._db.rows(query.replace("{db}", self._database), named_here)
 
 
 _OF_STRETCH = (

@@ -137,8 +137,13 @@ def status(as_json: screen.JsonFlag = False) -> None:
     in_flight = lag.in_flight(shown["roles"])
     document = {
         "state": shown["state"], **_summary(shown), "lag": lag.measure(settings, folder), "in_flight": in_flight,
+        "tieout": lag.tie_out(folder),
     }  # fmt: skip
-    screen.answer(document, as_json, [*_readable(shown), *_lag_table(document["lag"]), *_flight_line(in_flight)])
+    screen.answer(
+        document,
+        as_json,
+        [*_readable(shown), *_lag_table(document["lag"]), *_flight_line(in_flight), *_tie_lines(document["tieout"])],
+    )
     troubled = [n for n, c in {**shown["parts"], **shown["roles"]}.items() if c["state"] != "ready"]
     lags = document["lag"]
     if shown["state"] not in ("running", "external") or troubled or lags.get("error") or lags["waiting"]:
@@ -215,6 +220,16 @@ def _flight_line(in_flight: dict[str, Any] | None) -> list[RenderableType]:
         for c, a in in_flight["amounts"].items()
     )
     return [f"between partitions: {in_flight['transactions']} transactions under way; {'; '.join(sums)}"]
+
+
+def _tie_lines(word: dict[str, Any] | None) -> list[RenderableType]:
+    """What the role `tieout` said last, and the first differences."""
+    if word is None:
+        return []
+    parts = ", ".join(f"{name} {p['verdict']}" for name, p in word["parts"].items())
+    why = "; ".join(p["said"] for p in word["parts"].values() if p["said"])
+    said = f"tie-out: {word['verdict']}, {word['lag_seconds']:.1f} s behind ({parts})"
+    return [said + (f": {why}" if why else ""), *(f"      {d['text']}" for d in word["differences"][:5])]
 
 
 def _short(text: str) -> str:

@@ -12,10 +12,12 @@ from typing import Any
 
 import psutil
 import pytest
+import redis
 
 from clearline import cli
 from clearline.demo import empty_folder
 from schemas.errors import BadInputError
+from sinks.clickhouse import ClickHouseConfig, Database
 from tests.sink_servers import wait_for
 from tests.unit.test_metrics import samples
 
@@ -152,6 +154,36 @@ def test_the_books_are_proven_from_outside(kept, capsys):
     assert cli.main(["tieout"]) == 0
     assert cli.main(["verify"]) == 0
     assert "every check holds" in capsys.readouterr().out
+
+
+def test_the_tie_out_names_what_somebody_changed_and_repairs_it(kept, capsys):
+    def said(part: str, verdict: str) -> Any:
+        word = command(capsys, "status")["tieout"]
+        return word if word["parts"][part]["verdict"] == verdict else None
+
+    wait_for("the first word", lambda: said("clickhouse", "equal"), 60)
+    ports = command(capsys, "status")["addresses"]
+    db = Database(ClickHouseConfig("127.0.0.1", ports["clickhouse_port"], "clearline_demo"))
+    ((p, sequence, key, account),) = db.rows(
+        "SELECT o.partition, o.sequence, o.idempotency_key, p.account_id FROM postings AS p JOIN outcomes AS o "
+        "USING (partition, sequence) WHERE line = 0 AND p.partner_id != 'bank' ORDER BY o.booked_at LIMIT 1"
+    )
+    db.run(f"ALTER TABLE postings UPDATE reference = 'x' WHERE partition = {p} AND sequence = {sequence} AND line = 0")
+    db.close()
+    word = wait_for("ClickHouse to be told", lambda: said("clickhouse", "differs"), 60)
+    assert [(d["account"], d["transaction"].split()[-1]) for d in word["differences"]] == [(account, key)]
+    with redis.Redis.from_url(ports["redis_url"], decode_responses=True) as client:
+        client.delete(f"demo:account:{account}")
+    word = wait_for("Redis to be told", lambda: said("redis", "differs"), 60)
+    assert {d["account"] for d in word["differences"]} == {account}
+    metrics = command(capsys, "status")["roles"]["tieout"]["metrics"]
+    assert samples(metrics)["clearline_tieout_differences{redis}"] >= 1
+    differs = command(capsys, "tieout", code=1)
+    assert {d["account"] for d in differs["named"]} == {account}
+    repaired = command(capsys, "tieout", "--repair")
+    assert {part: repaired[part] for part in ("kafka", "clickhouse", "redis")} == kept["tieout"]
+    assert len(repaired["repaired"]) >= 2
+    wait_for("the role to agree", lambda: said("clickhouse", "equal") and said("redis", "equal"), 60)
 
 
 def test_reports_agree_with_each_other(kept, capsys):

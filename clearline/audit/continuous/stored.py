@@ -193,8 +193,10 @@ class StoredCheck:
             else:
                 now[part.name] = part, sums
         unread: list[Part] = []
-        for group in _groups(sorted(todo, key=lambda p: p.rows)):
-            if time.monotonic() > deadline:
+        todo.sort(key=lambda p: p.rows)
+        first = todo[0] if todo else None
+        for group in _groups(todo):
+            if unread or (time.monotonic() > deadline and group[0] is not first):  # some of it in every round
                 unread += group
                 continue
             found = self._read(table, group, ends)
