@@ -11,6 +11,7 @@ from clearline import screen
 from clearline.commands.common import example, live_settings
 
 if TYPE_CHECKING:
+    from sinks.clickhouse import ClickHouseConfig
     from sinks.migrate import Migration
 
 
@@ -27,10 +28,9 @@ def register(app: typer.Typer) -> None:
 
 def plan(as_json: screen.JsonFlag = False) -> None:
     """Say what `apply` would do. Exit code 2 when a migration was changed after it was applied."""
-    from clearline.connection import clickhouse_config
     from sinks import migrate
 
-    config = clickhouse_config(live_settings())
+    config = _config()
     todo = migrate.plan(config)
     lines = [f"to do: {m.kind} {m.title}" for m in todo]
     _answer(config.database, todo, as_json, lines or [f"{config.database} is up to date: nothing to do"])
@@ -38,10 +38,9 @@ def plan(as_json: screen.JsonFlag = False) -> None:
 
 def apply(as_json: screen.JsonFlag = False) -> None:
     """Apply the migrations that are missing and make the views anew that changed. Again changes nothing."""
-    from clearline.connection import clickhouse_config
     from sinks import migrate
 
-    config = clickhouse_config(live_settings())
+    config = _config()
     done = migrate.apply(config)
     lines = [f"done: {m.kind} {m.title}" for m in done]
     _answer(config.database, done, as_json, lines or [f"{config.database} was up to date: nothing was done"])
@@ -49,13 +48,21 @@ def apply(as_json: screen.JsonFlag = False) -> None:
 
 def status(as_json: screen.JsonFlag = False) -> None:
     """List every migration and view and whether the database has it."""
-    from clearline.connection import clickhouse_config
     from sinks import migrate
 
-    config = clickhouse_config(live_settings())
+    config = _config()
     found = migrate.status(config)
     lines = [f"{'applied' if m.applied else 'to do':8} {m.kind:9} {m.title}" for m in found]
     _answer(config.database, found, as_json, lines)
+
+
+def _config() -> ClickHouseConfig:
+    """Where the database is: with an address of ClickHouse in the settings nothing else need run."""
+    from clearline.config import load_settings
+    from clearline.connection import clickhouse_config
+
+    settings = load_settings()
+    return clickhouse_config(settings if settings.clickhouse.host else live_settings())
 
 
 def _answer(database: str, steps: Sequence[Migration], as_json: bool, lines: Sequence[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import uuid
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from clearline.cli import main
 from schemas.errors import BadInputError, PartUnavailableError
 from sinks import migrate
 from sinks.clickhouse import ClickHouseConfig, Database
@@ -176,3 +178,36 @@ def test_no_server_and_no_name() -> None:
         migrate.apply(ClickHouseConfig("127.0.0.1", 1, "clearline_x"))
     with pytest.raises(BadInputError, match="letters"):
         ClickHouseConfig("127.0.0.1", 1, "x; DROP DATABASE y")
+
+
+def test_the_command(
+    server: ClickHouseServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """plan, apply, status and their exit codes: 0, 2 for a changed migration, 3 when ClickHouse does not answer."""
+    database = f"clearline_{uuid.uuid4().hex[:8]}"
+    for name, value in (("HOST", "127.0.0.1"), ("PORT", str(server.port)), ("DATABASE", database)):
+        monkeypatch.setenv(f"CLEARLINE_CLICKHOUSE__{name}", value)
+
+    def run(*arguments: str) -> tuple[int, str]:
+        code = main(["migrate", *arguments])
+        out = capsys.readouterr()
+        return code, out.out + out.err
+
+    everything = len(migrate.committed()) + len(migrate.views())
+    code, text = run("plan", "--json")
+    assert (code, len(json.loads(text)["steps"])) == (0, everything)
+    code, text = run("apply")
+    assert (code, text.count("done: ")) == (0, everything)
+    assert run("apply") == run("apply") != (code, text)
+    code, text = run("status", "--json")
+    assert (code, all(step["applied"] for step in json.loads(text)["steps"])) == (0, True)
+    assert "nothing to do" in run("plan")[1]
+    db = server.database(database)
+    db.run("INSERT INTO schema_migrations (number, name, checksum) SELECT 1, 'ledger', 'other'")
+    db.close()
+    for command in ("plan", "apply", "status"):
+        code, text = run(command)
+        assert (code, "was changed after it was applied" in text) == (2, True)
+    monkeypatch.setenv("CLEARLINE_CLICKHOUSE__PORT", "1")
+    code, text = run("plan")
+    assert (code, "does not answer" in text) == (3, True)
