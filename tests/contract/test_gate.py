@@ -123,6 +123,26 @@ def test_a_bucket_is_full_at_first_and_says_what_is_left(run: Run) -> None:
     run(test)
 
 
+def test_reports_have_a_bucket_of_their_own(server: Server) -> None:
+    async def run() -> None:
+        clock, few = Clock(), CallLimits(rate_per_s=0.05, burst=3, per_day=10**12)
+        config = RedisConfig(server.url, f"t{uuid.uuid4().hex[:8]}")
+        for gate in (
+            RedisGate(config, LIMITS, 60, timeout_s=5.0, now_ms=clock, reports=few),
+            LocalGate(LIMITS, now_ms=clock, reports=few),
+        ):
+            for left in (2, 1, 0):
+                assert (await gate.take("acme", 1, "reports"))[:3] == ("", left, (3 - left) * 20.0)
+            assert (await gate.take("acme", 1, "reports")).refused == "burst"
+            assert (await gate.take("acme", 1))[:2] == ("", 19)  # calls are counted apart
+            assert (await gate.take("beta", 1, "reports")).burst_left == 2
+            clock.ms += 20_000
+            assert (await gate.take("acme", 1, "reports"))[:2] == ("", 0)
+            await gate.close()
+
+    asyncio.run(run())
+
+
 def test_an_empty_bucket_refuses_and_fills_with_time(run: Run) -> None:
     async def test(gate: Any, clock: Clock) -> None:
         assert (await gate.take("acme", 20)).refused == ""

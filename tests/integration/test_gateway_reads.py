@@ -8,15 +8,17 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import httpx
 import pytest
 
-from clearline import cli
+from clearline import cli, keys
 from clearline.config import load_settings, settings_env
 from clearline.connection import connect
 from clearline.gateway.twin import LedgerTwin, ledger_of
 from clearline.stack import Stack
 from schemas.identity import command_id
 from schemas.records import Command, Limit, SetLimit, Transaction
+from streams.table import Table
 from tests.gateway import Gate, in_loop, keyed
 from tests.integration.test_gateway import Gateways, ground
 from tests.sink_servers import wait_for
@@ -213,3 +215,35 @@ def test_without_redis_what_is_posted_is_told(real: Gateways, twin: Gate) -> Non
     assert balance["source"] in ("state", "clickhouse")
     assert (balance["debits_posted"], balance["credits_posted"]) == (posted["debits_posted"], posted["credits_posted"])
     assert [a["account_id"] for a in get(real, "/v1/accounts", limit=2)["items"]] == ["acme:w:a", "acme:w:b"]
+
+
+def test_reports_data_and_a_table_of_ones_own(real: Gateways) -> None:
+    made = keys.make("bank", ["reports"], sandbox=True, now_ms=time.time_ns() // 1_000_000, requested_by="test")
+    system = connect(real.settings)
+    with Table(system.kafka, system.topics.access, system.codec) as table:
+        table.put(keys.row_key(made.key.key_id), made.key)
+    closing = get(real, "/v1/accounts/acme:w:a/statement", since="2026-01-01", limit=1)["closing"]
+    (row,) = get(real, "/v1/reports/balances", account="acme:w:a")["rows"]
+    assert row["balance"] == closing > 0
+    with real.client(0) as acme, httpx.Client(base_url=real.urls[0], timeout=30, trust_env=False) as bank:
+        bank.headers["Authorization"] = f"Bearer {made.token}"
+        whole = wait_for("the key of the bank", lambda: _well(bank.get("/v1/reports/trial-balance")), 20)
+        assert whole is not None
+        assert whole.json()["balanced"] and "reports" in whole.headers["ratelimit"]
+        cut = whole.headers["clearline-as-of"]
+        assert bank.get("/v1/reports/trial-balance", params={"cut": cut}).content == whole.content
+        assert bank.get("/v1/accounts").json()["code"] == "scope_missing"
+        assert acme.get("/v1/reports/trial-balance").json()["code"] == "not_found"
+        put = acme.put(
+            "/v1/data/tables/purposes", content=b"account,purpose\nacme:w:a,daily\n",
+            headers={"Content-Type": "text/csv", "Idempotency-Key": "purposes-1"},
+        )  # fmt: skip
+        assert put.status_code == 201, put.text
+        sums = acme.get("/v1/data/aggregates", params={"by": "", "join": "purposes"}).json()["rows"]
+        plain = acme.get("/v1/data/aggregates", params={"by": ""}).json()["rows"]
+        assert {r["purposes_purpose"] for r in sums} == {"", "daily"}
+        assert sum(r["debits"] for r in sums) == sum(r["debits"] for r in plain) > 0
+
+
+def _well(answer: httpx.Response) -> httpx.Response | None:
+    return answer if answer.status_code == 200 else None
