@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import argparse
 import atexit
+import html
+import re
 import shutil
 import tempfile
 import threading
@@ -154,6 +156,22 @@ def sign_in(browser: webdriver.Chrome, at: Desk) -> None:
     browser.get(f"{at.url}/finance")
     browser.find_element(By.ID, "f-key").send_keys(at.key())
     browser.find_element(By.CSS_SELECTOR, ".sign-in button").click()
+
+
+def rows_of(text: str, caption: str) -> list[list[str]]:
+    """The texts of a table's body."""
+    for table in re.findall(r"<table>(.*?)</table>", text, re.S):
+        if re.search(rf"<caption>\s*{re.escape(caption)}", table):
+            body = re.search(r"<tbody>(.*?)</tbody>", table, re.S)
+            assert body is not None
+            return [
+                [
+                    html.unescape(re.sub(r"<[^>]*>", "", c)).strip()
+                    for c in re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.S)
+                ]
+                for row in re.findall(r"<tr>(.*?)</tr>", body[1], re.S)
+            ]
+    raise AssertionError(f"no table {caption}")
 
 
 def pictures(folder: Path) -> None:

@@ -62,7 +62,6 @@ EN: dict[str, str] = {
     "as_of.booked_at": "Booked at (UTC)",
     "as_of.ago": "{seconds} s before this page was made",
     "ask": "Show",
-    "choose": "What to show",
     "moment.choose": "As of which moment",
     "moment.cut": "Cut (partition:record, with commas)",
     "moment.cut.help": "Empty: the newest figures.",
@@ -112,8 +111,6 @@ EN: dict[str, str] = {
     "balanced": "Balanced to the cent in every currency: {currencies}.",
     "balanced.none": "Nothing is settled yet, so nothing can differ.",
     "unbalanced": "Not balanced: debits less credits are {differences}.",
-    "statement.title": "Statement of account",
-    "statement.account": "Account",
     "statement.example": "Name an account, such as acme:wallet:main. Accounts in other reports lead here.",
     "statement.period": "{account}, {since} to {until}, {currency}",
     "statement.short": "Only the first {shown} of {count} lines are shown here and in the files: choose fewer days, "
