@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import redis
 
+from clearline.audit.continuous import stored
 from clearline.audit.continuous.difference import CLICKHOUSE, KAFKA, REDIS, Difference, Verdict
 from clearline.audit.continuous.machine import Machine, Options
 from clearline.audit.continuous.running import Head
@@ -513,17 +514,54 @@ def test_parts_are_read_again_by_the_rotation(world: TieOutWorld) -> None:
 
 def test_a_pass_over_accounts_in_small_pieces_comes_to_every_one(world: TieOutWorld, valkey: ValkeyServer) -> None:
     machine = world.machine(Options(again_s=1e9, shards=ShardOptions(accounts_per_round=9, names_per_round=1)))
-    for _ in range(60):
-        word = said(machine)
-        if word.verdict == Verdict.EQUAL:
-            break
-        assert word.verdict == Verdict.CHECKING
-    assert word.verdict == Verdict.EQUAL
+    while machine.read(0.0):
+        pass
+    said_so = [machine.redis.round() for _ in range(60)]
+    assert {f.verdict for f in said_so} == {Verdict.CHECKING, Verdict.EQUAL}
+    assert said_so[-1].verdict == Verdict.EQUAL
     account, key, field = account_of(world, 2)
     with valkey.client() as client:
         client.hset(key, field, _field(client.hget(key, field) or "", 2, "1"))
-    words = [said(machine) for _ in range(40)]
-    assert {d.account for w in words for d in w.differences} == {account}
+    assert {d.account for _ in range(40) for d in machine.redis.round().differences} == {account}
+    machine.close()
+
+
+def test_parts_too_large_for_one_round_are_read_in_slices(world: TieOutWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That somebody rewrote them is said at once, what he changed when it is found, and the word is never wrong."""
+    monkeypatch.setattr(stored, "ROWS_PER_QUERY", 300)
+    world.sql("OPTIMIZE TABLE postings FINAL")
+    machine = world.machine(Options(again_s=1e9, stored=StoredOptions(again_rows=0)))
+    words = [said(machine) for _ in range(12)]
+    assert [w.verdict for w in words] == sorted((w.verdict for w in words), reverse=True), "checking, then equal"
+    assert {words[0].verdict, words[-1].verdict} == {Verdict.CHECKING, Verdict.EQUAL}
+    world.sql(f"ALTER TABLE postings UPDATE reference = 'x' WHERE partition = 1 AND sequence = 150 AND line = 0 {SYNC}")
+    first = said(machine)
+    assert first.verdict == Verdict.DIFFERS
+    assert "were rewritten by (UPDATE reference = 'x'" in first.differences[0].text
+    words = [said(machine) for _ in range(12)]
+    assert [w.verdict for w in words] == [Verdict.DIFFERS] * 12
+    assert all("reference is 'x'" in d.text for d in words[-1].differences)
+    machine.close()
+
+
+def test_a_large_merge_is_taken_for_the_sum_of_its_parts(world: TieOutWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stored, "MERGED_ROWS_MIN", 1)
+    world.sql("SYSTEM STOP MERGES")
+    machine = world.machine(Options(again_s=1e9, stored=StoredOptions(again_rows=0)))
+    world.grow(300)
+    world.fill_clickhouse(50)
+    world.fill_redis()
+    assert said(machine, 2).verdict == Verdict.EQUAL
+    read = dict(machine.stored.last_read)
+    world.sql("SYSTEM START MERGES")
+    world.sql("OPTIMIZE TABLE postings FINAL")
+    assert said(machine).verdict == Verdict.EQUAL
+    fresh = [
+        at for contents, at in machine.stored.last_read.items() if contents not in read and contents[0] == "postings"
+    ]
+    assert fresh == [0.0], "nobody has read it, so the rotation takes it first"
+    world.sql(f"ALTER TABLE postings DELETE WHERE partition = 1 AND sequence = 150 AND line = 0 {SYNC}")
+    assert said(machine).verdict == Verdict.DIFFERS
     machine.close()
 
 

@@ -19,7 +19,8 @@ from sinks.balance_check import BalanceCheck, Compared, Unlike, shard_of
 from sinks.balances import Marker, Shard, encode_shard
 
 SHOWN_MAX = 50
-STILL_S = 5.0  # after this long without a marker somebody is asked what Redis waits for
+PASS_ROUNDS = 4  # a pass over all accounts takes so many rounds; few accounts need no hurry
+ROUND_MIN = 1_000
 
 
 class Kept(NamedTuple):
@@ -177,7 +178,7 @@ class RedisCheck:
     def round(self) -> Finding:
         """Compares what was touched, what differed, and the next accounts of the rotation. Raises
         PartUnavailableError."""
-        left = self._options.accounts_per_round
+        left = self._share(self._options.accounts_per_round)
         for p, at in self._shards.partitions.items():
             wanted = dict.fromkeys(a for q, a in (*self._wrong, *self._shards.ahead) if q == p)
             while at.touched and len(wanted) < left:
@@ -188,6 +189,10 @@ class RedisCheck:
         self._judge_ahead()
         self._walk_names()
         return self._finding()
+
+    def _share(self, most: int) -> int:
+        """How many accounts one round takes: all of them in PASS_ROUNDS, if there are not too many."""
+        return min(most, max(ROUND_MIN, self._shards.count // PASS_ROUNDS + 1))
 
     def _rotate(self, left: int) -> None:
         """The next accounts of each partition, whether anything touched them or not."""
@@ -286,7 +291,8 @@ class RedisCheck:
     def _walk_names(self) -> None:
         """Accounts that nobody opened, and shards of partitions that do not have them."""
         read = 0
-        while read < self._options.names_per_round:
+        share = self._share(self._options.names_per_round)
+        while read < share:
             self._cursor, names = self._redis.names(self._cursor)
             read += max(1, len(names))
             partitions = [at.accounts for at in self._shards.partitions.values()]

@@ -78,7 +78,7 @@ class StoredCheck:
         self._named: dict[Key, _Named] = {}
         self.unconfirmed: set[Key] = set()  # differ, and nobody has looked at the rows yet
         self._tables: dict[str, str] = {}
-        self._last_read: dict[Contents, float] = {}
+        self.last_read: dict[Contents, float] = {}
         self._unread: dict[str, list[Part]] = {}
         self._stray_months: set[tuple[str, int]] = set()
 
@@ -241,7 +241,7 @@ class StoredCheck:
     def _know(self, table: Table, part: Part, sums: PartSums) -> None:
         if sums.whole:
             self.known[table.name, part.contents] = sums
-            self._last_read[table.name, part.contents] = time.monotonic()
+            self.last_read[table.name, part.contents] = time.monotonic()
 
     def _merged(self, table: Table, part: Part, parts: list[Part]) -> PartSums | None:
         """The sums of a large part that was merged from known ones: their sum. A merge changes no row; whoever does
@@ -260,7 +260,7 @@ class StoredCheck:
         for _, sums in sources:
             total.add(sums)
         self.known[table.name, part.contents] = total
-        self._last_read[table.name, part.contents] = 0.0  # the rotation takes it first
+        self.last_read[table.name, part.contents] = 0.0  # the rotation takes it first
         return total
 
     def _read_again(self, ends: dict[int, int]) -> None:
@@ -269,9 +269,9 @@ class StoredCheck:
         for contents in self.known.keys() - present.keys():
             if not self._unread.get(contents[0]):
                 del self.known[contents]
-                self._last_read.pop(contents, None)
+                self.last_read.pop(contents, None)
         left = self._options.again_rows
-        oldest = sorted((c for c in present if c in self.known), key=lambda c: self._last_read.get(c, 0.0))
+        oldest = sorted((c for c in present if c in self.known), key=lambda c: self.last_read.get(c, 0.0))
         tables = {t.name: t for t in TABLES}
         for contents in oldest:
             part = present[contents]
