@@ -73,7 +73,9 @@ class Question:
     def key(self) -> tuple[Hashable, ...]:
         """What it is kept under: all that its figures follow from, and whose they are."""
         at = self.place.cut
-        return self.whose, self.report.name, tuple(sorted(self.values.items())), at.text, at.known_at
+        # The whole places, not the sequences alone: a world that was made anew has other records under the same ones.
+        places = tuple(sorted(at.places.items()))
+        return self.whose, self.report.name, tuple(sorted(self.values.items())), places, at.known_at
 
     def tag(self, form: str) -> str:
         """An ETag: the same for the same bytes. `form`: the format; formats may change with the program's version."""
