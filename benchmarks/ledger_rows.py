@@ -3,10 +3,11 @@
 600 partners in trees of up to three levels; who asks, which of its accounts pays and which is paid follow Zipf's law
 (exponent 1), so some accounts have hundreds of thousands of postings and most a few; some 110,000 accounts. Each entry
 has a debit and a credit of one amount: to another account of the asker, to its till, or to the bank. 92% count on the
-day of booking, 6% on the next, 2% up to five days earlier. Ids and hashes are random, references are numbered, counters
-rise and repeat as those of an account do (they are not the sums of its postings: nothing here reads them), because that
-is what their size on disk depends on. Of the outcomes only one in 50 is made: reports need them for cuts alone, and the
-rest of a row (a chain value, an id) is random bytes, of which the other part of this benchmark tells the size.
+day of booking, 6% on the next, 2% up to five days earlier. Ids and hashes are random, references are numbered. The
+counters are those that an account would have on average at that place, one side up by an amount with each of its
+postings (they are not the sums of its postings: nothing here reads them), because that is what their size on disk
+depends on. Of the outcomes only one in 50 is made: reports need them for cuts alone, and the rest of a row (a chain
+value, an id) is random bytes, of which the other part of this benchmark tells the size.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ DAY_MS = 86_400_000
 PARTITIONS = 4
 POSTINGS_PER_INSERT = 400_000  # as the sink's
 OUTCOME_EVERY = 50
+MEAN = 23_230  # minor units, of the amounts
 
 _ENTRIES = """
     SELECT
@@ -50,7 +52,14 @@ _ENTRIES = """
         toInt128(1 + toUInt64(exp(5 + (h4 % 1000003) / 1000003 * 7))) AS total,
         toInt32(intDiv(at, 86400000))
             + multiIf(h5 % 100 < 92, 0, h5 % 100 < 98, 1, -1 - toInt32(h5 % 5)) AS counts_on,
-        reinterpretAsFixedString(bitOr(bitShiftLeft(toUInt128(h1), 64), toUInt128(h2))) AS id
+        reinterpretAsFixedString(bitOr(bitShiftLeft(toUInt128(h1), 64), toUInt128(h2))) AS id,
+        log((p + 2) / (p + 1)) / log(600) AS partner_share,
+        1.6 * partner_share * log((payer_rank + 2) / (payer_rank + 1)) / log(wallets) AS payer_share,
+        multiIf(
+            h4 % 10 < 6, 1.6 * partner_share * log((payee_rank + 2) / (payee_rank + 1)) / log(wallets),
+            h4 % 10 < 9, 0.3 * partner_share,
+            0.1
+        ) AS payee_share
     FROM numbers({count})
 """
 _POSTINGS = """
@@ -62,12 +71,18 @@ INSERT INTO postings (
 SELECT
     'bench.journal@one', place, n, n, n + 1, leg - 1, partner, if(leg = 1, payer, payee) AS account,
     if(leg = 1, 'debit', 'credit'), total, money,
-    0, toInt128(toInt64(so_far) * 25000 + cityHash64(account, so_far, 1) % 40000),
-    0, toInt128(toInt64(so_far) * 26000 + cityHash64(account, intDiv(so_far + 1, 2), 2) % 40000),
+    0, toInt128(debits_so_far * {mean} + cityHash64(account, debits_so_far, 1) % {mean}),
+    0, toInt128(credits_so_far * {mean} + cityHash64(account, credits_so_far, 2) % {mean}),
     item, does, concat('order ', toString(1000000 + n)), id, counts_on, toDate32(counts_on),
     fromUnixTimestamp64Milli(at, 'UTC'), 1
-FROM (SELECT *, intDiv(n, 20 + 2 * if(payer_rank < payee_rank, payer_rank, payee_rank)) AS so_far FROM ({entries_sql}))
-ARRAY JOIN [1, 2] AS leg
+FROM
+(
+    SELECT
+        *, leg, toInt64(n * if(leg = 1, payer_share, payee_share)) AS so_far, intDiv(so_far + 1, 2) AS debits_so_far,
+        intDiv(so_far, 2) AS credits_so_far
+    FROM ({entries_sql})
+    ARRAY JOIN [1, 2] AS leg
+)
 """
 _OUTCOMES = """
 INSERT INTO outcomes (
@@ -112,7 +127,7 @@ def fill(db: Database, postings: int, today: date, say: Callable[[str], None]) -
         values = {"first": at, "count": end - at, "began": began, "span": span, "entries": entries,
                   "partitions": PARTITIONS, "every": OUTCOME_EVERY}  # fmt: skip
         rows = _ENTRIES.format(**values)
-        db.run(_POSTINGS.format(entries_sql=rows))
+        db.run(_POSTINGS.format(entries_sql=rows, mean=MEAN))
         db.run(_OUTCOMES.format(entries_sql=rows, **values))
         at = end
         if time.monotonic() - told > 15:
