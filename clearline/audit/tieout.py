@@ -8,10 +8,14 @@ right is for `verify`, which recomputes them.
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+
+import structlog
 
 from clearline.audit.continuous.difference import Verdict
 from clearline.audit.journal import Decode
@@ -226,6 +230,17 @@ def tie_out(
     return tie
 
 
+@contextmanager
+def _logs_on_stderr() -> Iterator[None]:
+    """A command's stdout is its answer."""
+    before = structlog.get_config()
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(file=sys.stderr))
+    try:
+        yield
+    finally:
+        structlog.configure(**before)
+
+
 def tieout_whole(
     settings: Settings, repair: set[str] | None = None, progress: Callable[[str], None] = lambda _: None
 ) -> TieOut:
@@ -236,10 +251,8 @@ def tieout_whole(
 
     began = time.monotonic()
     once = Once(settings, progress)
-    try:
+    with _logs_on_stderr(), closing(once):
         done, word = once.repair(repair) if repair else (None, once.look())
-    finally:
-        once.close()
     tie = tieout(settings)
     for d in word.differences:
         if d.line not in tie.differences[d.part]:
