@@ -42,7 +42,8 @@ def setup(as_json: screen.JsonFlag = False) -> None:
 
 def up(
     role: Annotated[
-        str, typer.Option(help="One role in the foreground: worker, sink-clickhouse, sink-redis, sealer, gateway.")
+        str,
+        typer.Option(help="One role: worker, sink-clickhouse, sink-redis, sealer, tieout, gateway."),
     ] = "",
     slot: Annotated[int, typer.Option(min=0, help="Which worker or gateway this is.")] = 0,
     foreground: Annotated[bool, typer.Option("--foreground", help="Stay until Ctrl-C instead of detaching.")] = False,
