@@ -17,6 +17,7 @@ import tempfile
 import time
 import tomllib
 import xml.etree.ElementTree as ET
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO
 
@@ -51,27 +52,27 @@ def run_static_checks() -> list[str]:
 
 
 class Pytest:
-    """One run of pytest; `output` takes what it prints, None: the terminal."""
+    """One run of pytest."""
 
-    def __init__(
-        self, name: str, arguments: list[str], scratch: Path, *, coverage: bool, output: IO[str] | None
-    ) -> None:
-        self.report = scratch / f"{name}.xml"
+    def __init__(self, name: str, arguments: list[str], scratch: Path, *, coverage: bool) -> None:
+        self.name = name
+        self._report = scratch / f"{name}.xml"
         slow = ["--durations=20", "--durations-min=8"]  # where a suite's time goes should be seen without a search
-        command = [sys.executable, "-m", "pytest", f"--junitxml={self.report}", *slow, *arguments]
+        self._command = [sys.executable, "-m", "pytest", f"--junitxml={self._report}", *slow, *arguments]
         if coverage:
-            command += ["--cov", "--cov-report="]
-        env = {**os.environ, "COVERAGE_FILE": str(scratch / f".coverage.{name}")}
-        self.process = subprocess.Popen(
-            command, cwd=ROOT, env=env, stdin=subprocess.DEVNULL, stdout=output, stderr=output and subprocess.STDOUT
-        )
+            self._command += ["--cov", "--cov-report="]
+        self._env = {**os.environ, "COVERAGE_FILE": str(scratch / f".coverage.{name}")}
 
-    def wait(self) -> tuple[int, int, int, int]:
-        """Its exit code and how many tests passed, failed and were skipped."""
-        code = self.process.wait()
+    def run(self, output: IO[str] | None = None) -> tuple[int, int, int, int]:
+        """Its exit code and how many tests passed, failed and were skipped. `output` takes what it prints, None: the
+        terminal."""
+        code = subprocess.run(
+            self._command, cwd=ROOT, env=self._env, stdin=subprocess.DEVNULL, stdout=output,
+            stderr=output and subprocess.STDOUT, check=False,
+        ).returncode  # fmt: skip
         passed = failed = skipped = 0
-        if self.report.exists():
-            for suite in ET.parse(self.report).getroot().iter("testsuite"):
+        if self._report.exists():
+            for suite in ET.parse(self._report).getroot().iter("testsuite"):
                 total, skips = int(suite.get("tests", 0)), int(suite.get("skipped", 0))
                 bad = int(suite.get("failures", 0)) + int(suite.get("errors", 0))
                 passed, failed, skipped = passed + total - skips - bad, failed + bad, skipped + skips
@@ -79,21 +80,31 @@ class Pytest:
 
 
 def run_whole_suite(long: bool, scratch: Path) -> list[tuple[int, int, int, int]]:
-    """What needs the embedded stack and what needs none, side by side: each keeps about one core busy.
+    """Four parts, two at a time, since each keeps about one core busy; what a part printed is shown when it is done.
 
-    The output of the former is shown when it is done, so that the two do not mix. Simulations and properties run through
-    the same lines millions of times: to count them there would double their time, and the other tests reach every line.
+    Simulations and properties run through the same lines millions of times: to count them there would double their time,
+    and the other tests reach every line.
     """
     tier = "" if long else " and not long"
     ignored = [f"--ignore={folder}" for folder in SEARCHES]
-    with (scratch / "stack.txt").open("w+", encoding="utf-8") as kept:
-        stack = Pytest("stack", ["-m", f"stack{tier}", "tests"], scratch, coverage=True, output=kept)
-        plain = Pytest("plain", ["-m", f"not stack{tier}", "tests", *ignored], scratch, coverage=True, output=None)
-        found = [plain.wait()]
-        searches = Pytest("searches", ["-m", f"not stack{tier}", *SEARCHES], scratch, coverage=False, output=None)
-        found += [searches.wait(), stack.wait()]
-        kept.seek(0)
-        print(kept.read(), flush=True)
+    parts = [
+        Pytest("integration", ["-m", f"stack{tier}", "tests/integration"], scratch, coverage=True),
+        Pytest("stores", ["-m", f"stack{tier}", "tests", "--ignore=tests/integration"], scratch, coverage=True),
+        Pytest("plain", ["-m", f"not stack{tier}", "tests", *ignored], scratch, coverage=True),
+        Pytest("searches", ["-m", f"not stack{tier}", *SEARCHES], scratch, coverage=False),
+    ]
+    began = time.monotonic()
+
+    def one(part: Pytest) -> tuple[int, int, int, int]:
+        with (scratch / f"{part.name}.txt").open("w+", encoding="utf-8") as kept:
+            found = part.run(kept)
+            kept.seek(0)
+            print(f"{kept.read()}\n{part.name}: done after {time.monotonic() - began:.0f} s\n", flush=True)
+        return found
+
+    print(f"{', '.join(part.name for part in parts)}: each is shown when it is done", flush=True)
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(one, parts))
     for what in (["combine", "--quiet"], ["json", "--quiet", "-o", str(scratch / "coverage.json")]):
         env = {**os.environ, "COVERAGE_FILE": str(scratch / ".coverage")}
         subprocess.run([sys.executable, "-m", "coverage", *what], cwd=ROOT, env=env, check=False)
@@ -144,7 +155,7 @@ def main() -> int:
             failed_checks += [f"coverage of {', '.join(below)}"] if below else []
         else:
             arguments = (["-m", " and ".join(chosen)] if chosen else []) + rest
-            runs = [Pytest("chosen", arguments, scratch, coverage=False, output=None).wait()]
+            runs = [Pytest("chosen", arguments, scratch, coverage=False).run()]
     passed, failed, skipped = (sum(r[i] for r in runs) for i in (1, 2, 3))
     for code, _, bad, _ in runs:
         if code not in (0, 1) or (code == 1 and not bad):
