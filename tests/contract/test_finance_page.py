@@ -178,7 +178,7 @@ def test_signing_out_ends_the_session_for_copies_of_the_cookie_too(at: Desk) -> 
 def test_forms_of_other_pages_are_not_taken(at: Desk) -> None:
     strange: tuple[dict[str, str], ...] = (
         {"Sec-Fetch-Site": "cross-site"}, {"Sec-Fetch-Site": "same-site"}, {"Sec-Fetch-Site": "none"},
-        {"Origin": "https://evil.example"}, {"Origin": "null"},
+        {"Origin": "https://evil.example"}, {"Origin": "null"}, {"Origin": "http://["},
     )  # fmt: skip
     with at.signed_in() as client:
         for headers in strange:
@@ -215,7 +215,7 @@ def test_attempts_are_limited_by_the_gate(at: Desk) -> None:
         ("/finance/flows?currency=CNY", "/finance/flows?currency=CNY"), ("", "/finance"), ("https://evil.example/finance", "/finance"),
         ("//evil.example/finance", "/finance"), ("/finance/../docs", "/finance/../docs"), ("/financed", "/finance"),
         ("/finance\\@evil.example", "/finance"), ("javascript:alert(1)", "/finance"), ("/finance/\r\nX: y", "/finance"),
-        ("/v1/status", "/finance"),
+        ("/v1/status", "/finance"), ("///finance", "/finance"), ("///finance/x", "/finance"), ("//[", "/finance"),
     ],
 )  # fmt: skip
 def test_signing_in_leads_to_pages_of_ours_only(wanted: str, goes_to: str) -> None:
