@@ -14,7 +14,7 @@ import random
 import sys
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -407,6 +407,73 @@ def test_rows_of_a_torn_batch_are_in_no_report(world: World) -> None:
         assert ask(db, report, given, cut).rows == before[report.name], report.name
         assert ask_for(db, report, given).rows == before[report.name], report.name
     db.close()
+
+
+class Between(Database):
+    """Does something after the first statement, once: what comes in while a question is asked."""
+
+    def __init__(self, config: ClickHouseConfig, then: Callable[[], object]) -> None:
+        super().__init__(config)
+        self.then: Callable[[], object] | None = then
+
+    def rows(self, query: str, params: dict[str, Any] | None = None, *, rows_max: int = 0) -> list[tuple[Any, ...]]:
+        found = super().rows(query, params, rows_max=rows_max)
+        then, self.then = self.then, None
+        if then is not None:
+            then()
+        return found
+
+
+def test_a_batch_that_comes_while_bounds_are_read_is_not_missed(world: World) -> None:
+    """Of a time that is long over, as when ClickHouse is filled again: its days are not whole in the cut."""
+    config = world.server.config(f"clearline_{uuid.uuid4().hex[:8]}")
+    migrate.apply(config)
+    sink = LedgerSink(config, TOPIC, local_codec())
+    sink.take_over()
+    given = arrivals(world.lines[:1200])
+    sink.write(given[:600])
+    db = Between(config, lambda: sink.write(given[600:]))
+    cut = cuts.head(Database(config))
+    late = min(x.record.booked_at for x in world.lines[600:1200]) // DAY_MS
+    assert cuts.bounds(db, cut).whole_before == EPOCH + timedelta(days=late)
+    assert db.then is None
+    sink.close()
+    db.close()
+
+
+def test_a_head_has_every_partition_while_records_come_in(world: World) -> None:
+    config = world.server.config(f"clearline_{uuid.uuid4().hex[:8]}")
+    migrate.apply(config)
+    sink = LedgerSink(config, TOPIC, local_codec())
+    sink.take_over()
+    given = arrivals(world.lines[:1200])
+    sink.write(given[:600])
+    before = cuts.head(Database(config))
+    db = Between(config, lambda: sink.write(given[600:]))
+    assert cuts.head(db) == before
+    assert {p: at.sequence for p, at in cuts.head(db).places.items()} == {
+        x.partition: x.record.sequence for x in world.lines[:1200]
+    }
+    sink.close()
+    db.close()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("0:" + "9" * 5000, "must be partition:sequence"),
+        ("\u0660:\u0661", "must be partition:sequence"),
+        ("0:1,", "must be partition:sequence"),
+        ("0:1,00:2", "names a partition twice"),
+        (",".join(f"{i}:1" for i in range(1025)), "at most 1024 partitions"),
+        ("0:9999999999999999999", "has no record 9999999999999999999"),
+        ("99999:1", "has no record 1 "),
+    ],
+)
+def test_a_cut_that_cannot_be_is_refused_in_few_words(world: World, text: str, words: str) -> None:
+    with pytest.raises(BadInputError, match=words) as e:
+        cuts.at(world.db, cuts.parse(text))
+    assert len(str(e.value)) < 200
 
 
 def test_a_closed_day_is_asked_by_its_date(world: World) -> None:
