@@ -35,7 +35,7 @@ def take_over(db: Database, tables: tuple[str, ...]) -> int:
     for table in tables:
         if _holders(db, table) != [run]:
             raise FencedError(f"two ClickHouse sinks start at once on {db.name}; this one ends")
-    _wait_for_inserts(db)
+    _wait_for_inserts(db, tables)
     return run
 
 
@@ -52,7 +52,7 @@ def take_over_for_repair(db: Database, tables: tuple[str, ...]) -> None:
     run = int.from_bytes(os.urandom(8), "big") >> 1 | 1
     for table in tables:
         _hold(db, table, run)
-    _wait_for_inserts(db)
+    _wait_for_inserts(db, tables)
 
 
 def unlock(db: Database) -> None:
@@ -91,15 +91,17 @@ def _hold(db: Database, table: str, run: int) -> None:
     raise FencedError(f"another ClickHouse sink is taking over {db.name}.{table}; this one ends")
 
 
-def _wait_for_inserts(db: Database) -> None:
-    """An insert that began before the CHECK stood may still finish: end it, and wait until there is none."""
+def _wait_for_inserts(db: Database, tables: tuple[str, ...]) -> None:
+    """An insert into one of the tables that began before the CHECK stood may still finish: end it, and wait until there
+    is none. Inserts into other tables, such as those of a repair beside these or of a statement, are left alone."""
     deadline = time.monotonic() + _QUIET_TIMEOUT_S
     layout = Layout(db.config)
+    into = rf"(?i)\binto\s+`?({db.name}|{layout.local})`?\.`?({'|'.join(tables)})\b"
     while True:
         running = db.rows(
             f"SELECT query_id FROM {layout.everywhere('system.processes')} WHERE query_kind = 'Insert' "
-            "AND (position(query, %(d)s) > 0 OR position(query, %(l)s) > 0)",
-            {"d": f"{db.name}.", "l": f"{layout.local}."},
+            "AND match(query, %(into)s)",
+            {"into": into},
         )
         if not running:
             return

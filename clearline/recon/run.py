@@ -62,7 +62,7 @@ def run(recon: Recon, request: Request, progress: Progress = lambda *_: None) ->
     if not statements:
         raise BadInputError(f"no statement of {account} is imported; `clearline recon import --help`")
     day = request.day or _last_day(request.cut)
-    name = _run_id(request, day, statements)
+    name = _run_id(request, day, statements, recon.withdrawn(account))
     runs = recon.runs(account)
     found = next((r for r in runs if r.run == name), None)
     if found is not None:
@@ -111,12 +111,14 @@ def _last_day(cut: Cut) -> date:
     return datetime.fromtimestamp(max(at.booked_at for at in cut.places.values()) / 1000, UTC).date()
 
 
-def _run_id(request: Request, day: date, statements: Sequence[StatementRow]) -> str:
-    facts = {
+def _run_id(request: Request, day: date, statements: Sequence[StatementRow], withdrawn: Sequence[StatementRow]) -> str:
+    facts: dict[str, Any] = {
         "version": _RULES_VERSION, "account": request.account, "cut": request.cut.text,
         "known_at": request.cut.known_at.isoformat(), "day": day.isoformat(),
         "statements": [s.statement for s in statements], "rules": list(request.rules),
     }  # fmt: skip
+    if withdrawn:  # without them it would be the run from before they were imported, which says nothing of what is left
+        facts["withdrawn"] = sorted(s.statement for s in withdrawn)
     return sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -266,6 +266,20 @@ def test_a_statement_is_withdrawn_with_every_match_it_is_part_of(recon, tmp_path
     assert import_file(recon, tmp_path / "wrong.csv", NOSTRO, other, Given()).new
 
 
+def test_what_is_withdrawn_is_in_no_break_any_more_at_the_same_cut(recon, tmp_path):
+    """Though statements and cut are then those of a run that is there, from before it was imported."""
+    bring(recon, tmp_path / "good.csv")
+    one = reconcile(recon).row
+    (wrong,) = bring(recon, tmp_path / "wrong.csv", [Line(7, 4_711, "wrong")]).statements
+    two = reconcile(recon).row
+    assert ("missing_in_ledger", 4_711) in types(recon, two)
+    assert lookup.withdraw(recon, wrong.statement, "wrong account", "me")[1]
+    three = reconcile(recon)
+    assert (three.new, three.row.number, three.row.cut) == (True, 3, one.cut)
+    assert types(recon, recon.runs(NOSTRO)[-1]) == types(recon, one)
+    assert not reconcile(recon).new
+
+
 def test_the_file_is_kept_as_it_came(recon, tmp_path):
     (s,) = bring(recon, tmp_path / "s.csv").statements
     assert b"".join(recon.file(s)) == (tmp_path / "s.csv").read_bytes()

@@ -7,6 +7,7 @@ import os
 import pickle
 import random
 import signal
+import threading
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -432,6 +433,42 @@ def test_fenced_in_the_same_process(config: ClickHouseConfig) -> None:
         old.write(arrivals(lines)[100:200])
     new.write(arrivals(lines))
     check(config, lines)
+
+
+@pytest.mark.parametrize(
+    ("into", "is_ended"),
+    [("postings", True), ("`postings`", True), ("postings_beside", False), ("recon_files", False)],
+)
+def test_only_inserts_into_its_own_tables_are_ended(config: ClickHouseConfig, into: str, is_ended: bool) -> None:
+    """A sink that starts again and again leaves a repair beside its tables alone, and whoever imports a statement."""
+    db, other = Database(config), Database(config)
+    db.run(f"CREATE TABLE {db.name}.postings_beside AS {db.name}.postings")
+    column = "data" if into == "recon_files" else "reference"
+    rows = 600 if is_ended else 15  # a tenth of a second each
+    query = (
+        f"INSERT INTO {db.name}.{into} ({column}) SELECT toString(sleepEachRow(0.1)) FROM numbers({rows}) "
+        "SETTINGS max_block_size = 1"
+    )
+    failed: list[Exception] = []
+
+    def insert() -> None:
+        try:
+            other.run(query)
+        except PartUnavailableError as e:
+            failed.append(e)
+
+    thread = threading.Thread(target=insert)
+    thread.start()
+    running = "SELECT query FROM system.processes WHERE query = %(q)s"
+    wait_for("the insert", lambda: db.rows(running, {"q": query}) or None)
+    sink = sink_of(config)
+    sink.take_over()
+    assert not (is_ended and db.rows(running, {"q": query}))
+    thread.join()
+    assert bool(failed) is is_ended
+    sink.close()
+    db.close()
+    other.close()
 
 
 def test_a_stranger_in_the_journal_stops_it(config: ClickHouseConfig) -> None:
