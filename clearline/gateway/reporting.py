@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from datetime import date, datetime
 from hashlib import sha256
@@ -21,6 +22,7 @@ import structlog
 from clearline import __version__
 from clearline.gateway.problems import Problem
 from clearline.gateway.threads import ClientPool
+from clearline.gateway.turns import Turns
 from schemas.errors import BadInputError, PartUnavailableError
 from sinks.clickhouse import ClickHouseConfig, Database, QueryFaultError, TooMuchError
 from sinks.finance import cut as cuts
@@ -33,6 +35,9 @@ log = structlog.get_logger()
 
 HEAD_S = 1.0  # for so long the head stays where it was last seen
 THREADS, WAITING_MAX = 3, 200
+# One root partner's reports never take all threads, and the rows of not more than THREADS files are in memory.
+OF_ONE, WAITING_OF_ONE = 2, 30
+LARGE = 20_000  # rows: a file of so many holds the interpreter for seconds, so one is made at a time
 NOT_KEPT = -1  # as a size: only those who wait for it get it
 _CUT_MAX = 32_768  # characters: a thousand partitions
 
@@ -57,17 +62,19 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A report with checked parameters, as given, at a place. `whose`: the partner that it is for, or `bank`."""
+    """A report with checked parameters, as given, at a place. `whose`: the partner that it is for, or `bank`.
+    `seen`: of a report with measurements, which come in after the cut, the second in which it is asked; else 0."""
 
     report: Report
     values: Mapping[str, str]
     place: Place
     whose: str
+    seen: int = 0
 
     @property
     def fixed(self) -> bool:
         """Whether its answer never changes: at a cut that was named, and of nothing but the ledger."""
-        return self.place.fixed and not self.values.get("join")
+        return self.place.fixed and not self.values.get("join") and not self.report.measured
 
     @property
     def key(self) -> tuple[Hashable, ...]:
@@ -75,7 +82,7 @@ class Question:
         at = self.place.cut
         # The whole places, not the sequences alone: a world that was made anew has other records under the same ones.
         places = tuple(sorted(at.places.items()))
-        return self.whose, self.report.name, tuple(sorted(self.values.items())), places, at.known_at
+        return self.whose, self.report.name, tuple(sorted(self.values.items())), places, at.known_at, self.seen
 
     def tag(self, form: str) -> str:
         """An ETag: the same for the same bytes. `form`: the format; formats may change with the program's version."""
@@ -144,6 +151,9 @@ class Reports:
         )  # fmt: skip
         self._rows_max = rows_max
         self._kept = Kept(bytes_max)
+        self._asking = Turns(OF_ONE, WAITING_OF_ONE, threads)
+        self._filing = Turns(OF_ONE, WAITING_OF_ONE, threads)
+        self._large = asyncio.Semaphore(1)
         self._heads: dict[datetime, tuple[float, Cut]] = {}
 
     async def look(self, question: Callable[[Database], T]) -> T:
@@ -178,9 +188,10 @@ class Reports:
         """As `Reporting.result`."""
 
         async def make() -> tuple[Result, int]:
-            found = await self._ask(
-                lambda db: ask(db, question.report, question.values, question.place.cut, rows_max=self._rows_max)
-            )
+            async with self._asking.of(question.whose):
+                found = await self._ask(
+                    lambda db: ask(db, question.report, question.values, question.place.cut, rows_max=self._rows_max)
+                )
             return found, _size(found)
 
         return await self._kept.get(("figures", *question.key), make)
@@ -189,7 +200,10 @@ class Reports:
         """As `Reporting.file`."""
 
         async def make() -> tuple[bytes, int]:
-            made = await asyncio.to_thread(render, await self.result(question))
+            async with self._filing.of(question.whose):
+                found = await self.result(question)
+                async with self._large if len(found.rows) > LARGE else nullcontext():
+                    made = await asyncio.to_thread(render, found)
             return made, len(made)
 
         return await self._kept.get(("file", form, *question.key), make)
@@ -300,4 +314,4 @@ async def question_of(
         if "until" in given:
             raise BadInputError("until: cannot be given with closed, which names the last day itself")
         given = {**given, "until": place.closed.isoformat()}
-    return Question(report, dict(given), place, whose)
+    return Question(report, dict(given), place, whose, int(time.time() / HEAD_S) if report.measured else 0)

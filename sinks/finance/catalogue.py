@@ -49,7 +49,7 @@ class Report:
     money that add up by currency, shown under the rows. `scoped`: partners may ask it, of their own subtree; the
     parameter `partner` or `account` says which. `days`: without `since`, so many days up to `until` (the last day of
     booking in the cut, when that is not given either); 0 for all. `subject`: a parameter that names what must be known:
-    without a row, it is not.
+    without a row, it is not. `measured`: it has figures that are not the journal's and come in after the cut.
     """
 
     name: str
@@ -63,6 +63,7 @@ class Report:
     example: str = ""
     days: int = 0
     subject: str = ""
+    measured: bool = False
 
     @property
     def view(self) -> str:
@@ -310,6 +311,7 @@ REPORTS: tuple[Report, ...] = (
         ("day", "currency"),
         ("amount",),
         example="--since 2026-11-01",
+        measured=True,
     ),
 )
 CATALOGUE: dict[str, Report] = {r.name: r for r in REPORTS}

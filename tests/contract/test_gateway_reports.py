@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
 from typing import Any
@@ -14,11 +15,12 @@ import pytest
 
 from clearline.finance import formats
 from clearline.gateway.problems import Problem
-from clearline.gateway.reporting import NOT_KEPT, Kept, Reports
+from clearline.gateway.reporting import NOT_KEPT, OF_ONE, THREADS, WAITING_OF_ONE, Kept, Question, Reports, When
 from clearline.gateway.twin import ledger_of
 from schemas.errors import PartUnavailableError
 from schemas.identity import BANK
 from sinks.clickhouse import ClickHouseConfig, Database, TooMuchError
+from sinks.finance.ask import Result
 from sinks.finance.catalogue import CATALOGUE
 from sinks.finance.tables import Tables, Version, data_database
 from sinks.gate import CallLimits, LocalGate
@@ -202,6 +204,70 @@ async def test_kept_answers_are_bounded_and_failures_are_not_kept() -> None:
     await asyncio.sleep(0)
     waiting[0].cancel()
     assert await waiting[1]  # who goes away ends his own waiting only
+
+
+@desk()
+async def test_one_partner_with_many_reports_leaves_turns_to_others(d: Desk) -> None:
+    """Files that are being made hold all their rows, and a large one holds the interpreter: few at once, and of one
+    root partner never all of them."""
+    making: list[str] = []
+    most, ends = [0], threading.Event()
+    shop = d.client(d.key("acme/shop-17"))
+
+    def slow(found: Result) -> bytes:
+        making.append(found.asked["partner"])
+        most[0] = max(most[0], len(making))
+        ends.wait(30)
+        making.remove(found.asked["partner"])
+        return b"made"
+
+    when = await d.ground.place(When())
+
+    def file(whose: str, n: int) -> asyncio.Task[bytes]:
+        values = {"partner": whose, "product": str(n)}
+        question = Question(CATALOGUE["totals"], values, when, whose)
+        return asyncio.create_task(d.ground.reports.file(question, "slow", slow))
+
+    mine = [file("acme" if n % 2 else "acme/shop-17", n) for n in range(40)]
+    async with asyncio.timeout(30):
+        while len(making) < OF_ONE:
+            await asyncio.sleep(0.01)
+        other = file("zeta", 0)
+        while "zeta" not in making:
+            await asyncio.sleep(0.01)
+        refused = [t for t in mine if t.done()]
+        assert len(refused) == 40 - OF_ONE - WAITING_OF_ONE
+        for task in refused:
+            error = task.exception()
+            assert isinstance(error, Problem) and error.code == "rate_limited" and error.headers["Retry-After"] == "1"
+        assert most[0] == OF_ONE + 1
+        assert code_of(await shop.get(BALANCES)) == (429, "rate_limited")
+        ends.set()
+        assert await other == b"made"
+        assert {await t for t in mine if t not in refused} == {b"made"} and most[0] <= THREADS
+    assert (await shop.get(BALANCES)).status_code == 200
+    assert not len(d.ground.reports._filing) and not len(d.ground.reports._asking)
+
+
+@desk()
+async def test_calls_that_come_in_after_the_bookings_are_shown(d: Desk) -> None:
+    """They are measured beside the journal: no cut has them, so no answer with them is for ever."""
+    day, calls = "/v1/reports/day", 0
+    cut = (await d.bank.get(day)).headers["clearline-as-of"]
+    first = await d.bank.get(day, params={"cut": cut})
+    assert first.headers["cache-control"] == "private, max-age=1"
+    db = Database(stored(d.ledger))
+    db.run(
+        "INSERT INTO calls (topic, minute, partner_id, calls, micros_max, buckets) "
+        "SELECT 't', booked_at, 'acme', 7, 90, arrayMap(i -> toUInt64(if(i = 0, 7, 0)), range(61)) FROM outcomes LIMIT 1"
+    )
+    db.close()
+    async with asyncio.timeout(30):
+        while not calls:
+            again = await d.bank.get(day, params={"cut": cut}, headers={"If-None-Match": first.headers["etag"]})
+            calls = sum(r["calls"] for r in again.json()["rows"]) if again.status_code == 200 else 0
+            await asyncio.sleep(0.01)
+    assert calls == 7 and again.headers["etag"] != first.headers["etag"]
 
 
 # ---- formats ---------------------------------------------------------------------------------------------------------

@@ -103,7 +103,8 @@ async def delete_table(request: Request, table: str, who: Asker) -> Response:
 
 async def _put(parts: Parts, owner: str, name: str, content: uploads.Content, by: str, asked_as: str) -> Response:
     tables = parts.tables
-    digest = digest_of(content.key, content.columns, content.values)
+    # A second and more for millions of values, in which nobody else would be answered.
+    digest = await asyncio.to_thread(digest_of, content.key, content.columns, content.values)
     before = await tables.ask(lambda t: t.asked(owner, asked_as))
     if before is not None:
         if before.name != name or before.digest != digest:
