@@ -43,6 +43,7 @@ SINK_CLICKHOUSE = (
 SINK_LOGS = (  # apart, because they come only where a sealer and gateways are at work
     "sink_clickhouse.after_insert_seals",
     "sink_clickhouse.after_insert_calls",
+    "sink_clickhouse.after_insert_limit_rows",
 )
 SINK_REDIS = (
     "sink_redis.after_read",

@@ -32,6 +32,7 @@ from sinks.balances import Balances, Coalescer, RedisConfig, StateArrival
 from sinks.clickhouse import ClickHouseConfig
 from sinks.dead_letters import DeadLetterSink
 from sinks.ledger_sink import Arrival, LedgerSink
+from sinks.limit_sink import Gathering, LimitSink
 from sinks.log_sink import Logged, LogSink
 from sinks.measures import CallSink, SealSink
 from streams.clients import KafkaConfig
@@ -42,6 +43,7 @@ from streams.topics import Topics, topic_ids
 log = structlog.get_logger()
 
 Progress = Callable[[int, int], None]
+_STATE_POLLS_MAX = 10  # at once: a command changes several rows of the state, so more of them come than of commands
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +51,13 @@ class SinkOptions:
     """When a batch is full: `batch_records_max` records, or `flush_interval_ms` after its first one came.
 
     `balances_late_ms`: how late Redis may learn of a balance; for ClickHouse a batch is waited for anyway.
+    `places_interval_s`: how often it is noted up to where limits are in, while none change.
     """
 
     batch_records_max: int = 50_000
     flush_interval_ms: int = 1000
     balances_late_ms: int = 50
+    places_interval_s: float = 5.0
     poll_records_max: int = 10_000
     retry_s_max: float = 5.0
     report_interval_s: float = 1.0
@@ -159,10 +163,12 @@ def run_clickhouse_sink(
     learner = _Learner(registry.codec(), registry)
 
     def session() -> None:
-        ids = topic_ids(kafka, [topics.journal, topics.dead, topics.seals, topics.calls])
+        ids = topic_ids(kafka, [topics.journal, topics.dead, topics.seals, topics.calls, topics.state])
         named = {topic: f"{topic}@{topic_id}" for topic, topic_id in ids.items()}
         ledger = LedgerSink(clickhouse, named[topics.journal], learner.codec)
-        beside = [
+        limits = LimitSink(clickhouse, named[topics.state])
+        beside: list[_Beside | _Limits] = [
+            _Limits(topics.state, limits, learner, options),
             _Beside(topics.dead, DeadLetterSink(clickhouse, named[topics.dead]), letter_of),
             _Beside(topics.seals, SealSink(clickhouse, named[topics.seals]), partial(_of_ours, learner)),
             _Beside(topics.calls, CallSink(clickhouse, named[topics.calls]), partial(_measured, learner)),
@@ -210,6 +216,36 @@ class _Beside:
             self.sink.write(found)
 
 
+@dataclass(slots=True)
+class _Limits:
+    """`ledger.state`, of which limits and what was used of them are kept: little of a busy topic, told by the key."""
+
+    topic: str
+    sink: LimitSink
+    learner: _Learner
+    options: SinkOptions
+    reader: LogReader | None = None
+    _gathering: Gathering | None = None
+
+    def step(self, records_max: int) -> None:
+        """Takes what came, and stores what is due."""
+        assert self.reader is not None, "the session has opened it"
+        if self._gathering is None:
+            self._gathering = Gathering(
+                list(self.sink.positions), lambda value: self.learner(lambda: self.learner.codec.decode(value)),
+                self.options.flush_interval_ms / 1000, self.options.places_interval_s,
+            )  # fmt: skip
+        for _ in range(_STATE_POLLS_MAX):
+            records = self.reader.poll(records_max, 0.0)
+            for r in records:
+                self._gathering.take(r.partition, r.offset, r.timestamp_ms, r.key or b"", r.value)
+            if len(records) < records_max:
+                break
+        found = self._gathering.due(time.monotonic())
+        if found:
+            self.sink.write(found)
+
+
 def _of_ours(learner: _Learner, r: LogRecord) -> Any:
     """A record that only roles of ours write. Raises InvariantError when it does not decode."""
     try:
@@ -231,7 +267,7 @@ def _measured(learner: _Learner, r: LogRecord) -> CallCounts | None:
 def _clickhouse_loop(
     journal: LogReader,
     ledger: LedgerSink,
-    beside: Sequence[_Beside],
+    beside: Sequence[_Beside | _Limits],
     learner: _Learner,
     options: SinkOptions,
     report: Report,

@@ -82,9 +82,9 @@ class GroundReports:
             finalize(self, self._reports._pool.close)
         return self._reports
 
-    async def place(self, when: When) -> Place:
+    async def place(self, when: When, *, of_state: bool = False) -> Place:
         """As `Reporting.place`."""
-        return await self.reports.place(when)
+        return await self.reports.place(when, of_state=of_state)
 
     async def result(self, question: Question) -> Result:
         """As `Reporting.result`."""

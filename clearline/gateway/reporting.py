@@ -26,6 +26,7 @@ from clearline.gateway.turns import Turns
 from schemas.errors import BadInputError, PartUnavailableError
 from sinks.clickhouse import ClickHouseConfig, Database, QueryFaultError, TooMuchError
 from sinks.finance import cut as cuts
+from sinks.finance import limits
 from sinks.finance.ask import Result, ask, moment, values
 from sinks.finance.catalogue import Report
 from sinks.finance.cut import LAST_MOMENT, Cut
@@ -93,8 +94,9 @@ class Question:
 class Reporting(Protocol):
     """What makes reports. `Reports` asks ClickHouse; a gateway without one has `NoReports`."""
 
-    async def place(self, when: When) -> Place:
-        """Where a report is made that is asked for so. Raises BadInputError, PartUnavailableError."""
+    async def place(self, when: When, *, of_state: bool = False) -> Place:
+        """Where a report is made that is asked for so. `of_state`: it goes by `ledger.state`, so the head is only as
+        far as that is in, too. Raises BadInputError, PartUnavailableError."""
         ...
 
     async def result(self, question: Question) -> Result:
@@ -116,7 +118,7 @@ class Reporting(Protocol):
 class NoReports:
     """`Reporting` where there is no ClickHouse."""
 
-    async def place(self, when: When) -> Place:
+    async def place(self, when: When, *, of_state: bool = False) -> Place:
         """As `Reporting.place`."""
         raise PartUnavailableError("ClickHouse", "none", "this gateway has no reports")
 
@@ -154,7 +156,7 @@ class Reports:
         self._asking = Turns(OF_ONE, WAITING_OF_ONE, threads)
         self._filing = Turns(OF_ONE, WAITING_OF_ONE, threads)
         self._large = asyncio.Semaphore(1)
-        self._heads: dict[datetime, tuple[float, Cut]] = {}
+        self._heads: dict[tuple[datetime, bool], tuple[float, Cut]] = {}
 
     async def look(self, question: Callable[[Database], T]) -> T:
         """As `Reporting.look`."""
@@ -164,7 +166,7 @@ class Reports:
         """Ends the threads and the connections."""
         await asyncio.to_thread(self._pool.close)
 
-    async def place(self, when: When) -> Place:
+    async def place(self, when: When, *, of_state: bool = False) -> Place:
         """As `Reporting.place`."""
         known_at = moment("known_at", when.known_at) if when.known_at else LAST_MOMENT
         if when.closed:
@@ -172,7 +174,7 @@ class Reports:
                 raise BadInputError("cut: cannot be given with closed, which names a cut itself")
             return await self._closed(when.closed, known_at)
         if not when.cut:
-            return await self._head(known_at)
+            return await self._head(known_at, of_state)
         if len(when.cut) > _CUT_MAX:
             raise BadInputError(f"cut: must be at most {_CUT_MAX} characters")
         sequences = cuts.parse(when.cut)
@@ -219,22 +221,22 @@ class Reports:
         )
         return Place(found, True, 0.0, day)
 
-    async def _head(self, known_at: datetime) -> Place:
+    async def _head(self, known_at: datetime, of_state: bool) -> Place:
         """The head as it was seen within HEAD_S, looked at anew by one for all."""
         now = time.monotonic()
-        last = self._heads.get(known_at)
+        last = self._heads.get((known_at, of_state))
         if last is not None and now - last[0] < HEAD_S:
             return Place(last[1], False, now - last[0])
 
         async def look() -> tuple[tuple[float, Cut], int]:
             began = time.monotonic()
-            there = await self._ask(lambda db: cuts.head(db, known_at))
+            there = await self._ask(lambda db: (limits if of_state else cuts).head(db, known_at))
             if len(self._heads) >= 64:
                 self._heads.clear()
-            self._heads[known_at] = began, there
+            self._heads[known_at, of_state] = began, there
             return (began, there), NOT_KEPT
 
-        seen, found = await self._kept.get(("head", known_at), look)
+        seen, found = await self._kept.get(("head", known_at, of_state), look)
         return Place(found, False, time.monotonic() - seen)
 
     async def _sized(self, question: Callable[[Database], T], size: int) -> tuple[T, int]:
@@ -309,7 +311,7 @@ async def question_of(
     """A report with its parameters checked, at the place that was asked for. `whose`: the partner that it is for, whose
     subtree is already in the parameters, or `bank` for everything. Raises BadInputError, PartUnavailableError."""
     values(report, given)  # before anything is asked
-    place = await reporting.place(when)
+    place = await reporting.place(when, of_state=report.of_state)
     if place.closed is not None and any(p.name == "until" for p in report.parameters):
         if "until" in given:
             raise BadInputError("until: cannot be given with closed, which names the last day itself")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 from schemas.errors import BadInputError
 from sinks.clickhouse import Database
 from sinks.finance import cut as cuts
+from sinks.finance import limits
 from sinks.finance.catalogue import FIRST_DAY, LAST_DAY, Parameter, Report
 from sinks.finance.cut import Bounds, Cut
 
@@ -88,7 +89,12 @@ def ask_for(
         if any(p.name == "until" for p in report.parameters):
             given = {**given, "until": day.isoformat()}
         return ask(db, report, given, cuts.closed(db, day, until))
-    return ask(db, report, given, cuts.at(db, cuts.parse(cut), until) if cut else cuts.head(db, until))
+    return ask(db, report, given, cuts.at(db, cuts.parse(cut), until) if cut else head(db, report, until))
+
+
+def head(db: Database, report: Report, known_at: datetime = cuts.LAST_MOMENT) -> Cut:
+    """As far as everything that the report goes by is in now. Raises PartUnavailableError."""
+    return limits.head(db, known_at) if report.of_state else cuts.head(db, known_at)
 
 
 def ask(db: Database, report: Report, given: Mapping[str, str], cut: Cut, *, rows_max: int = 0) -> Result:
@@ -99,7 +105,8 @@ def ask(db: Database, report: Report, given: Mapping[str, str], cut: Cut, *, row
     for _ in range(_TRIES):
         bounds = cuts.bounds(db, cut)
         asked = values(report, _with_period(report, given, bounds.last.date()))
-        rows = db.rows(query(report, asked, cut, bounds, db.name), rows_max=rows_max)
+        source_ends = limits.source_ends(db, cut, bounds) if report.of_state else None
+        rows = db.rows(query(report, asked, cut, bounds, db.name, source_ends), rows_max=rows_max)
         if cuts.bounds(db, cut).whole_before >= bounds.whole_before:
             if not rows and asked.get(report.subject):
                 raise NotKnownError(f"{report.subject}: {asked[report.subject]} is not known in ClickHouse at this cut")
@@ -107,13 +114,23 @@ def ask(db: Database, report: Report, given: Mapping[str, str], cut: Cut, *, row
     raise BadInputError("records with booking times of the past keep coming in: ask again")
 
 
-def query(report: Report, asked: Mapping[str, str], cut: Cut, bounds: Bounds, database: str) -> str:
-    """The statement that asks a report's view. `asked`: all its parameters, as `values` gives them."""
+def query(
+    report: Report,
+    asked: Mapping[str, str],
+    cut: Cut,
+    bounds: Bounds,
+    database: str,
+    source_ends: Sequence[int] | None = None,
+) -> str:
+    """The statement that asks a report's view. `asked`: all its parameters, as `values` gives them. `source_ends`: of a
+    report `of_state`; those of the cut's places unless given."""
     technical = {
         "ends": str(cut.ends()),
         "whole_before": bounds.whole_before.isoformat(),
         "known_at": _milliseconds(bounds.last),
     }
+    if report.of_state:
+        technical["source_ends"] = str(list(limits.ends_of(cut) if source_ends is None else source_ends))
     source = report.source(database, {name: _quoted(value) for name, value in {**asked, **technical}.items()})
     columns = ", ".join(c.name for c in report.columns)
     return f"SELECT {columns} FROM {source} ORDER BY {', '.join(report.order)}"

@@ -50,6 +50,7 @@ class Report:
     parameter `partner` or `account` says which. `days`: without `since`, so many days up to `until` (the last day of
     booking in the cut, when that is not given either); 0 for all. `subject`: a parameter that names what must be known:
     without a row, it is not. `measured`: it has figures that are not the journal's and come in after the cut.
+    `of_state`: it goes by `ledger.state`, as far as that is in; its view takes `source_ends`.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Report:
     days: int = 0
     subject: str = ""
     measured: bool = False
+    of_state: bool = False
 
     @property
     def view(self) -> str:
@@ -288,6 +290,36 @@ REPORTS: tuple[Report, ...] = (
         ("partner", "product", "currency"),
         ("volume", "fees", "costs", "margin"),
         example="--since 2026-11-01 --until 2026-11-30",
+    ),
+    Report(
+        "limits",
+        "Limit use",
+        "Limits, and what was used of each in the last window in which anything counted.",
+        (
+            Parameter("partner", "partner", "Only limits of this partner and all below it.", ""),
+            Parameter("subject", "text", "Only this partner, account or product.", ""),
+        ),
+        (
+            Column("level", about="partner, account or product"),
+            Column("subject", about="the partner, the account or the product"),
+            Column("partner", about="whose it is; of a product, the root partner that used it, empty when none has"),
+            Column("window", about="transaction, minute, hour, day or month"),
+            Column("window_from", about="in the subject's local time; empty: nothing counted yet"),
+            Column("currency", about="empty: a count over all currencies"),
+            Column("allowed", "money", "empty: any amount, or a limit of the product's document"),
+            Column("used", "money"),
+            Column("remaining", "money"),
+            Column("share_bp", "share", "used of allowed, rounded down; the higher one of amount and transactions"),
+            Column("transactions_allowed", "count", "empty: any number, or a limit of the product's document"),
+            Column("transactions", "count"),
+            Column("transactions_left", "count"),
+            Column("partition", "count", "where it is counted; the bank's accounts have limits in each"),
+            Column("source_offset", "count", "of the last command that counted; empty: none"),
+        ),
+        ("level", "subject", "partner", "partition", "window", "currency"),
+        scoped=True,
+        example="--partner acme",
+        of_state=True,
     ),
     Report(
         "day",

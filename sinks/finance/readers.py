@@ -30,6 +30,7 @@ OWNER: Final[Mapping[str, str]] = {
     "outcomes": "partner_id",
     "control_changes": "subject_id",
     "calls": "partner_id",
+    "limit_rows": "partner_id",
 }
 # A rejection's detail and a control command's changes can name what others have, or what staff noted.
 WITHHELD: Final[Mapping[str, frozenset[str]]] = {

@@ -1,4 +1,4 @@
-"""Seals and counts of calls in ClickHouse: as they were sent, once, whatever dies and however often they come."""
+"""Seals, counts of calls and limits in ClickHouse: as they were sent, once, whatever dies and however often they come."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from schemas.errors import BadInputError, InvariantError, PartUnavailableError
 from schemas.records import CallCount, CallCounts, Seal
 from sinks import migrate
 from sinks.clickhouse import ClickHouseConfig, Database, FencedError
+from sinks.limit_sink import LimitSink, Line, Version
 from sinks.log_sink import Logged, LogSink
 from sinks.measures import CallSink, SealSink, heights
 from tests.journals import DAY_MS, START_MS
@@ -25,7 +26,7 @@ from tests.sink_servers import ClickHouseServer
 
 pytestmark = pytest.mark.stack
 
-KINDS: dict[str, type[LogSink]] = {"seals": SealSink, "calls": CallSink}
+KINDS: dict[str, type[LogSink]] = {"seals": SealSink, "calls": CallSink, "limit_rows": LimitSink}
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +76,21 @@ def calls(count: int, start_ms: int = START_MS, step_ms: int = 10_000) -> list[L
     return out
 
 
+def limits(count: int) -> list[Logged]:
+    """Limits and usages of none to three lines; none: they were taken away."""
+    out = []
+    for i in range(count):
+        lines = tuple(Line("day", currency, 20_777 + i, i, 2**62 - i) for currency in ("CNY", "", "USD")[: i % 4])
+        kind = ("usage", "limit")[i % 2]
+        out.append(
+            Logged(i % 3, i // 3 * 4, Version(kind, "partner", f"p{i % 5}", f"p{i % 5}", lines, 7 * i), START_MS)
+        )
+    return out
+
+
 def made(table: str, count: int) -> list[Logged]:
+    if table == "limit_rows":
+        return limits(count)
     return seals(count) if table == "seals" else calls(count)
 
 
@@ -87,6 +102,12 @@ def stored(config: ClickHouseConfig, table: str) -> list[tuple[Any, ...]]:
                 "SELECT partition, offset, first_sequence, last_sequence, toUnixTimestamp64Milli(first_booked_at), "
                 "toUnixTimestamp64Milli(last_booked_at), lower(hex(root)), lower(hex(chain)), lower(hex(previous)), "
                 "toUnixTimestamp64Milli(sealed_at), why FROM seals ORDER BY partition, offset"
+            )
+        if table == "limit_rows":
+            return db.rows(
+                "SELECT partition, offset, line, kind, level, subject_id, partner_id, removed, window, currency, start, "
+                "transactions, amount, source_offset, sequence, toUnixTimestamp64Milli(stored_at) FROM limit_rows "
+                "ORDER BY partition, offset, line"
             )
         return db.rows(
             "SELECT partition, offset, line, instance, toUnixTimestamp(minute) * 1000, partner_id, method, route, status, "
@@ -103,6 +124,11 @@ def wanted(table: str, records: list[Logged]) -> list[tuple[Any, ...]]:
             (x.partition, x.offset, s.first_sequence, s.last_sequence, s.first_booked_at, s.last_booked_at, s.root.hex(),
              s.chain.hex(), s.previous.hex(), s.sealed_at, s.why)
             for x in records for s in [x.record]
+        )  # fmt: skip
+    if table == "limit_rows":
+        return sorted(
+            (x.partition, x.offset, i, *x.record[:4], not x.record.lines, *line, x.record.source_offset, 0, x.at_ms)
+            for x in records for i, line in enumerate(x.record.lines or (Line(),))
         )  # fmt: skip
     return sorted(
         (x.partition, x.offset, i, x.record.instance, c.minute, c.partner_id, c.method, c.route, c.status, c.calls,

@@ -54,6 +54,7 @@ def test_plan_apply_status(config: ClickHouseConfig) -> None:
     assert migrate.apply(config) == migrate.plan(config) == []
     assert all(m.applied for m in migrate.status(config))
     made = {"postings", "outcomes", "control_changes", "dead_letters", "ingest_batches", "pending", "seals", "calls"}
+    made |= {"limit_rows"}
     assert made | {"entries", "rejections", "partners", "accounts", "products", "closes"} <= tables(config)
     assert {r.view for r in catalogue.REPORTS} <= tables(config)
 

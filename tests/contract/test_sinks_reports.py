@@ -89,6 +89,9 @@ def wide_tables(server: ClickHouseServer) -> ClickHouseConfig:
         f"concat('p1:wallet:', toString(number))), {booked}, 'OpenAccount', if(number = 0, 'income', 'liability'), 'CNY'",
         "INSERT INTO calls (minute, calls, buckets) SELECT toDateTime('2026-11-01 00:00:00', 'UTC') + number * 24, 1, "
         "arrayWithConstant(61, 1)",
+        "INSERT INTO limit_rows (partition, offset, kind, level, subject_id, partner_id, source_offset, stored_at) SELECT "
+        "number % 4, number, if(number % 2 = 0, 'limit', 'usage'), 'partner', concat('p', toString(intDiv(number, 8) % 9)), "
+        f"'p1', number * 100, {booked}",
     ):
         db.run(f"{statement} FROM numbers(100000)")
     db.close()
@@ -235,6 +238,7 @@ INDEX_OF_REPORT = {  # what the view of each report must be answered from, besid
     "holds": {"Name: ix_hold"},
     "rejections": {"(by_day)"},
     "profitability": {"(by_day)", "Name: lines_of_account"},
+    "limits": {"((partition, offset) in"},
     "day": {"(by_day)", "(by_currency)"},
 }
 GIVEN = {"statement": {"account": "p1:wallet:7"}, "balances": {"account": "p1:wallet:7"}, "totals": {"partner": "p1"}}
@@ -258,7 +262,7 @@ def test_every_view_is_answered_from_an_index(books: Books, name: str, on: str, 
     for read in _READS.finditer(plan):
         by_value = (name, on, read[1]) == ("profitability", "value", "outcomes")  # documented: docs/finance.md
         found = any(x in read[0] for x in ("booked_at in [", "Name: lines_of_account", "Name: ix_hold"))
-        assert found or by_value or read[1] == "control_changes", read[0]
+        assert found or by_value or read[1] in ("control_changes", "limit_rows"), read[0]
 
 
 INDEX_OF_SERVICE: dict[str, tuple[dict[str, str], set[str]]] = {  # what is asked, and what must answer it
@@ -300,6 +304,19 @@ def test_open_holds_are_found_in_their_projection(books: Books) -> None:
     plan = explained(books.wide, f"SELECT * FROM open_holds({asked}, known_at = '2026-11-22 00:00:00.000')")
     db.close()
     assert "ReadFromMergeTree (by_hold)" in plan, plan
+
+
+def test_newest_limits_are_found_in_their_projection(books: Books) -> None:
+    """Likewise: whole blocks from the projection, of the last one only its own stretch of commands."""
+    db = Database(books.wide)
+    text = view_sql("limits", db.name)
+    inner = text[text.index("newest AS\n") :].partition("(")[2].partition("\n    ),\n    found AS")[0]
+    db.run(f"CREATE OR REPLACE VIEW {db.name}.newest_limits AS {inner}")
+    ends = "[5000001, 5000001, 5000002, 5000001]"
+    plan = explained(books.wide, f"SELECT * FROM newest_limits(partner = '', subject = '', source_ends = '{ends}')")
+    db.close()
+    assert "ReadFromMergeTree (newest)" in plan, plan
+    assert "(source_offset in [5000000, +Inf))" in plan and "Granules: 7/12" in plan, plan
 
 
 def explained(config: ClickHouseConfig, text: str) -> str:

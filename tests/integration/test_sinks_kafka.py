@@ -170,6 +170,16 @@ def test_journal_and_dead_letters_into_clickhouse(world: World, clickhouse_role:
     send(world, world.topics.seals, [(2, b"418", world.codec.encode(x), None) for x in examples("Seal")])
     counts = [world.codec.encode(x) for x in examples("CallCounts")]
     send(world, world.topics.calls, [(3, None, value, None) for value in (b"no count", *counts, *counts)])
+    state: list[tuple[str, Any]] = [("l", x) for x in examples("LimitState")] + [
+        ("u", x) for x in examples("UsageState")
+    ]
+    told = [(2, f"{k}:{x.level}:{x.subject_id}".encode(), world.codec.encode(x), None) for k, x in state]
+    meta = (2, b"meta", world.codec.encode(examples("PartitionState")[0]), None)
+    send(
+        world,
+        world.topics.state,
+        [(2, b"a:x:y", b"not looked at", None), *told, meta, (2, b"l:partner:open", None, None)],
+    )
     small = SinkOptions(batch_records_max=200, flush_interval_ms=50, poll_records_max=100)
     for point in ("after_read=kill@3", "after_insert_dead_letters=kill@1", "after_insert_postings=kill@2"):
         assert died(clickhouse_role.start(f"sink_clickhouse.{point}", small)) == -signal.SIGKILL, point
@@ -188,6 +198,10 @@ def test_journal_and_dead_letters_into_clickhouse(world: World, clickhouse_role:
     )
     calls = "SELECT partition, offset, line, partner_id, calls FROM calls ORDER BY offset, line"
     wanted = [(3, o, i, c.partner_id, c.calls) for o in (1, 2) for i, c in enumerate(examples("CallCounts")[0].counts)]  # type: ignore[attr-defined]
+    kept = "SELECT partition, kind, count(), uniqExact(offset, line) FROM limit_rows GROUP BY ALL ORDER BY kind"
+    sizes = {k: sum(max(1, len(x.limits if k == "l" else x.used)) for n, x in state if n == k) for k in "lu"}
+    limits = [(2, "limit", sizes["l"], sizes["l"]), (2, "place", 1, 1), (2, "usage", sizes["u"], sizes["u"])]
+    wait_for("limits", lambda: db.rows(kept) == limits)
     wait_for("counts of calls", lambda: db.rows(calls) == wanted)
     finish(process)
     check(clickhouse_role.store, as_sent(lines, {first_partition: [at]}))

@@ -35,7 +35,7 @@ class Tables:
     def __init__(self, sim: Scheduler, faults: Faults) -> None:
         self.sim = sim
         self.faults = faults
-        self.rows: dict[str, list[Row]] = {t: [] for t in (*_LEDGER, "dead_letters", "seals", "calls")}
+        self.rows: dict[str, list[Row]] = {t: [] for t in (*_LEDGER, "dead_letters", "seals", "calls", "limit_rows")}
         self.checks: dict[str, set[int]] = {t: set() for t in self.rows}
         self.running: dict[str, Callable[[], None]] = {}
         self.inserts = 0
