@@ -128,7 +128,7 @@ def checked(names: Sequence[str], values: Sequence[Sequence[str]], key: str, row
         raise BadInputError(f"key: the table has no column {key[:40]!r}")
     if not 1 <= len(values[0]) <= rows_max:
         raise BadInputError(f"body: must have 1 to {rows_max} rows, not {len(values[0])}")
-    if sum(len(v) for column in values for v in column) > BYTES_MAX:
+    if sum(len(v.encode()) for column in values for v in column) > BYTES_MAX:
         raise BadInputError(f"body: must hold at most {BYTES_MAX} bytes of values")
     for name, column in zip(names, values, strict=True):
         for row, value in enumerate(column, 1):

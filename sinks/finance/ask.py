@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -43,13 +44,14 @@ class Result:
 
     def totals(self) -> dict[str, dict[str, int]]:
         """Sums of the columns that add up, by currency."""
-        out: dict[str, dict[str, int]] = {}
-        for row in self.dicts() if self.report.totals else ():
-            if row["currency"]:
-                sums = out.setdefault(row["currency"], dict.fromkeys(self.report.totals, 0))
-                for name in self.report.totals:
-                    sums[name] += row[name]
-        return dict(sorted(out.items()))
+        if not self.report.totals:
+            return {}
+        names = self.names
+        currency, places = names.index("currency"), [(name, names.index(name)) for name in self.report.totals]
+        groups: dict[str, list[tuple[Any, ...]]] = defaultdict(list)
+        for row in self.rows:
+            groups[row[currency]].append(row)
+        return {c: {name: sum(row[i] for row in groups[c]) for name, i in places} for c in sorted(groups) if c}
 
     def differences(self) -> dict[str, int]:
         """Of a trial balance: debits less credits of each currency in which they are not equal, in the period or since

@@ -13,11 +13,11 @@ import httpx
 import polars as pl
 import pytest
 
-from clearline.finance import formats
+from clearline.finance import formats, uploads
 from clearline.gateway.problems import Problem
 from clearline.gateway.reporting import NOT_KEPT, OF_ONE, THREADS, WAITING_OF_ONE, Kept, Question, Reports, When
 from clearline.gateway.twin import ledger_of
-from schemas.errors import PartUnavailableError
+from schemas.errors import BadInputError, PartUnavailableError
 from schemas.identity import BANK
 from sinks.clickhouse import ClickHouseConfig, Database, TooMuchError
 from sinks.finance.ask import Result
@@ -377,6 +377,12 @@ HOSTILE = (
     "=cmd|' /C calc'!A0", "+1", "-1", "@SUM(A1)", "'; DROP TABLE tables; --", "\\", "\\'", "{known_at:String}", "%(x)s", "NULL",
     "\u202e\u0000".replace("\u0000", ""), "a,b", 'a"b', "<script>alert(1)</script>", "\U0001f600", "0x1F", "1e3", " lead ", "\u200b",
 )  # fmt: skip
+
+
+def test_values_are_counted_in_bytes_and_not_in_characters() -> None:
+    keys = [str(n) for n in range(uploads.BYTES_MAX // 4_096 + 1)]
+    with pytest.raises(BadInputError, match="bytes of values"):
+        uploads.checked(["id", "said"], [keys, ["\U0001f600" * 1_024] * len(keys)], "", len(keys))
 
 
 @desk()
