@@ -17,6 +17,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
+from uuid import uuid4
+
+from msgspec.structs import replace
 
 from clearline.control import RejectedError
 from clearline.outcomes import Outcome
@@ -97,6 +100,11 @@ class Close:
         given = self._give(command, Reason.DAY_CLOSED)
         failpoint("close.after_close")
         self._wait("records up to the close", given)
+        if len(closes.closings(self._db, day)) < self._partitions:
+            # The key was refused in some partition when the day had not begun there, and is answered with that for
+            # ever: under a new one it is closed, or refused for what holds now.
+            again = replace(command, idempotency_key=f"close-{day}-{uuid4().hex}")
+            self._wait("records up to the close", self._give(again, Reason.DAY_CLOSED))
         failpoint("close.after_watermark")
         found = closes.seals(self._db, day)
         if not found or {p for s in found for p in s.partitions} != set(range(self._partitions)):

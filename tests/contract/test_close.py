@@ -317,6 +317,20 @@ def test_a_day_that_has_not_begun_is_refused(bank: Bank):
         closing.verify(bank.db, iso(bank.today + 2))
 
 
+def test_a_day_that_was_asked_for_too_early_is_closed_by_the_same_command_when_it_has_begun(bank: Bank):
+    """Though its key is answered with the first refusal for ever; at midnight also in one partition and not in another."""
+    day = bank.today + 1
+    for _ in range(2):
+        with pytest.raises(RejectedError, match="day_ahead"):
+            bank.close(day)
+    bank.world.pass_time(MS_A_DAY)
+    done = bank.close(day)
+    assert totals_of(done) == bank.by_hand(day)
+    assert bank.close(day).to_dict() == done.to_dict()
+    assert closing.verify(bank.db, iso(day)) == []
+    assert bank.world.verify().check("closes").ok
+
+
 def test_a_sink_that_stands_still_is_named_and_the_close_goes_on_later(bank: Bank):
     day = bank.today - 1
     bank.sinking = False
