@@ -59,6 +59,13 @@ _SIZES: Final = frozenset(
         *("table_rows", "data_length", "index_length", "TABLE_ROWS", "DATA_LENGTH", "INDEX_LENGTH"),
     }
 )
+# Where a row lies in its part, which tells how many rows of others lie before it.
+_PLACES: Final = frozenset(
+    {
+        *("_part", "_part_index", "_part_uuid", "_part_offset", "_part_starting_offset", "_part_granule_offset"),
+        *("_block_number", "_block_offset", "_disk_name", "_part_data_version"),
+    }
+)
 _TABLE_FUNCTIONS: Final = frozenset({"numbers", "numbers_mt", "zeros", "generateseries", "generate_series", "values"})
 _STATEMENTS: Final = frozenset(
     {
@@ -213,6 +220,8 @@ def check_tree(policy: Policy, root: Node, around: Surroundings, text: str) -> N
             touched |= _table(policy, node.name, around, lenient="." not in node.name)
         elif node.kind == "Function":
             touched |= _function(policy, node, around)
+        elif node.kind == "Identifier" and _PLACES & set(node.name.split(".")):
+            raise _denied(f"SELECT({node.name})")
         elif node.kind in _NAMED:
             touched |= _table(policy, ".".join(child.name for child in node.children), around)
         elif node.kind in ("UseQuery", "ExistsDatabaseQuery"):
