@@ -27,7 +27,7 @@ from sinks import migrate
 from sinks.clickhouse import ClickHouseConfig, Database
 from sinks.finance import cut as cuts
 from sinks.finance.ask import NotKnownError, ask
-from sinks.finance.catalogue import CATALOGUE, FIRST_DAY
+from sinks.finance.catalogue import CATALOGUE, FIRST_DAY, LAST_DAY
 from sinks.ledger_sink import Arrival, LedgerSink
 from tests.finance_history import EPOCH, START, History, Shops, Weeks, purchases
 from tests.finance_oracle import ORACLE, Held, below, held, owner
@@ -76,6 +76,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClickHouseServe
     server.stop()
 
 
+OF_THE_BANK = ("bank:fees:CNY", "bank:clearing:CNY")
 OPERATIONS = {
     "transfer", "pay", "hold", "capture", "void", "refund", "reversal", "adjustment", "split", "exchange", "send", "sweep"
 }  # fmt: skip
@@ -136,7 +137,7 @@ def draw_cut(world: World, rng: random.Random) -> cuts.Cut:
     for p, _, r in world.journal:
         last[p] = max(last[p], r.sequence)
     at = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=rng.choice(world.journal)[2].booked_at)
-    known_at = at if rng.random() < 0.5 else cuts.LAST_MOMENT
+    known_at = at if rng.random() < 0.4 else cuts.LAST_MOMENT
     if rng.random() < 0.25:
         return cuts.head(world.db, known_at)
     places = {p: rng.randrange(1, n + 1) for p, n in last.items() if rng.random() < 0.93}
@@ -151,14 +152,14 @@ def draw_asked(world: World, rng: random.Random, name: str) -> dict[str, str]:
     _, _, r = rng.choice([x for x in world.journal if x[2].postings])
     first, last = sorted(world.first + timedelta(days=rng.randrange(world.days)) for _ in "ab")
     drawn = {
-        "since": rng.choice((FIRST_DAY, first.isoformat())),
-        "until": last.isoformat(),
+        "since": rng.choice((FIRST_DAY, FIRST_DAY, first.isoformat())),
+        "until": rng.choice((LAST_DAY, LAST_DAY, last.isoformat())),
         "on": rng.choice(("value", "booking")),
         "by": rng.choice(("currency", "type", "account")),
-        "partner": rng.choice(("", r.partner_id, r.partner_id.split("/")[0], "bank")),
-        "account": rng.choice(r.postings).account_id,
-        "product": rng.choice(("", "", r.product)),
-        "currency": rng.choice(("", "", r.postings[0].currency)),
+        "partner": rng.choice(("", "", "", "", r.partner_id, r.partner_id.split("/")[0], "bank")),
+        "account": rng.choice((rng.choice(r.postings).account_id, *OF_THE_BANK)),
+        "product": rng.choice(("", "", "", "", r.product)),
+        "currency": rng.choice(("", "", "", "", r.postings[0].currency)),
         "reason": rng.choice(("", "", "insufficient_funds")),
         "lines_max": rng.choice(("10000", "7")),
     }
