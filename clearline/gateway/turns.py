@@ -20,10 +20,11 @@ class _One:
 
 
 class Turns:
-    """`each`: turns of one root partner at once, `waiting`: how many more of it may wait; `together`: of all."""
+    """`each`: turns of one root partner at once, `waiting`: how many more of it may wait; `together`: of all. `what`:
+    what they are, for who is refused."""
 
-    def __init__(self, each: int, waiting: int, together: int) -> None:
-        self._each, self._waiting = each, waiting
+    def __init__(self, each: int, waiting: int, together: int, what: str = "reports") -> None:
+        self._each, self._waiting, self._what = each, waiting, what
         self._together = asyncio.Semaphore(together)
         self._of: dict[str, _One] = {}
 
@@ -37,7 +38,7 @@ class Turns:
         root = root_of(partner_id)
         one = self._of.setdefault(root, _One(asyncio.Semaphore(self._each)))
         if one.there >= self._each + self._waiting:
-            raise Problem("rate_limited", "reports of this partner at once", headers={"Retry-After": "1"})
+            raise Problem("rate_limited", f"{self._what} of this partner at once", headers={"Retry-After": "1"})
         one.there += 1
         try:
             async with one.turn, self._together:

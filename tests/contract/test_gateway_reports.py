@@ -16,6 +16,7 @@ import pytest
 from clearline.finance import formats, uploads
 from clearline.gateway.problems import Problem
 from clearline.gateway.reporting import NOT_KEPT, OF_ONE, THREADS, WAITING_OF_ONE, Kept, Question, Reports, When
+from clearline.gateway.routes.tables import READING_MAX
 from clearline.gateway.twin import ledger_of
 from schemas.errors import BadInputError, PartUnavailableError
 from schemas.identity import BANK
@@ -377,6 +378,18 @@ HOSTILE = (
     "=cmd|' /C calc'!A0", "+1", "-1", "@SUM(A1)", "'; DROP TABLE tables; --", "\\", "\\'", "{known_at:String}", "%(x)s", "NULL",
     "\u202e\u0000".replace("\u0000", ""), "a,b", 'a"b', "<script>alert(1)</script>", "\U0001f600", "0x1F", "1e3", " lead ", "\u200b",
 )  # fmt: skip
+
+
+@desk()
+async def test_one_partner_with_many_tables_leaves_turns_to_others(d: Desk) -> None:
+    body = b"id,said\nk,v\n"
+    shop = d.client(d.key("acme/shop-17"))
+    mine = [d.put(f"many_{n}", body, by=shop if n % 2 else None) for n in range(20)]
+    *answers, other = await asyncio.gather(*mine, d.put("other", body, by=d.zeta))
+    assert other.status_code == 201
+    codes = [a.status_code for a in answers]
+    assert codes.count(201) == 1 + READING_MAX and codes.count(429) == 19 - READING_MAX
+    assert (await d.put("again", body)).status_code == 201
 
 
 def test_values_are_counted_in_bytes_and_not_in_characters() -> None:

@@ -18,6 +18,7 @@ from clearline.gateway.paging import decode, encode, only_query
 from clearline.gateway.parts import Parts
 from clearline.gateway.problems import Problem
 from clearline.gateway.security import Asker, charge_report, parts_of
+from clearline.gateway.turns import Turns
 from clearline.gateway.views import path_of
 from schemas.errors import BadInputError
 from sinks.finance.tables import Version, digest_of
@@ -25,6 +26,7 @@ from sinks.finance.tables import Version, digest_of
 router = APIRouter(prefix="/v1/data/tables", tags=["data"])
 
 SCOPE = "data"
+READING_MAX = 5  # tables of one root partner that wait to be read
 Limit = Annotated[int, Query(ge=1, le=1000)]
 
 
@@ -50,9 +52,10 @@ async def put_table(request: Request, table: str, who: Asker) -> Response:
         raise ContractError([FieldError("key", "must be the name of a column")])
     await charge_report(request, who)
     try:
-        content = await uploads.read_apart(
-            await request.body(), media, key or "", parts.settings.gateway.table_rows_max
-        )
+        async with _reading(parts).of(who.acting):
+            content = await uploads.read_apart(
+                await request.body(), media, key or "", parts.settings.gateway.table_rows_max
+            )
     except BadInputError as e:
         raise field_error(e) from None
     async with _lock(parts):
@@ -149,6 +152,14 @@ def _lock(parts: Parts) -> asyncio.Lock:
     found = parts.memory.get("tables")
     if not isinstance(found, asyncio.Lock):
         found = parts.memory["tables"] = asyncio.Lock()
+    return found
+
+
+def _reading(parts: Parts) -> Turns:
+    """Of one root partner one table is read at once, so that others' come in between."""
+    found = parts.memory.get("tables read")
+    if not isinstance(found, Turns):
+        found = parts.memory["tables read"] = Turns(1, READING_MAX, uploads.AT_ONCE, "tables")
     return found
 
 
