@@ -104,15 +104,17 @@ def ask(db: Database, report: Report, given: Mapping[str, str], cut: Cut, *, row
 
     Raises BadInputError that names the parameter, TooMuchError, PartUnavailableError.
     """
+    bounds = cuts.bounds(db, cut, cut.stored)
     for _ in range(_TRIES):
-        bounds = cuts.bounds(db, cut)
         asked = values(report, _with_period(report, given, bounds.last.date()))
         source_ends = limits.source_ends(db, cut, bounds) if report.of_state else None
         rows = db.rows(query(report, asked, cut, bounds, db.name, source_ends), rows_max=rows_max)
-        if cuts.bounds(db, cut).whole_before >= bounds.whole_before:
+        now = cuts.again(db, cut, bounds)
+        if now.whole_before >= bounds.whole_before:
             if not rows and asked.get(report.subject):
                 raise NotKnownError(f"{report.subject}: {asked[report.subject]} is not known in ClickHouse at this cut")
             return Result(report, asked, cut, [tuple(_plain(v) for v in row) for row in rows])
+        bounds = now
     raise BadInputError("records with booking times of the past keep coming in: ask again")
 
 

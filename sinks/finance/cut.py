@@ -9,7 +9,7 @@ replayed from its commands has the same ones.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, time, timedelta
 from typing import NamedTuple
 
@@ -20,10 +20,12 @@ LAST_MOMENT = datetime(2299, 12, 31, 23, 59, 59, 999_000, tzinfo=UTC)
 # Asked first, then the days: a batch that comes in between is in the days, or stands here beyond the outcomes. In one
 # statement that would rest on both having the same snapshot, which is a setting of the server's.
 _ENDS = """
-    SELECT 'outcomes', partition, max(offset) FROM outcomes GROUP BY topic, partition
-    UNION ALL SELECT 'postings', partition, max(offset) FROM postings GROUP BY topic, partition
-    UNION ALL SELECT 'pending', partition, max(offset) FROM pending GROUP BY topic, partition
+    SELECT 'outcomes', partition, max(sequence), max(offset), count() FROM outcomes GROUP BY topic, partition
+    UNION ALL SELECT 'postings', partition, 0, max(offset), count() FROM postings GROUP BY topic, partition
+    UNION ALL SELECT 'pending', partition, 0, max(offset), count() FROM pending GROUP BY topic, partition
 """
+_TABLES = ("outcomes", "postings", "pending")
+_ROWS = " UNION ALL ".join(f"SELECT '{table}', count() FROM {table}" for table in _TABLES)
 _DAYS = (
     "SELECT partition, booked_date, min(sequence), max(sequence) FROM outcomes GROUP BY topic, partition, booked_date"
 )
@@ -42,12 +44,22 @@ class Place(NamedTuple):
     booked_at: int
 
 
+class Stored(NamedTuple):
+    """What was stored at some moment: the last sequence by partition, the last offset by table and partition, and how
+    many rows `outcomes`, `postings` and `pending` had. Tables only grow: while they have as many, nothing came in."""
+
+    sequences: dict[int, int]
+    ends: dict[tuple[str, int], int]
+    rows: tuple[int, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """Places by partition. `known_at`: what was booked later does not count."""
+    """Places by partition. `known_at`: what was booked later does not count. `stored`: of a head, what it is of."""
 
     places: dict[int, Place]
     known_at: datetime = LAST_MOMENT
+    stored: Stored | None = field(default=None, compare=False, repr=False)
 
     @property
     def text(self) -> str:
@@ -65,37 +77,60 @@ class Bounds(NamedTuple):
     """What the views need beside `ends`.
 
     `whole_before`: every record that was booked on a day before it is in the cut. `last`: the cut's `known_at`, or the
-    end of the last day on which anything in the cut was booked, whichever is first.
+    end of the last day on which anything in the cut was booked, whichever is first. `rows`: of each table, before these
+    were worked out.
     """
 
     whole_before: date
     last: datetime
+    rows: tuple[int, ...] = ()
 
 
-def bounds(db: Database, cut: Cut) -> Bounds:
+def bounds(db: Database, cut: Cut, stored: Stored | None = None) -> Bounds:
     """The parameters `whole_before` and `known_at` of the views.
 
     Sums of days before `whole_before` come from projections; only from that day on each row is compared with the cut.
-    Exact for what is stored when it is asked; ask again after the figures, and make them again when the day moved back:
-    then a record came in between that a broker's clock had put into the past. Rows of a batch that is being written or
-    was torn, which have no outcomes yet, are in no cut either.
+    Exact for what is stored when it is asked; ask `again` after the figures, and make them again when the day moved
+    back: then a record came in between that a broker's clock had put into the past. Rows of a batch that is being
+    written or was torn, which have no outcomes yet, are in no cut either. `stored`: what is stored, if that was asked
+    already; exact for that moment then.
     """
     beyond: list[date] = []
     last = date(1970, 1, 1)
-    ends = {(table, partition): offset for table, partition, offset in db.rows(_ENDS)}
+    stored = stored or _stored(db)
     for partition, day, low, high in db.rows(_DAYS):
         end = cut.places[partition].sequence if partition in cut.places else 0
         if high > end:
             beyond.append(day)
         if low <= end:
             last = max(last, day)
-    for (table, partition), offset in ends.items():
-        stored = ends.get(("outcomes", partition), -1)
-        if offset > stored:
-            beyond += _first_day_beyond(db, table, partition, stored)
+    for (table, partition), offset in stored.ends.items():
+        through = stored.ends.get(("outcomes", partition), -1)
+        if offset > through:
+            beyond += _first_day_beyond(db, table, partition, through)
     end_of_last = datetime.combine(last, time(23, 59, 59, 999_000), UTC)
     yesterday = datetime.now(UTC).date() - timedelta(days=1)
-    return Bounds(min([*beyond, cut.known_at.date(), yesterday]), min(cut.known_at, end_of_last))
+    whole_before = min([*beyond, cut.known_at.date(), yesterday])
+    return Bounds(whole_before, min(cut.known_at, end_of_last), stored.rows)
+
+
+def again(db: Database, cut: Cut, found: Bounds) -> Bounds:
+    """The bounds as they are now: those that were found, unless anything came in since they were begun. Counts of whole
+    tables stand in their parts' headers, so that costs next to nothing."""
+    now = dict(db.rows(_ROWS))
+    return found if tuple(now[table] for table in _TABLES) == found.rows else bounds(db, cut)
+
+
+def _stored(db: Database) -> Stored:
+    sequences: dict[int, int] = {}
+    ends: dict[tuple[str, int], int] = {}
+    rows = dict.fromkeys(_TABLES, 0)
+    for table, partition, sequence, offset, count in db.rows(_ENDS):
+        ends[table, partition] = offset
+        rows[table] += count
+        if table == "outcomes":
+            sequences[partition] = sequence
+    return Stored(sequences, ends, tuple(rows.values()))
 
 
 def _first_day_beyond(db: Database, table: str, partition: int, offset: int) -> list[date]:
@@ -109,8 +144,8 @@ def _first_day_beyond(db: Database, table: str, partition: int, offset: int) -> 
 
 def head(db: Database, known_at: datetime = LAST_MOMENT) -> Cut:
     """As far as everything is in now."""
-    last = db.rows("SELECT partition, max(sequence) FROM outcomes GROUP BY topic, partition")
-    return at(db, {int(p): int(s) for p, s in last}, known_at)
+    stored = _stored(db)
+    return replace(at(db, stored.sequences, known_at), stored=stored)
 
 
 def parse(text: str) -> dict[int, int]:

@@ -15,7 +15,7 @@ import sys
 import uuid
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -439,6 +439,30 @@ def test_a_batch_that_comes_while_bounds_are_read_is_not_missed(world: World) ->
     assert db.then is None
     sink.close()
     db.close()
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_figures_are_made_again_when_a_batch_came_in_meanwhile(world: World, known: bool) -> None:
+    """Of days that were whole in the cut when its bounds were worked out: what the tables' counts are compared for."""
+    config = world.server.config(f"clearline_{uuid.uuid4().hex[:8]}")
+    migrate.apply(config)
+    sink = LedgerSink(config, TOPIC, local_codec())
+    sink.take_over()
+    given, report, asked = arrivals(world.lines[:1200]), CATALOGUE["trial-balance"], {"by": "account"}
+    sink.write(given[:600])
+    plain = Database(config)
+    cut = cuts.head(plain)
+    found = cuts.bounds(plain, cut, cut.stored)
+    assert cuts.again(plain, cut, found) is found, "nothing came in"
+    before = ask(plain, report, asked, cut)
+    db = Between(config, lambda: sink.write(given[600:]))
+    assert ask(db, report, asked, cut if known else replace(cut, stored=None)).rows == before.rows
+    assert db.then is None
+    again = cuts.again(plain, cut, found)
+    assert again.whole_before < found.whole_before
+    assert cuts.again(plain, cut, again) is again
+    for one in (plain, db, sink):
+        one.close()
 
 
 def test_a_head_has_every_partition_while_records_come_in(world: World) -> None:
