@@ -195,7 +195,7 @@ def rows_of(table: Table, j: JournalRows) -> Rows:
         currency = np.full(count, b"", dtype=object)
         debit, amount = np.zeros(count, dtype=bool), np.zeros(count, dtype=np.int64)
     else:
-        currency, debit, amount = block["currency"], block["side_code"] == 1, block[table.amount[1]]
+        currency, debit, amount = np.asarray(block["currency"]), block["side_code"] == 1, block[table.amount[1]]
     place = [block[n].astype(np.int64) for n in ("partition", "offset", "sequence")]
     months = (1970 + dates // 12) * 100 + dates % 12 + 1
     rows = Rows(place[0], place[1], place[2], months, currency, debit, amount, checksums(table, block))

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from schemas.codec import HEADER_BYTES, Codec, UndecodableError, UnknownSchemaError, schema_of
 from schemas.errors import InvariantError
 from schemas.records import JournalRecord
+from sinks.native_block import Texts
 
 Ints = npt.NDArray[np.int64]
 Bytes = npt.NDArray[np.uint8]
@@ -82,17 +83,25 @@ class JournalColumns:
     def __len__(self) -> int:
         return len(self.numbers["sequence"])
 
+    def texts_at(self, span: Span) -> Texts:
+        """The texts at these places, where they are."""
+        return Texts(np.frombuffer(self.buffer, dtype=np.uint8), span.start, span.end)
+
+    def fixed_at(self, name: str, size: int, rows: Ints) -> Texts:
+        """A field of `size` bytes of these records."""
+        start = self.fixed[name][rows]
+        return self.texts_at(Span(start, start + size))
+
+    def fixed_bytes(self, name: str, size: int, rows: Ints) -> Objects:
+        """The same, as bytes objects."""
+        return np.asarray(self.fixed_at(name, size, rows))
+
     def slices(self, span: Span) -> Objects:
         """The texts at these places, as bytes objects."""
         buffer = self.buffer
         out = np.empty(len(span.start), dtype=object)
         out[:] = [buffer[i:j] for i, j in zip(span.start.tolist(), span.end.tolist(), strict=True)]
         return out
-
-    def fixed_bytes(self, name: str, size: int, rows: Ints) -> Objects:
-        """A column of `size` bytes each."""
-        start = self.fixed[name][rows]
-        return self.slices(Span(start, start + size))
 
 
 class _Cursors:

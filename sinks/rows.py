@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 import numpy as np
 
 from schemas.codec import schema_of
-from sinks.columnar import Ints, JournalColumns, Objects, Opened, Span, scalar_long
+from sinks.columnar import Ints, JournalColumns, Opened, scalar_long
+from sinks.native_block import Coded, Texts, objects
 
 Columns = dict[str, Any]
 
 _OUTCOMES = next(f["type"]["symbols"] for f in schema_of("JournalRecord")["fields"] if f["name"] == "outcome")
-_OUTCOME_NAMES = np.array([s.encode() for s in _OUTCOMES], dtype=object)
+_OUTCOME_NAMES = [s.encode() for s in _OUTCOMES]
 APPLIED = _OUTCOMES.index("applied")
 SETTLED = _OUTCOMES.index("settled")
+_ID_BYTES, _CHAIN_BYTES, _COUNTERS_BYTES = 16, 32, 64
 _NO_CHANGE = frozenset({b"Transaction", b"Crossing", b"Tick"})
 
 
@@ -30,6 +32,7 @@ class JournalRows:
     partition: Ints
     offset: Ints
     columns: JournalColumns
+    _coded: dict[str, Coded] = field(default_factory=dict, repr=False)  # of all records, by name: made once
 
     def __len__(self) -> int:
         return len(self.offset)
@@ -52,7 +55,7 @@ class JournalRows:
         """The columns that say where a row comes from."""
         numbers = self.columns.numbers
         return {
-            "topic": _same(self.topic, len(rows)),
+            "topic": Coded([self.topic], np.zeros(len(rows), dtype=np.int64)),
             "partition": self.partition[rows].astype(np.uint16),
             "offset": self.offset[rows].astype(np.uint64),
             "source_offset": numbers["source_offset"][rows].astype(np.uint64),
@@ -61,9 +64,23 @@ class JournalRows:
             "run": np.full(len(rows), self.run, dtype=np.uint64),
         }
 
-    def text(self, name: str, rows: Ints) -> Objects:
-        span = self.columns.texts[name]
-        return self.columns.slices(Span(span.start[rows], span.end[rows]))
+    def text(self, name: str, rows: Ints) -> Texts:
+        """A text of these records."""
+        return self.columns.texts_at(self.columns.texts[name]).take(rows)
+
+    def coded(self, name: str, rows: Ints) -> Coded:
+        """A text of which a batch has few different ones."""
+        if name not in self._coded:
+            self._coded[name] = self.text(name, np.arange(len(self), dtype=np.int64)).coded()
+        return self._coded[name].take(rows)
+
+    def json(self, name: str, rows: Ints) -> Coded:
+        """A map of these records as JSON texts, an empty map as an empty text. Each that repeats is made once."""
+        maps = self.coded(name, rows).in_order()
+        return Coded([_as_json(raw) for raw in maps.values], maps.codes)
+
+    def command_id(self, rows: Ints) -> Texts:
+        return self.columns.fixed_at("command_id", _ID_BYTES, rows)
 
 
 def postings_block(j: JournalRows, records: Ints, skip: Ints) -> Columns:
@@ -74,25 +91,21 @@ def postings_block(j: JournalRows, records: Ints, skip: Ints) -> Columns:
     wanted[skip] = False
     legs = np.flatnonzero(wanted[c.legs["record"]])
     owner = c.legs["record"][legs]
-    own_rows, back = np.unique(owner, return_inverse=True)
-
-    def per_entry(values: Objects) -> Objects:
-        return values[back]
-
-    account, currency = c.leg_texts["account_id"], c.leg_texts["currency"]
+    texts = {n: c.texts_at(span).take(legs) for n, span in c.leg_texts.items()}
+    place = np.arange(len(legs), dtype=np.int64) * _COUNTERS_BYTES
     return {
         **j.place(owner),
         "line": c.legs["line"][legs].astype(np.uint16),
-        "partner_id": per_entry(j.text("partner_id", own_rows)),
-        "account_id": c.slices(Span(account.start[legs], account.end[legs])),
+        "partner_id": j.coded("partner_id", owner),
+        "account_id": texts["account_id"],
         "side_code": ((c.legs["side"][legs] >> 1) + 1).astype(np.uint8),
         "amount_in": c.legs["amount"][legs],
-        "currency": c.slices(Span(currency.start[legs], currency.end[legs])),
-        "counters": _chunks(c.counters[legs].tobytes(), 64, len(legs)),
-        "product": per_entry(j.text("product", own_rows)),
-        "operation": per_entry(j.text("operation", own_rows)),
-        "reference": per_entry(j.text("reference", own_rows)),
-        "command_id": per_entry(j.columns.fixed_bytes("command_id", 16, own_rows)),
+        "currency": texts["currency"].coded(),
+        "counters": Texts(c.counters[legs].reshape(-1), place, place + _COUNTERS_BYTES),
+        "product": j.coded("product", owner),
+        "operation": j.coded("operation", owner),
+        "reference": j.text("reference", owner),
+        "command_id": j.command_id(owner),
         "value_day": c.numbers["value_date"][owner],
     }
 
@@ -106,23 +119,22 @@ def pending_block(j: JournalRows, records: Ints, skip: Ints) -> Columns:
     legs = np.flatnonzero(wanted[c.pending["record"]])
     owner = c.pending["record"][legs]
     own_rows, back = np.unique(owner, return_inverse=True)
-    texts = {n: Span(s.start[legs], s.end[legs]) for n, s in c.pending_texts.items()}
-    hold_id = c.slices(texts["hold_id"])
-    opens = hold_id == c.fixed_bytes("command_id", 16, owner) if len(legs) else np.zeros(0, dtype=bool)
+    texts = {n: c.texts_at(span).take(legs) for n, span in c.pending_texts.items()}
+    opens = texts["hold_id"].of_size(_ID_BYTES) == j.command_id(owner).of_size(_ID_BYTES)
     lapses = np.array([_lapses(raw) for raw in j.text("changes", own_rows)], dtype=np.int64)
     return {
         **j.place(owner),
         "line": c.pending["line"][legs].astype(np.uint16),
-        "partner_id": j.text("partner_id", own_rows)[back],
-        "account_id": c.slices(texts["account_id"]),
+        "partner_id": j.coded("partner_id", owner),
+        "account_id": texts["account_id"],
         "side_code": ((c.pending["side"][legs] >> 1) + 1).astype(np.uint8),
         "change_in": c.pending["change"][legs],
-        "currency": c.slices(texts["currency"]),
-        "hold_id": hold_id,
+        "currency": texts["currency"].coded(),
+        "hold_id": texts["hold_id"],
         "expired": c.pending["expired"][legs].astype(np.uint8),
         "expires_at": np.where(opens, lapses[back], 0),
-        "product": j.text("product", own_rows)[back],
-        "operation": j.text("operation", own_rows)[back],
+        "product": j.coded("product", owner),
+        "operation": j.coded("operation", owner),
     }
 
 
@@ -137,19 +149,17 @@ def outcomes_block(j: JournalRows, rows: Ints) -> Columns:
     numbers = c.numbers
     return {
         **j.place(rows),
-        "outcome": _OUTCOME_NAMES[numbers["outcome"][rows] >> 1],
-        **{n: j.text(n, rows) for n in ("command", "partner_id", "idempotency_key", "product", "operation")},
-        **{n: j.text(n, rows) for n in ("reference", "reason", "subject_id")},
-        "command_id": c.fixed_bytes("command_id", 16, rows),
+        "outcome": Coded(_OUTCOME_NAMES, numbers["outcome"][rows] >> 1),
+        **{n: j.coded(n, rows) for n in ("command", "partner_id", "product", "operation", "reason")},
+        **{n: j.text(n, rows) for n in ("idempotency_key", "reference", "subject_id")},
+        "command_id": j.command_id(rows),
         "product_version": numbers["product_version"][rows].astype(np.uint32),
         "value_day": numbers["value_date"][rows],
-        "metadata": _as_json(j.text("metadata", rows)),
-        "detail": _as_json(j.text("detail", rows)),
-        "changes": _as_json(j.text("changes", rows)),
+        **{n: j.json(n, rows) for n in ("metadata", "detail", "changes")},
         "first_offset": numbers["first_offset"][rows],
         "legs": j.legs[rows].astype(np.uint16),
         "pending": j.pending[rows].astype(np.uint16),
-        "chain": c.fixed_bytes("chain", 32, rows),
+        "chain": c.fixed_at("chain", _CHAIN_BYTES, rows),
     }
 
 
@@ -166,12 +176,12 @@ def changes_block(j: JournalRows, records: Ints, skip: Ints) -> Columns:
     currencies = [o.get("currency", "").encode() for o in by_command] + [o.currency for o in opened]
     return {
         **j.place(rows),
-        "command": _objects([*commands, *(b"OpenAccount" for _ in opened)]),
-        "partner_id": j.text("partner_id", rows),
-        "subject_id": _objects([*j.text("subject_id", control), *(o.account_id for o in opened)]),
-        "account_type": _objects(types),
-        "currency": _objects(currencies),
-        "changes": _objects([*_as_json(raw), *(_terms(o) for o in opened)]),
+        "command": objects([*commands, *(b"OpenAccount" for _ in opened)]),
+        "partner_id": j.coded("partner_id", rows),
+        "subject_id": objects([*j.text("subject_id", control), *(o.account_id for o in opened)]),
+        "account_type": objects(types),
+        "currency": objects(currencies),
+        "changes": objects([*map(_as_json, raw), *(_terms(o) for o in opened)]),
     }
 
 
@@ -193,8 +203,9 @@ def control_rows(j: JournalRows, records: Ints) -> Ints:
     """Those of these records that are applied control commands: not a transaction that went on elsewhere, no step of
     one, and no tick, which changes nothing."""
     applied: Ints = records[j.columns.numbers["outcome"][records] >> 1 == APPLIED]
-    commands = j.text("command", applied)
-    out: Ints = applied[np.array([c not in _NO_CHANGE for c in commands], dtype=bool)]
+    commands = j.coded("command", applied)
+    changing = np.array([c not in _NO_CHANGE for c in commands.values], dtype=bool)
+    out: Ints = applied[changing[commands.codes]]
     return out
 
 
@@ -269,29 +280,6 @@ def map_items(raw: bytes) -> Iterator[tuple[str, str]]:
             at += size
 
 
-def _as_json(raw: Objects) -> Objects:
-    """Maps as JSON texts; an empty map as an empty text. Most maps of a batch repeat, so each is made once."""
-    known: dict[bytes, bytes] = {b"\0": b""}
-    out = []
-    for r in raw:
-        text = known.get(r)
-        if text is None:
-            text = known[r] = msgspec.json.encode(dict(map_items(r)))
-        out.append(text)
-    return _objects(out)
-
-
-def _objects(values: list[Any]) -> Objects:
-    out = np.empty(len(values), dtype=object)
-    out[:] = values
-    return out
-
-
-def _same(value: bytes, count: int) -> Objects:
-    out = np.empty(count, dtype=object)
-    out[:] = value
-    return out
-
-
-def _chunks(data: bytes, size: int, count: int) -> Objects:
-    return _objects([data[i : i + size] for i in range(0, size * count, size)])
+def _as_json(raw: bytes) -> bytes:
+    """A map of strings in Avro bytes as JSON; an empty one as an empty text."""
+    return b"" if raw == b"\0" else msgspec.json.encode(dict(map_items(raw)))
