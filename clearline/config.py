@@ -215,7 +215,7 @@ class Settings(BaseSettings):
     world: str = "live"
     data_dir: Path = Field(default_factory=lambda values: _data_home() / str(values.get("world", "live")))
     cache_dir: Path = Field(default_factory=lambda: _xdg("XDG_CACHE_HOME", ".cache") / "clearline")
-    partitions: int = Field(default=4, ge=1, le=1024)
+    partitions: int = Field(default=4, ge=1, le=1000)  # as many as the seal of a day can name
     workers: int = Field(default=2, ge=1, le=64)
     projections_nice: int = Field(default=5, ge=0, le=19)
     maven_repository: Annotated[str, _url("http", "https", "file")] | None = None

@@ -92,25 +92,6 @@ async def charge_report(request: Request, who: Principal) -> None:
         raise Problem("rate_limited", "reports of this partner", headers={"Retry-After": str(math.ceil(60 / most))})
 
 
-def bank_reader(parts: Parts, token: str) -> Principal:
-    """Who holds this token: a key of the bank with the scope `reports`. For pages that are given a key by a form, so
-    not for keys that need a signature or a certificate. Raises Problem("unauthenticated"), whatever is wrong."""
-    key = _by_secret(parts, f"Bearer {token}")
-    found = bank_reader_again(parts, key.key_id)
-    if found is None:
-        raise Problem("unauthenticated")
-    return found
-
-
-def bank_reader_again(parts: Parts, key_id: str) -> Principal | None:
-    """The same by the id of a key whose token was checked before, for sessions: None when it is no longer taken."""
-    key = key_row(parts, key_id)
-    if key is None or not keys.taken(key, parts.now_ms()) or key.signature == "required" or key.thumbprint:
-        return None
-    who = Principal(key.key_id, key.partner_id, key.partner_id, keys.scopes_of(key.scopes))
-    return who if who.sees_all_figures else None
-
-
 async def _charge(request: Request, parts: Parts, root: str, calls: int) -> None:
     found = await parts.gate.take(root, calls)
     add_headers(request.scope, _limit_headers(parts, found))

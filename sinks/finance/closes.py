@@ -123,7 +123,8 @@ def work_out(db: Database, day: date, cut: Cut) -> Figures:
 
 
 def faults(db: Database, f: Figures) -> list[str]:
-    """What stands against figures by themselves: sides that differ, postings that the outcomes do not know of."""
+    """What stands against figures by themselves: sides that differ, postings that the outcomes do not know of, a place
+    that is no CloseDay's."""
     out = [
         f"partition {t.partition} has {t.debits} {t.currency} of debits and {t.credits} of credits up to {f.day}"
         for t in f.totals
@@ -138,6 +139,10 @@ def faults(db: Database, f: Figures) -> list[str]:
         for p in f.cut.places
         if found.get(p, 0) != legs.get(p, 0)
     ]
+    pairs = " OR ".join(f"(partition = {p} AND sequence = {at.sequence})" for p, at in f.cut.places.items())
+    others = db.rows(f"SELECT partition, command FROM outcomes WHERE ({pairs or '0'}) AND command != 'CloseDay'")
+    # `control_changes` says where the day was closed: a row of it that was altered would cut a seal at another place.
+    out += [f"partition {p} is cut at a {command}, not at the CloseDay of {f.day}" for p, command in others]
     return out
 
 

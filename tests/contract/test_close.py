@@ -397,3 +397,18 @@ def test_a_day_whose_rows_are_wrong_is_not_sealed_and_a_second_seal_is_refused(b
     bank.db.run(f"ALTER TABLE {bank.config.database}.control_changes DELETE WHERE command = 'SealDay'{WAIT}")
     with pytest.raises(DifferenceFoundError, match="is sealed in partition 0 with"):
         bank.close(day)
+
+
+def test_a_close_that_was_put_in_by_hand_cuts_no_seal(bank: Bank):
+    day = bank.today - 1
+    failpoints.arm("close.after_watermark=raise")
+    with pytest.raises(FailPointError):
+        bank.close(day)
+    failpoints.arm("")
+    bank.db.run(
+        f"INSERT INTO {bank.config.database}.control_changes SELECT * REPLACE (sequence - 1 AS sequence) "
+        f"FROM {bank.config.database}.control_changes WHERE command = 'CloseDay' AND partition = 1"
+    )
+    with pytest.raises(DifferenceFoundError, match="partition 1 is cut at a"):
+        bank.close(day)
+    assert closes.open_closes(bank.db) == [iso(day)]

@@ -140,7 +140,7 @@ def test_the_fence_is_put_up_on_every_replica() -> None:
     ]
     assert all("clusterAllReplicas('ours', system.tables)" in q for q in db.asked)
     waiting: Any = Recorded(CLUSTER, [])
-    fence._wait_for_inserts(waiting)
+    fence._wait_for_inserts(waiting, ("postings",))
     assert "clusterAllReplicas('ours', system.processes)" in waiting.asked[0]
     assert waiting.asked[1].startswith("KILL QUERY ON CLUSTER 'ours' WHERE")
 

@@ -142,7 +142,7 @@ def test_secrets_are_not_in_the_settings_text(monkeypatch):
 
 
 @given(
-    partitions=st.integers(1, 1024),
+    partitions=st.integers(1, 1000),
     bootstrap=st.none() | st.just("[::1]:9092,b.example:1"),
     client=st.dictionaries(st.text(min_size=1, max_size=5), st.text(max_size=5), max_size=3),
     password=st.text(alphabet=st.characters(exclude_characters="\0", codec="utf-8"), max_size=10),

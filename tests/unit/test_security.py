@@ -24,7 +24,6 @@ from hypothesis import strategies as st
 from clearline import keys
 from clearline.gateway.principal import Principal
 from clearline.gateway.problems import OWN, Problem, document
-from clearline.gateway.security import bank_reader, bank_reader_again
 from clearline.signing import COVERED, COVERED_HEADERS, DIGEST, Signer, new_key_pair, read_private_key
 from schemas.errors import BadInputError
 from tests.signed import AUTHORITY, PRIVATE, PUBLIC, Door, Raw, a_request, raw
@@ -166,25 +165,6 @@ def test_only_a_key_of_the_bank_sees_all_figures_and_it_sees_nothing_else() -> N
         assert not bank.sees_account(f"{partner}:wallet:till")
     for partner, scopes in (("bank", ()), ("bank", ("read",)), ("acme", ("reports",)), ("bank/desk", ("reports",))):
         assert not Principal("k", partner, partner, frozenset(scopes)).sees_all_figures
-
-
-def test_a_page_takes_a_key_of_the_bank_and_asks_again_whether_it_is_taken() -> None:
-    door = Door()
-    held = door.key("bank", ("reports",))
-    assert bank_reader(door.parts, held.token).sees_all_figures
-    assert bank_reader_again(door.parts, held.key.key_id) == bank_reader(door.parts, held.token)
-    other = held.token[:-1] + ("A" if held.token[-1] != "A" else "B")
-    signed = door.key("bank", ("reports",), signature="required", public_key=keys.read_public_key(PUBLIC))
-    shown = door.key("bank", ("reports",), thumbprint="0" * 64)
-    gone = door.key("bank", ("reports",))
-    door.put(keys.revoke(gone.key, door.now_ms))
-    wrong = ("", "x", other, "live" + held.token[4:], door.key().token, signed.token, shown.token, gone.token)
-    for token in wrong:
-        with pytest.raises(Problem, match="unauthenticated") as e:
-            bank_reader(door.parts, token)
-        assert (e.value.code, e.value.detail, e.value.more) == ("unauthenticated", "", {})
-    assert bank_reader_again(door.parts, gone.key.key_id) is None
-    assert bank_reader_again(door.parts, door.key().key.key_id) is None
 
 
 # Nothing is told about keys of others.
