@@ -65,7 +65,7 @@ def rows(settings: Settings, made: dict[str, Any]) -> list[tuple[Any, ...]]:
 def test_a_reader_is_made_used_made_anew_and_removed(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
     made = command(capsys, "reader", "add", "p1", "--tree", "--queries", "5")
     assert made["reader"] == "p1_reader"
-    assert {"postings", "pending", "outcomes", "control_changes", "calls"} == set(made["tables"])
+    assert {"postings", "pending", "outcomes", "control_changes", "calls", "limit_rows"} == set(made["tables"])
     assert rows(settings, made) == [("p1",)]
     file = settings.data_dir / "clickhouse" / "clearline-readers.json"
     assert file.stat().st_mode & 0o077 == 0
