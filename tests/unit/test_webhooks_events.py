@@ -9,6 +9,7 @@ import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from clearline.config import Settings
 from clearline.gateway.twin import LedgerTwin
@@ -172,31 +173,29 @@ def test_ids_and_bodies_are_the_same_however_often_they_are_computed() -> None:
 @given(st.integers(0, 1_000), st.integers(-200_000, 200_000))
 def test_thresholds_agree_with_balances_that_are_added_up(seed: int, amount: int) -> None:
     """Every crossing of the available balance is told once, in both directions, and nothing else is."""
-    lines = Maker(seed, partitions=3).lines(250)
-    accounts = sorted({p.account_id for x in lines for p in x.record.postings if not p.account_id.startswith("bank:")})
+    # Of what a Maker sets aside the counters do not add up: it is for stores, which keep them as they come.
+    records = [replace(x.record, pending=()) for x in Maker(seed, partitions=3).lines(250)]
+    accounts = sorted({p.account_id for r in records for p in r.postings if not p.account_id.startswith("bank:")})
     wants = [Want(kind, a, "credit", amount) for a in accounts for kind in ("balance.below", "balance.above")]
     by_root: dict[str, list[Want]] = defaultdict(list)
     for w in wants:
         by_root[w.account_id.partition(":")[0].partition("/")[0]].append(w)
-    events = told([x.record for x in lines], *(subscription(root, root, URL, ws) for root, ws in by_root.items()))
+    events = told(records, *(subscription(root, root, URL, ws) for root, ws in by_root.items()))
     balance: dict[str, int] = defaultdict(int)
     wanted = []
-    for x in lines:
+    for r in records:
         before = dict(balance)
         moved = []
-        for p in x.record.pending:
-            balance[p.account_id] -= p.change if p.side == "debit" else 0
-            moved.append(p.account_id)
-        for q in x.record.postings:
+        for q in r.postings:
             balance[q.account_id] += q.amount if q.side == "credit" else -q.amount
             moved.append(q.account_id)
         for a in dict.fromkeys(moved):
             if a in accounts:
                 old = before.get(a, 0)
                 if old >= amount > balance[a]:
-                    wanted.append((x.record.sequence, "balance.below", a))
+                    wanted.append((r.sequence, "balance.below", a))
                 if old <= amount < balance[a]:
-                    wanted.append((x.record.sequence, "balance.above", a))
+                    wanted.append((r.sequence, "balance.above", a))
     assert sorted((e.sequence, e.type, e.ordering) for e in events) == sorted(wanted)
 
 
