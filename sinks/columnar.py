@@ -96,13 +96,6 @@ class JournalColumns:
         """The same, as bytes objects."""
         return np.asarray(self.fixed_at(name, size, rows))
 
-    def slices(self, span: Span) -> Objects:
-        """The texts at these places, as bytes objects."""
-        buffer = self.buffer
-        out = np.empty(len(span.start), dtype=object)
-        out[:] = [buffer[i:j] for i, j in zip(span.start.tolist(), span.end.tolist(), strict=True)]
-        return out
-
 
 class _Cursors:
     """The bytes of a batch and one cursor per record."""

@@ -86,10 +86,7 @@ class JournalRows:
 def postings_block(j: JournalRows, records: Ints, skip: Ints) -> Columns:
     """The postings of these records, those of `skip` left out. Records without postings give none."""
     c = j.columns
-    wanted = np.zeros(len(j), dtype=bool)
-    wanted[records] = True
-    wanted[skip] = False
-    legs = np.flatnonzero(wanted[c.legs["record"]])
+    legs = _legs_of(c.legs["record"], j, records, skip)
     owner = c.legs["record"][legs]
     texts = {n: c.texts_at(span).take(legs) for n, span in c.leg_texts.items()}
     place = np.arange(len(legs), dtype=np.int64) * _COUNTERS_BYTES
@@ -113,10 +110,7 @@ def postings_block(j: JournalRows, records: Ints, skip: Ints) -> Columns:
 def pending_block(j: JournalRows, records: Ints, skip: Ints) -> Columns:
     """What these records set aside and released, those of `skip` left out."""
     c = j.columns
-    wanted = np.zeros(len(j), dtype=bool)
-    wanted[records] = True
-    wanted[skip] = False
-    legs = np.flatnonzero(wanted[c.pending["record"]])
+    legs = _legs_of(c.pending["record"], j, records, skip)
     owner = c.pending["record"][legs]
     own_rows, back = np.unique(owner, return_inverse=True)
     texts = {n: c.texts_at(span).take(legs) for n, span in c.pending_texts.items()}
@@ -136,6 +130,14 @@ def pending_block(j: JournalRows, records: Ints, skip: Ints) -> Columns:
         "product": j.coded("product", owner),
         "operation": j.coded("operation", owner),
     }
+
+
+def _legs_of(owners: Ints, j: JournalRows, records: Ints, skip: Ints) -> Ints:
+    """The legs of these records, those of `skip` left out. `owners`: of which record each leg is."""
+    wanted = np.zeros(len(j), dtype=bool)
+    wanted[records] = True
+    wanted[skip] = False
+    return np.flatnonzero(wanted[owners])
 
 
 def _lapses(raw: bytes) -> int:

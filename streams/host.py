@@ -30,7 +30,7 @@ from schemas.codec import Codec
 from schemas.errors import BadInputError, InvariantError, PartUnavailableError
 from streams.clients import KafkaConfig
 from streams.core import CoreDroppedError, Flow, HostOptions, TransactionalCore
-from streams.metrics import MetricsAddress, MetricsServer
+from streams.metrics import MetricsAddress, MetricsServer, WorkerCollector
 from streams.registry import Registry, learn_schemas
 from streams.topics import Topics, partition_counts
 
@@ -70,7 +70,7 @@ class SettlementService(mode.Service):
     async def on_start(self) -> None:
         self.app.flow_control.resume()  # nothing else does it without Faust's consumer, and it would drop our events
         try:
-            self._metrics_server = MetricsServer(self.metrics, self.figures)
+            self._metrics_server = MetricsServer(self.metrics, WorkerCollector(self.figures))
         except BadInputError as e:
             log.critical("wrong settings, this worker ends", error=str(e))
             _exit(EXIT_SETTINGS)

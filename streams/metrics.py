@@ -108,17 +108,23 @@ class WorkerCollector(Collector):
 
 
 class MetricsServer:
-    """Serves /metrics until it is closed. Raises BadInputError when it cannot listen there."""
+    """Serves /metrics until it is closed. `whose`, `port_is`: what the error says of a port where it cannot listen.
 
-    def __init__(self, at: MetricsAddress, figures: Figures) -> None:
+    Raises BadInputError when it cannot.
+    """
+
+    def __init__(
+        self, at: MetricsAddress, collector: Collector, *, whose: str = "metrics",
+        port_is: str = "CLEARLINE_METRICS__PORT; worker N takes port + N",
+    ) -> None:  # fmt: skip
         registry = CollectorRegistry()
-        registry.register(WorkerCollector(figures))
+        registry.register(collector)
         try:
             self._server, self._thread = start_http_server(at.port, at.host, registry)
         except OSError as e:
             raise BadInputError(
-                f"metrics cannot be served on {at.host}:{at.port} (CLEARLINE_METRICS__HOST, CLEARLINE_METRICS__PORT; "
-                f"worker N takes port + N): {e.strerror or e}"
+                f"{whose} cannot be served on {at.host}:{at.port} (CLEARLINE_METRICS__HOST, {port_is}): "
+                f"{e.strerror or e}"
             ) from e
         self.url = f"http://{at.host}:{self._server.server_port}/metrics"
 

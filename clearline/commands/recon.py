@@ -13,23 +13,13 @@ import typer
 from rich.console import RenderableType
 
 from clearline import screen
+from clearline.commands import files
 from clearline.commands.common import example, live_settings, money
+from clearline.commands.files import FileFormat
 from schemas.errors import BadInputError
 
 if TYPE_CHECKING:
-    from clearline.finance.formats import Form
-    from sinks.finance.cut import Cut
     from sinks.recon import Recon, RunRow, StatementRow
-
-
-class FileFormat(StrEnum):
-    """How breaks are printed or written."""
-
-    TABLE = "table"
-    JSON = "json"
-    CSV = "csv"
-    PARQUET = "parquet"
-    XLSX = "xlsx"
 
 
 class What(StrEnum):
@@ -39,13 +29,8 @@ class What(StrEnum):
     MATCHES = "matches"
 
 
-_FORMS: dict[FileFormat, Form] = {
-    FileFormat.JSON: "json", FileFormat.CSV: "csv", FileFormat.PARQUET: "parquet", FileFormat.XLSX: "xlsx",
-}  # fmt: skip
-
 Account = Annotated[str, typer.Option(metavar="ACCOUNT", help="The ledger's account, such as bank:nostro:EUR.")]
 RunOption = Annotated[str, typer.Option("--run", metavar="RUN", help="This run; the account's last if left out.")]
-OutOption = Annotated[str, typer.Option(metavar="FILE", help="Write it to a file; - for standard output.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -106,9 +91,9 @@ def run(
     account: Account,
     date_tolerance: Annotated[int, typer.Option(metavar="DAYS", help="Days that value dates may differ by.")] = 1,
     amount_tolerance: Annotated[str, typer.Option(metavar="AMOUNT", help="What amounts may differ by.")] = "0",
-    cut: Annotated[str, typer.Option(metavar="CUT", help="Up to these places, as 0:1204,1:998.")] = "",
-    known_at: Annotated[str, typer.Option(metavar="TIME", help="Only what was booked up to this moment.")] = "",
-    closed: Annotated[str, typer.Option(metavar="DATE", help="As the close of this day sealed it.")] = "",
+    cut: files.CutOption = "",
+    known_at: files.KnownAtOption = "",
+    closed: files.ClosedOption = "",
     day: Annotated[str, typer.Option(metavar="DATE", help="Ages are counted to this day.")] = "",
     as_json: screen.JsonFlag = False,
 ) -> None:
@@ -117,10 +102,14 @@ def run(
     from clearline.recon.match import Rules
     from clearline.recon.run import Request
     from clearline.recon.run import run as make
+    from sinks.finance.ask import day as day_of
+    from sinks.finance.ask import named_cut
 
+    ages_to = day_of("--day", day) if day else None
     with _recon(write=True) as recon, _progress(quiet=as_json) as progress:
         tolerance = read_amount("--amount-tolerance", amount_tolerance, recon.account(account)[1])
-        request = Request(account, _cut(recon, cut, known_at, closed), Rules(date_tolerance, tolerance), _day(day))
+        at = named_cut(recon.db, cut=cut, known_at=known_at, closed=closed)
+        request = Request(account, at, Rules(date_tolerance, tolerance), ages_to)
         done = make(recon, request, progress)
         open_ = _open(recon, done.row)
     document = {"new": done.new, **_run(done.row), "open_breaks": open_}
@@ -176,9 +165,8 @@ def breaks(
     run: RunOption = "",
     type_: Annotated[str, typer.Option("--type", help="Only of this type.")] = "",
     only_open: Annotated[bool, typer.Option("--open", help="Only those that nobody settled.")] = False,
-    form: Annotated[FileFormat, typer.Option("--format", help="Amounts in json, csv and parquet are minor units.")]
-    = FileFormat.TABLE,
-    out: OutOption = "",
+    form: files.FormOption = FileFormat.TABLE,
+    out: files.OutOption = "",
     as_json: screen.JsonFlag = False,
 ) -> None:  # fmt: skip
     """List a run's breaks by value date, with age and what was said of them. Exit code 1 when there are open ones."""
@@ -233,7 +221,7 @@ def export(
     what: Annotated[What, typer.Option(help="Which table.")] = What.BREAKS,
     run: RunOption = "",
     form: Annotated[FileFormat | None, typer.Option("--format", help="By the file's ending if left out.")] = None,
-    out: OutOption = "-",
+    out: files.OutOption = "-",
     as_json: screen.JsonFlag = False,
 ) -> None:
     """Write breaks, or all matches up to a run, to a file. The same run is the same bytes, while nothing is settled."""
@@ -279,31 +267,6 @@ def _progress(*, quiet: bool) -> Iterator[Any]:
         yield progress
 
 
-def _cut(recon: Recon, cut: str, known_at: str, closed: str) -> Cut:
-    from sinks.finance import cut as cuts
-    from sinks.finance.ask import moment
-
-    at = moment("known-at", known_at) if known_at else cuts.LAST_MOMENT
-    if cut and closed:
-        raise BadInputError("give --cut or --closed, not both")
-    if closed:
-        day = _day(closed)
-        assert day is not None
-        return cuts.closed(recon.db, day, at)
-    return cuts.at(recon.db, cuts.parse(cut), at) if cut else cuts.head(recon.db, at)
-
-
-def _day(text: str) -> Any:
-    from datetime import date
-
-    if not text:
-        return None
-    try:
-        return date.fromisoformat(text)
-    except ValueError:
-        raise BadInputError(f"must be a day as YYYY-MM-DD, not {text}") from None
-
-
 def _chosen(recon: Recon, account: str, run_id: str) -> RunRow:
     runs = recon.runs(account)
     found = [r for r in runs if r.run.startswith(run_id)] if run_id else runs[-1:]
@@ -326,17 +289,12 @@ def _write(result: Any, form: FileFormat, out: str, as_json: bool) -> None:
     if form is FileFormat.TABLE and not as_json:
         screen.answer({}, False, readable(result))
         return
-    if form in (FileFormat.PARQUET, FileFormat.XLSX) and out in ("", "-") and not as_json and sys.stdout.isatty():
-        raise BadInputError(f"{form.value} is not for a terminal; give --out FILE")
-    data = to_bytes(result, "json" if as_json and out in ("", "-") else _FORMS.get(form, "json"))
-    if out in ("", "-"):
-        sys.stdout.buffer.write(data)
-        sys.stdout.flush()
+    on_screen = out in ("", "-")
+    if on_screen and not as_json:
+        files.spare_terminal(form, "name a file")
+    data = to_bytes(result, "json" if as_json and on_screen else files.FORMS.get(form, "json"))
+    if not files.put(data, out):
         return
-    try:
-        Path(out).write_bytes(data)
-    except OSError as e:
-        raise BadInputError(f"{out} cannot be written: {e.strerror}") from None
     screen.answer({"file": out, "rows": len(result.rows), "bytes": len(data)}, as_json,
                   [f"{out}: {len(result.rows):,} rows, {len(data):,} bytes"])  # fmt: skip
 

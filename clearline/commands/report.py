@@ -13,14 +13,15 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import RenderableType
 
 from clearline import screen
+from clearline.commands import files
 from clearline.commands.common import example, live_settings, money, turnover
+from clearline.commands.files import FileFormat
 from schemas.errors import BadInputError
 from sinks.finance import catalogue
 from sinks.finance.catalogue import Parameter, Report
@@ -40,16 +41,6 @@ class Format(StrEnum):
     CSV = "csv"
 
 
-class FileFormat(StrEnum):
-    """How a report is printed or written."""
-
-    TABLE = "table"
-    JSON = "json"
-    CSV = "csv"
-    PARQUET = "parquet"
-    XLSX = "xlsx"
-
-
 class On(StrEnum):
     """Which date counts."""
 
@@ -65,20 +56,13 @@ FormatOption = Annotated[Format, typer.Option("--format", help="Amounts in json 
 
 # What every report takes beside its own parameters: name, type and default.
 _COMMON: tuple[tuple[str, Any, Any], ...] = (
-    ("cut", Annotated[str, typer.Option(metavar="CUT", help="Up to these places, as 0:1204,1:998.")], ""),
-    ("known_at", Annotated[str, typer.Option(metavar="TIME", help="Only what was booked up to this moment.")], ""),
-    ("closed", Annotated[str, typer.Option(metavar="DATE", help="As the close of this day sealed it.")], ""),
-    (
-        "form",
-        Annotated[FileFormat, typer.Option("--format", help="Amounts in json, csv and parquet are minor units.")],
-        FileFormat.TABLE,
-    ),
-    ("out", Annotated[str, typer.Option(metavar="FILE", help="Write it to a file; - for standard output.")], ""),
+    ("cut", files.CutOption, ""),
+    ("known_at", files.KnownAtOption, ""),
+    ("closed", files.ClosedOption, ""),
+    ("form", files.FormOption, FileFormat.TABLE),
+    ("out", files.OutOption, ""),
     ("as_json", screen.JsonFlag, False),
 )
-_FORMS: dict[FileFormat, Form] = {
-    FileFormat.JSON: "json", FileFormat.CSV: "csv", FileFormat.PARQUET: "parquet", FileFormat.XLSX: "xlsx",
-}  # fmt: skip
 _METAVARS = {
     "date": "DATE", "moment": "TIME", "count": "N", "partner": "PARTNER", "account": "ACCOUNT", "text": "TEXT",
 }  # fmt: skip
@@ -147,14 +131,14 @@ def _report(
     from clearline.finance.formats import as_of_text, readable, to_bytes
     from sinks.finance.ask import ask_for
 
-    if form in (FileFormat.PARQUET, FileFormat.XLSX) and not out and not as_json and sys.stdout.isatty():
-        raise BadInputError(f"--out: {form.value} is no text for a terminal; name a file, or - for standard output")
+    if not out and not as_json:
+        files.spare_terminal(form, "name a file, or - for standard output")
     with _database() as db:
         found = ask_for(db, entry, asked, cut=cut, known_at=known_at, closed=closed)
     if form is FileFormat.TABLE and not as_json:
         _put_table(readable(found), out)
     else:
-        chosen: Form = "json" if as_json else _FORMS[form]
+        chosen: Form = "json" if as_json else files.FORMS[form]
         _put(to_bytes(found, chosen), out)
         if chosen == "csv":
             screen.say(f"as of {as_of_text(found)}")
@@ -163,20 +147,8 @@ def _report(
 
 
 def _put(data: bytes, out: str) -> None:
-    if out in ("", "-"):
-        sys.stdout.flush()
-        stream = getattr(sys.stdout, "buffer", None)
-        if stream is not None:
-            stream.write(data)
-            stream.flush()
-        else:  # a stand-in of text
-            sys.stdout.write(data.decode())
-        return
-    try:
-        Path(out).write_bytes(data)
-    except OSError as e:
-        raise BadInputError(f"--out: {out} cannot be written: {e.strerror}") from None
-    screen.say(f"{len(data):,} bytes written to {out}")
+    if files.put(data, out):
+        screen.say(f"{len(data):,} bytes written to {out}")
 
 
 def _put_table(parts: Sequence[RenderableType], out: str) -> None:

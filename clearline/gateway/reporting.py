@@ -26,8 +26,8 @@ from clearline.gateway.turns import Turns
 from schemas.errors import BadInputError, PartUnavailableError
 from sinks.clickhouse import ClickHouseConfig, Database, QueryFaultError, TooMuchError
 from sinks.finance import cut as cuts
-from sinks.finance import limits
-from sinks.finance.ask import Result, ask, moment, values
+from sinks.finance.ask import Result, ask, head, moment, values
+from sinks.finance.ask import day as day_of
 from sinks.finance.catalogue import Report
 from sinks.finance.cut import LAST_MOMENT, Cut
 
@@ -211,10 +211,7 @@ class Reports:
         return await self._kept.get(("file", form, *question.key), make)
 
     async def _closed(self, text: str, known_at: datetime) -> Place:
-        try:
-            day = date.fromisoformat(text)
-        except ValueError:
-            raise BadInputError(f"closed: must be a day as YYYY-MM-DD, not {text}") from None
+        day = day_of("closed", text)
         # A day is closed once and for good; that it is not yet is not kept.
         found = await self._kept.get(
             ("closed", day, known_at), lambda: self._sized(lambda db: cuts.closed(db, day, known_at), 1_000)
@@ -230,7 +227,7 @@ class Reports:
 
         async def look() -> tuple[tuple[float, Cut], int]:
             began = time.monotonic()
-            there = await self._ask(lambda db: (limits if of_state else cuts).head(db, known_at))
+            there = await self._ask(lambda db: head(db, known_at, of_state=of_state))
             if len(self._heads) >= 64:
                 self._heads.clear()
             self._heads[known_at, of_state] = began, there

@@ -81,22 +81,32 @@ def ask_for(
     Raises BadInputError that names the parameter, PartUnavailableError.
     """
     values(report, given)  # before anything is asked
+    if closed:
+        if "until" in given:
+            raise BadInputError("until: cannot be given with closed, which names the last day itself")
+        if any(p.name == "until" for p in report.parameters):
+            given = {**given, "until": day("closed", closed).isoformat()}
+    of_state = report.of_state
+    return ask(db, report, given, named_cut(db, cut=cut, known_at=known_at, closed=closed, of_state=of_state))
+
+
+def named_cut(db: Database, *, cut: str = "", known_at: str = "", closed: str = "", of_state: bool = False) -> Cut:
+    """The cut that is named as docs/finance.md says; the head when none is. `of_state`: as `head` has it.
+
+    Raises BadInputError that names the parameter, PartUnavailableError.
+    """
     until = moment("known_at", known_at) if known_at else cuts.LAST_MOMENT
     if closed:
         if cut:
             raise BadInputError("cut: cannot be given with closed, which names a cut itself")
-        if "until" in given:
-            raise BadInputError("until: cannot be given with closed, which names the last day itself")
-        day = _day("closed", closed)
-        if any(p.name == "until" for p in report.parameters):
-            given = {**given, "until": day.isoformat()}
-        return ask(db, report, given, cuts.closed(db, day, until))
-    return ask(db, report, given, cuts.at(db, cuts.parse(cut), until) if cut else head(db, report, until))
+        return cuts.closed(db, day("closed", closed), until)
+    return cuts.at(db, cuts.parse(cut), until) if cut else head(db, until, of_state=of_state)
 
 
-def head(db: Database, report: Report, known_at: datetime = cuts.LAST_MOMENT) -> Cut:
-    """As far as everything that the report goes by is in now. Raises PartUnavailableError."""
-    return limits.head(db, known_at) if report.of_state else cuts.head(db, known_at)
+def head(db: Database, known_at: datetime = cuts.LAST_MOMENT, *, of_state: bool = False) -> Cut:
+    """As far as everything is in now; `of_state`: `ledger.state` as well, by which some reports go. Raises
+    PartUnavailableError."""
+    return limits.head(db, known_at) if of_state else cuts.head(db, known_at)
 
 
 def ask(db: Database, report: Report, given: Mapping[str, str], cut: Cut, *, rows_max: int = 0) -> Result:
@@ -166,8 +176,8 @@ def _with_period(report: Report, given: Mapping[str, str], last: date) -> Mappin
     """With the days of a report that looks back from its last day, unless they are given."""
     if not report.days or ("since" in given and "until" in given):
         return given
-    since = _day("since", given["since"]) if "since" in given else None
-    until = _day("until", given["until"]) if "until" in given else max(last, since or last)
+    since = day("since", given["since"]) if "since" in given else None
+    until = day("until", given["until"]) if "until" in given else max(last, since or last)
     since = since or max(until - timedelta(days=report.days - 1), date(1970, 1, 1))
     return {**given, "since": since.isoformat(), "until": until.isoformat()}
 
@@ -176,7 +186,7 @@ def _checked(p: Parameter, value: str | None) -> str:
     if value is None or (not value and p.default is None):
         raise BadInputError(f"{p.name}: must be given")
     if p.asked == "date":
-        return _day(p.name, value).isoformat()
+        return day(p.name, value).isoformat()
     if p.asked == "moment":
         return _milliseconds(moment(p.name, value))
     if p.asked == "choice" and value not in p.choices:
@@ -188,14 +198,15 @@ def _checked(p: Parameter, value: str | None) -> str:
     return value
 
 
-def _day(name: str, value: str) -> date:
+def day(name: str, value: str) -> date:
+    """A day from 1970 to 2299. Raises BadInputError that names the parameter."""
     try:
-        day = date.fromisoformat(value)
+        found = date.fromisoformat(value)
     except ValueError:
         raise BadInputError(f"{name}: must be a day as YYYY-MM-DD, not {_shown(value)}") from None
-    if not date(1970, 1, 1) <= day <= date(2299, 12, 31):
+    if not date(1970, 1, 1) <= found <= date(2299, 12, 31):
         raise BadInputError(f"{name}: must be a day from 1970-01-01 to 2299-12-31, not {_shown(value)}")
-    return day
+    return found
 
 
 def _milliseconds(at: datetime) -> str:

@@ -382,13 +382,8 @@ def report(name: str) -> Report:
     return CATALOGUE[name]
 
 
-def view_sql(name: str, database: str) -> str:
-    """The statement that makes a report's view, or makes it anew."""
-    return text_of(report(name), database)
-
-
 def text_of(report: Report, database: str) -> str:
-    """The same for an entry, also one that is no report of the catalogue."""
+    """The statement that makes a report's view, or makes it anew; also for entries beside the catalogue."""
     text = (files("sinks.finance") / "views" / f"{report.view}.sql").read_text(encoding="utf-8")
     for word, meaning in {**WORDS, "database": database}.items():
         text = text.replace("{" + word + "}", meaning)

@@ -143,14 +143,6 @@ def iso(day: int) -> date:
     return date.fromordinal(EPOCH.toordinal() + day)
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClickHouseServer]:
-    s = ClickHouseServer(tmp_path_factory.mktemp("clickhouse"))
-    s.start()
-    yield s
-    s.stop()
-
-
 @pytest.fixture
 def bank(server: ClickHouseServer) -> Iterator[Bank]:
     config = server.config(f"clearline_{uuid.uuid4().hex[:8]}")

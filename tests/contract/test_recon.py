@@ -41,14 +41,6 @@ LINES = [
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClickHouseServer]:
-    s = ClickHouseServer(tmp_path_factory.mktemp("clickhouse"))
-    s.start()
-    yield s
-    s.stop()
-
-
-@pytest.fixture(scope="module")
 def tables(server: ClickHouseServer) -> Iterator[Recon]:
     r = migrated(server, "clearline_recon")
     yield r

@@ -9,8 +9,7 @@ import random
 import signal
 import threading
 import time
-import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
@@ -30,21 +29,6 @@ from tests.sink_child import TOPIC, feed
 from tests.sink_servers import ClickHouseServer, wait_for
 
 pytestmark = pytest.mark.stack
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClickHouseServer]:
-    s = ClickHouseServer(tmp_path_factory.mktemp("clickhouse"))
-    s.start()
-    yield s
-    s.stop()
-
-
-@pytest.fixture
-def config(server: ClickHouseServer) -> ClickHouseConfig:
-    c = server.config(f"clearline_{uuid.uuid4().hex[:8]}")
-    migrate.apply(c)
-    return c
 
 
 def sink_of(config: ClickHouseConfig, topic: str = TOPIC) -> LedgerSink:

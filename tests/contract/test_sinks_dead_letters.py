@@ -2,36 +2,16 @@
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Iterator
-
 import pytest
 
 from schemas.errors import BadInputError
 from schemas.records import DeadLetter
-from sinks import migrate
 from sinks.clickhouse import ClickHouseConfig, Database, FencedError
 from sinks.dead_letters import INSERT_BYTES, DeadLetterSink, Letter
-from tests.sink_servers import ClickHouseServer
 
 pytestmark = pytest.mark.stack
 
 TOPIC = "test.transactions.dead@one"
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClickHouseServer]:
-    s = ClickHouseServer(tmp_path_factory.mktemp("clickhouse"))
-    s.start()
-    yield s
-    s.stop()
-
-
-@pytest.fixture
-def config(server: ClickHouseServer) -> ClickHouseConfig:
-    c = server.config(f"clearline_{uuid.uuid4().hex[:8]}")
-    migrate.apply(c)
-    return c
 
 
 def letter(offset: int, value: bytes | None = b"\0\xff'\\", partition: int = 1) -> Letter:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -22,14 +21,6 @@ from sinks.ledger_sink import TABLES
 from tests.sink_servers import ClickHouseServer
 
 CLUSTER = ClickHouseConfig("127.0.0.1", 1, "clearline_live", cluster="ours")
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClickHouseServer]:
-    s = ClickHouseServer(tmp_path_factory.mktemp("clickhouse"))
-    s.start()
-    yield s
-    s.stop()
 
 
 def rendered(config: ClickHouseConfig) -> list[str]:

@@ -4,7 +4,6 @@ at the end of each of its batches, whatever dies in between."""
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -80,14 +79,6 @@ def store(sink: LimitSink, sent: list[Sent]) -> int:
         if offset >= sink.positions.get(p, 0):
             gathering.take(p, offset, START_MS, key, value)
     return sink.write(gathering.due(0.0))
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClickHouseServer]:
-    s = ClickHouseServer(tmp_path_factory.mktemp("clickhouse"))
-    s.start()
-    yield s
-    s.stop()
 
 
 LINES = Maker(11).lines(300)

@@ -6,8 +6,6 @@ import multiprocessing
 import random
 import signal
 import sys
-import uuid
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -16,32 +14,15 @@ import pytest
 from schemas import failpoints
 from schemas.errors import BadInputError, InvariantError, PartUnavailableError
 from schemas.records import CallCount, CallCounts, Seal
-from sinks import migrate
 from sinks.clickhouse import ClickHouseConfig, Database, FencedError
 from sinks.limit_sink import LimitSink, Line, Version
 from sinks.log_sink import Logged, LogSink
 from sinks.measures import CallSink, SealSink, heights
 from tests.journals import DAY_MS, START_MS
-from tests.sink_servers import ClickHouseServer
 
 pytestmark = pytest.mark.stack
 
 KINDS: dict[str, type[LogSink]] = {"seals": SealSink, "calls": CallSink, "limit_rows": LimitSink}
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClickHouseServer]:
-    s = ClickHouseServer(tmp_path_factory.mktemp("clickhouse"))
-    s.start()
-    yield s
-    s.stop()
-
-
-@pytest.fixture
-def config(server: ClickHouseServer) -> ClickHouseConfig:
-    c = server.config(f"clearline_{uuid.uuid4().hex[:8]}")
-    migrate.apply(c)
-    return c
 
 
 def seals(count: int) -> list[Logged]:

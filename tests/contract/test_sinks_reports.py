@@ -18,7 +18,7 @@ from sinks import migrate, pages, reports
 from sinks.clickhouse import ClickHouseConfig, Database
 from sinks.finance import cut as cuts
 from sinks.finance.ask import query, values
-from sinks.finance.catalogue import CATALOGUE, REPORTS, Report, view_sql
+from sinks.finance.catalogue import CATALOGUE, REPORTS, Report, text_of
 from sinks.finance.data import SERVICES, shaped
 from sinks.ledger_sink import LedgerSink
 from sinks.reports import Reports
@@ -297,7 +297,7 @@ def test_every_data_service_is_answered_from_an_index(books: Books, name: str, o
 def test_open_holds_are_found_in_their_projection(books: Books) -> None:
     """The plan of a report has no plan of the subquery whose result its indexes look for: this is it."""
     db = Database(books.wide)
-    text = view_sql("holds", db.name)
+    text = text_of(CATALOGUE["holds"], db.name)
     inner = text[text.index("WITH open_holds AS\n(") :].partition("(")[2].partition("\n)\nSELECT")[0]
     db.run(f"CREATE OR REPLACE VIEW {db.name}.open_holds AS {inner}")
     asked = "partner = '', account = '', ends = '[1, 2, 3, 4]', whole_before = '2026-11-20'"
@@ -309,7 +309,7 @@ def test_open_holds_are_found_in_their_projection(books: Books) -> None:
 def test_newest_limits_are_found_in_their_projection(books: Books) -> None:
     """Likewise: whole blocks from the projection, of the last one only its own stretch of commands."""
     db = Database(books.wide)
-    text = view_sql("limits", db.name)
+    text = text_of(CATALOGUE["limits"], db.name)
     inner = text[text.index("newest AS\n") :].partition("(")[2].partition("\n    ),\n    found AS")[0]
     db.run(f"CREATE OR REPLACE VIEW {db.name}.newest_limits AS {inner}")
     ends = "[5000001, 5000001, 5000002, 5000001]"

@@ -28,32 +28,16 @@ SYNC = "SETTINGS mutations_sync = 2"
 NEVER = Options(again_s=1e9, checkpoint_s=1e9)
 
 
-@pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClickHouseServer]:
-    s = ClickHouseServer(tmp_path_factory.mktemp("clickhouse"))
-    s.start()
-    yield s
-    s.stop()
-
-
-@pytest.fixture(scope="module")
-def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
-    s = ValkeyServer(tmp_path_factory.mktemp("valkey"))
-    s.start()
-    yield s
-    s.stop()
-
-
-def world_of(house: ClickHouseServer, valkey: ValkeyServer, seed: int = 1, **maker: int) -> TieOutWorld:
+def world_of(server: ClickHouseServer, valkey: ValkeyServer, seed: int = 1, **maker: int) -> TieOutWorld:
     name = f"t{uuid.uuid4().hex[:8]}"
-    config = house.config(f"clearline_{name}")
+    config = server.config(f"clearline_{name}")
     migrate.apply(config)
     return TieOutWorld(config, valkey.config(name), seed, **maker)
 
 
 @pytest.fixture
-def world(house: ClickHouseServer, valkey: ValkeyServer) -> Iterator[TieOutWorld]:
-    w = world_of(house, valkey)
+def world(server: ClickHouseServer, valkey: ValkeyServer) -> Iterator[TieOutWorld]:
+    w = world_of(server, valkey)
     w.grow(900)
     w.fill(300)
     yield w
@@ -70,8 +54,8 @@ class Shared:
 
 
 @pytest.fixture(scope="module")
-def shared(house: ClickHouseServer, valkey: ValkeyServer) -> Iterator[Shared]:
-    w = world_of(house, valkey, 7)
+def shared(server: ClickHouseServer, valkey: ValkeyServer) -> Iterator[Shared]:
+    w = world_of(server, valkey, 7)
     w.grow(1500)
     w.fill(500)
     machine = w.machine(NEVER)
@@ -403,8 +387,8 @@ def test_a_database_that_is_built_again_is_no_difference(world: TieOutWorld) -> 
     machine.close()
 
 
-def test_the_end_of_a_month(house: ClickHouseServer, valkey: ValkeyServer) -> None:
-    w = world_of(house, valkey, 4, start_ms=20_788 * DAY_MS - 6_000, step_ms=60)
+def test_the_end_of_a_month(server: ClickHouseServer, valkey: ValkeyServer) -> None:
+    w = world_of(server, valkey, 4, start_ms=20_788 * DAY_MS - 6_000, step_ms=60)
     w.grow(600)
     w.fill(200)
     machine = w.machine(NEVER)

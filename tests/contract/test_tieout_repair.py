@@ -37,26 +37,10 @@ LEFT_BESIDE = (
 )
 
 
-@pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClickHouseServer]:
-    s = ClickHouseServer(tmp_path_factory.mktemp("clickhouse"))
-    s.start()
-    yield s
-    s.stop()
-
-
-@pytest.fixture(scope="module")
-def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
-    s = ValkeyServer(tmp_path_factory.mktemp("valkey"))
-    s.start()
-    yield s
-    s.stop()
-
-
 @pytest.fixture
-def world(house: ClickHouseServer, valkey: ValkeyServer) -> Iterator[TieOutWorld]:
+def world(server: ClickHouseServer, valkey: ValkeyServer) -> Iterator[TieOutWorld]:
     name = f"t{uuid.uuid4().hex[:8]}"
-    config = house.config(f"clearline_{name}")
+    config = server.config(f"clearline_{name}")
     migrate.apply(config)
     w = TieOutWorld(config, valkey.config(name), 3)
     w.grow(700)

@@ -28,7 +28,7 @@ OUTCOMES = ["settled", "rejected", "repeated", "applied"]
 def rebuilt(values: Sequence[bytes]) -> list[JournalRecord]:
     """Records put together from the columns."""
     c = decode_journal(values, CODEC)
-    account, currency = c.slices(c.leg_texts["account_id"]), c.slices(c.leg_texts["currency"])
+    account, currency = (list(c.texts_at(c.leg_texts[n])) for n in ("account_id", "currency"))
     legs: list[list[tuple[int, PostedLeg]]] = [[] for _ in range(len(c))]
     for i, row in enumerate(c.legs["record"].tolist()):
         counters = [int.from_bytes(c.counters[i, k : k + 16].tobytes(), "little", signed=True) for k in (0, 16, 32, 48)]
@@ -36,7 +36,7 @@ def rebuilt(values: Sequence[bytes]) -> list[JournalRecord]:
         leg = PostedLeg(account[i].decode(), side, int(c.legs["amount"][i]), currency[i].decode(), *counters)
         legs[row].append((int(c.legs["line"][i]), leg))
     aside: list[list[tuple[int, PendingLeg]]] = [[] for _ in range(len(c))]
-    texts = {n: c.slices(span) for n, span in c.pending_texts.items()}
+    texts = {n: list(c.texts_at(span)) for n, span in c.pending_texts.items()}
     for i, row in enumerate(c.pending["record"].tolist()):
         side = ("debit", "credit")[c.pending["side"][i] >> 1]
         names = texts["account_id"][i].decode(), side, int(c.pending["change"][i]), texts["currency"][i].decode()

@@ -11,7 +11,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from schemas.errors import BadInputError
-from streams.metrics import HELP, MetricsAddress, MetricsServer, Name
+from streams.metrics import HELP, MetricsAddress, MetricsServer, Name, WorkerCollector
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def figures() -> dict[str, Any]:
 
 @pytest.fixture
 def server(figures: dict[str, Any]) -> Iterator[MetricsServer]:
-    server = MetricsServer(MetricsAddress(), lambda: figures)
+    server = MetricsServer(MetricsAddress(), WorkerCollector(lambda: figures))
     yield server
     server.close()
 
@@ -74,13 +74,13 @@ def test_it_listens_on_loopback_and_a_taken_port_is_said(server: MetricsServer) 
     host, port = server.url.removeprefix("http://").removesuffix("/metrics").split(":")
     assert host == "127.0.0.1"
     with pytest.raises(BadInputError, match=rf"metrics cannot be served on 127\.0\.0\.1:{port}.*in use"):
-        MetricsServer(MetricsAddress(port=int(port)), dict)
+        MetricsServer(MetricsAddress(port=int(port)), WorkerCollector(dict))
 
 
 def test_a_closed_server_gives_its_port_back() -> None:
-    first = MetricsServer(MetricsAddress(), dict)
+    first = MetricsServer(MetricsAddress(), WorkerCollector(dict))
     port = int(first.url.split(":")[2].split("/")[0])
     first.close()
     with socket.socket() as s:
         assert s.connect_ex(("127.0.0.1", port)) != 0
-    MetricsServer(MetricsAddress(port=port), dict).close()
+    MetricsServer(MetricsAddress(port=port), WorkerCollector(dict)).close()

@@ -6,12 +6,11 @@ from collections.abc import Callable, Iterator
 from enum import StrEnum
 from typing import Any
 
-from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from clearline.audit.continuous.difference import Verdict
-from schemas.errors import BadInputError
+from streams.metrics import MetricsAddress, MetricsServer
 
 
 class Name(StrEnum):
@@ -52,22 +51,8 @@ class _Collector(Collector):
         yield GaugeMetricFamily(Name.ROUND_AT, HELP[Name.ROUND_AT], value=last.get("round_at", 0) / 1000)
 
 
-class Metrics:
+def serve(at: MetricsAddress, last: Callable[[], dict[str, Any]]) -> MetricsServer:
     """Serves /metrics until it is closed. Raises BadInputError when it cannot listen there."""
-
-    def __init__(self, host: str, port: int, last: Callable[[], dict[str, Any]]) -> None:
-        registry = CollectorRegistry()
-        registry.register(_Collector(last))
-        try:
-            self._server, self._thread = start_http_server(port, host, registry)
-        except OSError as e:
-            raise BadInputError(
-                f"metrics of the tie-out cannot be served on {host}:{port} (CLEARLINE_METRICS__HOST, "
-                f"CLEARLINE_METRICS__PORT plus CLEARLINE_WORKERS): {e.strerror or e}"
-            ) from e
-        self.url = f"http://{host}:{self._server.server_port}/metrics"
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join(5)
+    return MetricsServer(
+        at, _Collector(last), whose="metrics of the tie-out", port_is="CLEARLINE_METRICS__PORT plus CLEARLINE_WORKERS"
+    )

@@ -9,13 +9,14 @@ from typing import Any
 
 import structlog
 
+from clearline.audit.continuous import metrics
 from clearline.audit.continuous.difference import PARTS, Verdict
 from clearline.audit.continuous.machine import Machine, Options, Word
-from clearline.audit.continuous.metrics import Metrics
 from clearline.audit.continuous.shards import ShardOptions
 from clearline.audit.continuous.stored import StoredOptions
 from clearline.config import Settings
 from clearline.connection import clickhouse_config, kafka_config, redis_config, registry_of
+from streams.metrics import MetricsAddress
 from streams.sink_host import Report
 from streams.tieout_feed import Feed, keep_feeding
 from streams.topics import Topics
@@ -62,8 +63,9 @@ class _Role:
     def __init__(self, settings: Settings, ready_file: Path | None) -> None:
         self.machine = Machine(clickhouse_config(settings), redis_config(settings), options_of(settings))
         self.report = Report("tieout", ready_file, 0.5)
-        m = settings.metrics
-        self._metrics = Metrics(m.host, m.port and m.port + settings.workers, lambda: self.report.more)
+        port = settings.metrics.port
+        at = MetricsAddress(settings.metrics.host, port and port + settings.workers)
+        self._metrics = metrics.serve(at, lambda: self.report.more)
         self.report.more = {"metrics": self._metrics.url, "verdict": Verdict.CHECKING.word}
         self._interval_s = settings.tieout.interval_s
         self._said: tuple[Any, ...] = ()
