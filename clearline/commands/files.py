@@ -37,7 +37,7 @@ OutOption = Annotated[str, typer.Option(metavar="FILE", help="Write it to a file
 
 
 def spare_terminal(form: FileFormat, instead: str) -> None:
-    """Raises BadInputError, which says what to do instead, when standard output is a terminal and the format no text."""
+    """Raises BadInputError, which says what to do instead, when the format is no text and the output a terminal."""
     if form in (FileFormat.PARQUET, FileFormat.XLSX) and sys.stdout.isatty():
         raise BadInputError(f"--out: {form.value} is no text for a terminal; {instead}")
 
