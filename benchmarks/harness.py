@@ -282,10 +282,13 @@ class World:
 def window(samples: list[Sample], workers: int, ends: dict[int, int]) -> tuple[Sample, Sample]:
     """The span in which all workers worked: from when all had committed, to when the first partition ran dry.
 
-    The whole drain when that is shorter than a third of it (small backlogs).
+    The whole drain when that is shorter than a third of it (small backlogs); from the last sample before it when it was
+    over between two samples.
     """
     loaded = {p for p, end in ends.items() if end}
     begun = [s for s in samples if s.total > 0]
+    if begun[0].total == begun[-1].total:
+        return samples[max(0, samples.index(begun[0]) - 1)], begun[-1]
     first = next((s for s in begun if s.ready >= workers), begun[0])
     last = next((s for s in begun if workers > 1 and any(s.offsets[p] >= ends[p] for p in loaded)), begun[-1])
     if last.at - first.at < (begun[-1].at - begun[0].at) / 3:
