@@ -53,9 +53,36 @@ class Registry:
                 out[name] = int(found["id"])
         return out
 
+    def missing(self) -> list[str]:
+        """Subjects whose committed schema the registry does not have."""
+        with self._client() as client:
+            return [
+                Subjects.of(name)
+                for name in RECORDS
+                if self._ask(client, "POST", f"/subjects/{Subjects.of(name)}", _document(name)) is None
+            ]
+
     def codec(self) -> Codec:
         """A codec with the registry's ids."""
         return Codec(self.ids())
+
+    def look(self, timeout_s: float = 1.0) -> dict[str, str]:
+        """What is wrong with the committed schemas in the registry, by subject; empty when each is there. Nothing is
+        changed. Raises PartUnavailableError when it does not answer within `timeout_s`; a question is asked once."""
+        wrong = {}
+        with self._client() as client:
+            client.timeout = httpx.Timeout(timeout_s)
+            try:
+                for name in RECORDS:
+                    subject = Subjects.of(name)
+                    answer = client.post(f"/subjects/{subject}", json=_document(name))
+                    if answer.status_code == httpx.codes.NOT_FOUND:
+                        wrong[subject] = _why_missing(client, subject, name)
+                    else:
+                        answer.raise_for_status()
+            except httpx.HTTPError as e:
+                raise PartUnavailableError("Schema registry", self.url, str(e) or type(e).__name__) from None
+        return wrong
 
     def schema_text(self, schema_id: int) -> str | None:
         """The schema behind an id; None when the registry does not know the id."""
@@ -83,6 +110,20 @@ class Registry:
 
 def _document(record_name: str) -> dict[str, str]:
     return {"schema": schema_text(record_name), "schemaType": "AVRO"}
+
+
+def _why_missing(client: httpx.Client, subject: str, record_name: str) -> str:
+    """Why a schema is not there: nobody registered it, or the registry would refuse it for what it has."""
+    path = f"/compatibility/subjects/{subject}/versions/latest"
+    answer = client.post(path, json=_document(record_name), params={"verbose": "true"})
+    if answer.is_success and answer.json().get("is_compatible") is False:
+        messages = answer.json().get("messages") or []
+        return f"the registry refuses it as incompatible with the latest version it has{_said(messages)}"
+    return "it was never registered"
+
+
+def _said(messages: list[Any]) -> str:
+    return f": {str(messages[0])[:200]}" if messages else ""
 
 
 def _is_passing(error: BaseException) -> bool:
