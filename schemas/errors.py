@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 
+READ_ONLY = "read_only"
+NO_SPACE = "no_space"
+
+
 class ClearlineError(Exception):
     """Base; its text is one sentence for people. `exit_code` is what the command line ends with."""
 
@@ -22,12 +26,17 @@ class BadInputError(ClearlineError):
 
 
 class PartUnavailableError(ClearlineError):
-    """A part (broker, registry, ClickHouse, Redis) does not answer. Pause and try again."""
+    """A part (broker, registry, ClickHouse, Redis) does not answer, or not as it should. Pause and try again.
 
-    def __init__(self, part: str, address: str, hint: str = "") -> None:
-        super().__init__(f"{part} at {address} does not answer{': ' + hint if hint else ''}")
+    `code`: what is wrong, where more is known than that it does not serve: READ_ONLY or NO_SPACE; else "".
+    """
+
+    def __init__(self, part: str, address: str, hint: str = "", *, code: str = "") -> None:
+        how = {READ_ONLY: "is read-only", NO_SPACE: "has no space left"}.get(code, "does not answer")
+        super().__init__(f"{part} at {address} {how}{': ' + hint if hint else ''}")
         self.part = part
         self.address = address
+        self.code = code
 
 
 class InvariantError(ClearlineError):

@@ -13,7 +13,7 @@ import numpy as np
 from clickhouse_driver import Client, errors
 from clickhouse_driver.block import ColumnOrientedBlock
 
-from schemas.errors import BadInputError, ClearlineError, PartUnavailableError
+from schemas.errors import NO_SPACE, READ_ONLY, BadInputError, ClearlineError, PartUnavailableError
 from schemas.failpoints import failpoint
 from sinks.native_block import Coded, Texts, send_block
 
@@ -22,6 +22,8 @@ _MISSING = {60: "table", 81: "database", 47: "column"}  # codes of what a migrat
 _QUERY_FAULTS = frozenset({
     6, 10, 16, 36, 38, 41, 42, 43, 46, 53, 62, 70, 115, 158, 164, 184, 215, 352, 386, 396, 452, 497, 507,
 })  # fmt: skip
+# What a server answers that serves reads and takes no writes: a user's profile, a table without its Keeper, a disk.
+_REFUSES_WRITES = {164: READ_ONLY, 242: READ_ONLY, 243: NO_SPACE}
 # A person's query is to blame for whatever the server says, except that the server cannot serve it now.
 _NOT_THE_QUERY = frozenset({
     159, 192, 193, 194, 202, 209, 210, 241, 243, 252, 279, 425, 439, 516, 518, 745, 999, 1000, 1002,
@@ -116,6 +118,7 @@ class Database:
     """One connection to one database. Not thread-safe. Opens when first used, and again after it broke.
 
     `seconds_max`: for so long one query may run; whoever meets it, or `rows_max`, is told by TooMuchError.
+    `connect_s`: how long a connection may take.
 
     Every call raises PartUnavailableError when the server does not answer or cannot serve now, BadInputError for a
     query that can never work, and FencedError when an insert met another sink's fence.
@@ -123,9 +126,10 @@ class Database:
 
     def __init__(
         self, config: ClickHouseConfig, *, reader: bool = False, with_database: bool = True,
-        seconds_max: int = 0,
+        seconds_max: int = 0, connect_s: float = 5.0,
     ) -> None:  # fmt: skip
         self.config = config
+        self._connect_s = connect_s
         self._limits: dict[str, Any] = {"max_execution_time": seconds_max} if seconds_max else {}
         if config.cluster and not reader:
             self._limits |= ON_A_CLUSTER
@@ -147,9 +151,9 @@ class Database:
             password=config.reader_password if self._reader else config.password,
             secure=config.secure,
             compression="lz4",  # its frames carry checksums
-            connect_timeout=5,
+            connect_timeout=self._connect_s,
             send_receive_timeout=config.timeout_s,
-            sync_request_timeout=5,
+            sync_request_timeout=self._connect_s,
             settings={**self._limits, "strings_as_bytes": raw},
         )
 
@@ -228,6 +232,8 @@ class Database:
             return TooMuchError(text)
         if typed and e.code not in _NOT_THE_QUERY:
             return BadInputError(f"ClickHouse refuses the query: {text.partition('. In scope ')[0]}")
+        if not self._reader and e.code in _REFUSES_WRITES:  # a reader is told that its query may not do that
+            return PartUnavailableError("ClickHouse", self.config.address, text, code=_REFUSES_WRITES[e.code])
         if e.code == VIOLATED_CONSTRAINT and "`run_" in text:
             return FencedError(f"another ClickHouse sink has taken over the database {self.name}; this one ends")
         if e.code in _MISSING:

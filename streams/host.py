@@ -14,16 +14,18 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import faust
 import mode
 import structlog
-from confluent_kafka import KafkaException
+from confluent_kafka import KafkaError, KafkaException
 from faust.app.base import BootStrategy
 
 from ledger.flights import under_way
+from ledger.state import Head
 from processors.agents import add_settlement_agent
 from processors.settlement import Batch, Outlets, Settlement
 from schemas.codec import Codec
@@ -37,6 +39,9 @@ from streams.topics import Topics, partition_counts
 EXIT_SETTINGS = 2
 EXIT_HUNG = 70
 EXIT_INVARIANT = 78
+_FENCED = (
+    KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH, KafkaError.PRODUCER_FENCED, KafkaError.FENCED_INSTANCE_ID,
+)  # fmt: skip
 log = structlog.get_logger("settlement")
 
 
@@ -47,6 +52,35 @@ class _NoKafka(BootStrategy):
 
 class _App(faust.App):
     BootStrategy = _NoKafka
+
+
+@dataclass(slots=True)
+class Dropped:
+    """The cores that this worker had to drop: how many, how many of them because somebody else runs the same slot, and
+    the last one. Times in ms UTC, 0: never."""
+
+    count: int = 0
+    fenced: int = 0
+    last_why: str = ""
+    last_at_ms: int = 0
+    last_fenced_at_ms: int = 0
+
+    def by(self, error: BaseException) -> None:
+        """One more."""
+        now_ms = int(time.time() * 1000)
+        self.count, self.last_why, self.last_at_ms = self.count + 1, str(error), now_ms
+        if is_fenced(error):
+            self.fenced, self.last_fenced_at_ms = self.fenced + 1, now_ms
+
+
+def is_fenced(error: BaseException) -> bool:
+    """Whether the broker refuses this worker because another one has taken its transactional id or its place in the
+    group. A fatal error of the consumer tells its reason only in words."""
+    cause = error if isinstance(error, KafkaException) else error.__cause__
+    if not isinstance(cause, KafkaException):
+        return False
+    found = cause.args[0]
+    return found.code() in _FENCED or "fenced" in found.str().lower()
 
 
 class SettlementService(mode.Service):
@@ -63,6 +97,7 @@ class SettlementService(mode.Service):
         self.flow = Flow()
         self.core: TransactionalCore | None = None
         self.stopped: dict[int, str] = {}  # partitions that broke an invariant, and how
+        self.dropped = Dropped()
         self._metrics_server: MetricsServer | None = None
         self._ending = threading.Event()
         super().__init__(loop=app.loop, beacon=app.beacon)
@@ -98,8 +133,10 @@ class SettlementService(mode.Service):
                     continue
             except (CoreDroppedError, KafkaException, PartUnavailableError) as e:
                 log.warning("core dropped, a new one takes over", error=str(e), kind=type(e).__name__)
-            except Exception:
+                self.dropped.by(e)
+            except Exception as e:
                 log.exception("core dropped after an unexpected error")
+                self.dropped.by(e)
             pause_s = 0.1 if self.flow.commits > before else min(pause_s * 2, 5.0)
             self._ending.wait(pause_s)
 
@@ -145,6 +182,8 @@ class SettlementService(mode.Service):
             "metrics": self._metrics_server.url if self._metrics_server is not None else "",
             "partitions": sorted(ledgers), "stopped": {str(p): why for p, why in self.stopped.items()},
             "next_offset": {str(p): x.base.head.next_offset for p, x in ledgers.items()},
+            "heads": {str(p): _head(x.base.head) for p, x in ledgers.items()},
+            "dropped": asdict(self.dropped),
             "accounts": sum(len(x.base.accounts) for x in ledgers.values()),
             "keys": sum(len(x.keys) for x in ledgers.values()),
             "keys_bytes": sum(x.keys.memory_bytes for x in ledgers.values()),
@@ -162,6 +201,11 @@ class SettlementService(mode.Service):
         await asyncio.get_running_loop().run_in_executor(None, self._thread.join, 10)
         if self._metrics_server is not None:
             await asyncio.get_running_loop().run_in_executor(None, self._metrics_server.close)
+
+
+def _head(head: Head) -> dict[str, Any]:
+    """Where a partition stands: the last sequence, the chain's head, and how many commands became dead letters."""
+    return {"sequence": head.sequence, "chain": head.chain.hex(), "dead": head.dead}
 
 
 def _sums(parts: list[dict[str, tuple[int, int]]]) -> dict[str, list[int]]:

@@ -138,7 +138,7 @@ def _follow(journal: LogReader, sealer: Sealer, options: SealerOptions, report: 
         report.records += len(records)
         report.verified = dict(journal.position)
         report.more = {"unsealed": sealer.unsealed(), "stopped": {str(p): why for p, why in sealer.stopped.items()}}
-        report.ready, report.waiting_for = True, ""
+        report.serves()
         report.tell()
 
 

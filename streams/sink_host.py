@@ -73,11 +73,25 @@ class Report:
     ends: Callable[[], dict[int, int]] | None = None
     ready: bool = False
     waiting_for: str = ""
+    waiting_part: str = ""
+    waiting_code: str = ""
     verified: dict[int, int] = field(default_factory=dict)
     records: int = 0
     more: dict[str, Any] = field(default_factory=dict)
     _written: float = 0.0
     _since: tuple[float, int] = (0.0, 0)
+
+    def wait(self, error: BaseException, said: str = "") -> None:
+        """Tells, at once, what is waited for: which part, and what is wrong with it where that is known."""
+        self.ready, self.waiting_for = False, said or str(error)
+        unknown = "Kafka" if isinstance(error, KafkaException) else ""
+        self.waiting_part = error.part if isinstance(error, PartUnavailableError) else unknown
+        self.waiting_code = error.code if isinstance(error, PartUnavailableError) else ""
+        self.tell(now=True)
+
+    def serves(self) -> None:
+        """Nothing is waited for."""
+        self.ready, self.waiting_for, self.waiting_part, self.waiting_code = True, "", "", ""
 
     def tell(self, *, now: bool = False) -> None:
         """Writes the file if it is time. The end offsets are asked for at the same rate."""
@@ -94,6 +108,8 @@ class Report:
             "role": self.role,
             "ready": self.ready,
             "waiting_for": self.waiting_for,
+            "waiting_part": self.waiting_part,
+            "waiting_code": self.waiting_code,
             "verified": {str(p): o for p, o in sorted(self.verified.items())},
             "lag": lag,
             "records": self.records,
@@ -290,7 +306,7 @@ def _clickhouse_loop(
             report.verified = dict(journal.position)
         for b in beside:
             b.step(options.poll_records_max)
-        report.ready, report.waiting_for = True, ""
+        report.serves()
         report.tell()
 
 
@@ -364,7 +380,7 @@ def _redis_session(
                     return False
                 report.records += follower.written
                 report.verified = dict(applied)
-                report.ready, report.waiting_for = True, ""
+                report.serves()
                 report.tell()
                 if until_end is not None:
                     until_end(sum(min(applied[p], ends[p]) for p in ends), sum(ends.values()))
@@ -460,8 +476,7 @@ def _keep_running(session: Callable[[], Any], report: Report, options: SinkOptio
             pause = 0.1
         except (PartUnavailableError, KafkaException) as e:
             pause = 0.1 if time.monotonic() - began > 10 else min(options.retry_s_max, pause * 2)
-            report.ready, report.waiting_for = False, str(e)
-            report.tell(now=True)
+            report.wait(e)
             log.warning("sink waits", role=report.role, why=str(e), retry_s=round(pause, 2))
             stop.wait(pause * random.uniform(0.7, 1.3))
 

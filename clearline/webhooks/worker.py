@@ -95,8 +95,7 @@ async def _keep_running(make: Callable[[], Session], report: Report, stop: Any) 
             if isinstance(e, ClearlineError) and not isinstance(e, PartUnavailableError):
                 raise
             pause = 0.1 if time.monotonic() - began > 10 else min(RETRY_S_MAX, pause * 2)
-            report.ready, report.waiting_for = False, f"{type(e).__name__}: {e}"
-            report.tell(now=True)
+            report.wait(e, f"{type(e).__name__}: {e}")
             log.warning("webhooks wait", why=str(e), retry_s=round(pause, 2), error=type(e).__name__)
             await asyncio.to_thread(stop.wait, pause * random.uniform(0.7, 1.3))
 
@@ -428,7 +427,7 @@ class Session:
     def _tell(self) -> None:
         r = self.report
         r.verified = dict(self._sources.journal.position)
-        r.ready, r.waiting_for = True, ""
+        r.serves()
         r.more = {
             "pending": self.queue.pending, "dead": self.queue.dead, "under_way": self.queue.under_way,
             "subscriptions": len(self.subscriptions),

@@ -73,7 +73,7 @@ class _Role:
     def session(self, feed: Feed, stop: threading.Event) -> None:
         """Reads and compares for as long as the source answers."""
         self.machine.open(feed)
-        self.report.ready, self.report.waiting_for = True, ""
+        self.report.serves()
         next_round = time.monotonic()
         while not stop.is_set():
             came = self.machine.read(max(0.0, min(0.1, next_round - time.monotonic())))

@@ -45,6 +45,9 @@ _ALLOWED: Final = frozenset(
     }
 )
 
+# While a file of this name lies in the folder, nobody may write: for maintenance, and to try what happens then.
+READ_ONLY_FILE: Final = "read-only"
+
 
 @dataclass(slots=True)
 class Spent:
@@ -60,6 +63,7 @@ class Gate:
         self.users = users
         self.quotas = Quotas()
         self._engine = engine
+        self._maintenance = engine.folder / READ_ONLY_FILE
         self._lock = threading.Lock()
 
     @contextmanager
@@ -80,7 +84,8 @@ class Gate:
         """Puts the settings in force and returns the statement to run. Raises ServerError for what may not be asked."""
         user = session.user
         if not user.read_only:
-            session.begin(settings)
+            # As a server whose profile says readonly = 2: the engine itself refuses whatever would change something.
+            session.begin({**settings, "readonly": ("2", True)} if self._maintenance.exists() else settings)
             return statement
         sql.check_read_only(statement)
         sql.check_characters(statement)
