@@ -14,6 +14,8 @@ def prepare_world(settings: Settings) -> None:
     Raises TopicMismatchError when a topic has another number of partitions, BadInputError when the registry refuses a
     schema or a migration was changed, PartUnavailableError when a part does not answer.
     """
-    create_topics(kafka_config(settings), Topics(settings.world), settings.partitions)
+    create_topics(
+        kafka_config(settings), Topics(settings.world), settings.partitions, replication=settings.kafka.replication
+    )
     registry_of(settings).register_all()
     migrate.apply(clickhouse_config(settings))

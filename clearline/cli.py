@@ -17,6 +17,7 @@ import typer
 
 from clearline import redaction, screen
 from clearline.commands import (
+    access,
     account,
     bench,
     calendar,
@@ -31,6 +32,7 @@ from clearline.commands import (
     onboard,
     operate,
     partner,
+    prepare,
     product,
     publish,
     reader,
@@ -60,7 +62,9 @@ def build() -> typer.Typer:
         rich_markup_mode=None,
     )
     app.callback()(_settings)
-    nouns = (partner, account, limit, calendar, close, product, key, reader, recon, sandbox, onboard, migrate)
+    nouns = (
+        partner, account, access, limit, calendar, close, product, key, reader, recon, sandbox, onboard, migrate, prepare,
+    )  # fmt: skip
     for module in (stack, demo, publish, *nouns, report, operate, receipt, explain, dlq, webhook, document, bench):
         module.register(app)
     return app

@@ -14,7 +14,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -74,11 +74,50 @@ class _Section(BaseModel):
 
 
 class KafkaSettings(_Section):
-    """`bootstrap` None: a broker is run here. `client`: further librdkafka settings, such as SASL and TLS."""
+    """`bootstrap` None: a broker is run here. Who we are to the brokers, and which authority theirs must be signed by:
+    docs/access.md; secrets may stand in files, which are read when a client is made. `replication`: copies of each
+    topic that is created. `principals`: by role, where they are not `<world>.<role>`. `client`: further librdkafka
+    settings, which win over all of these."""
 
     bootstrap: Annotated[str, AfterValidator(_bootstrap)] | None = None
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    sasl_mechanism: Literal["SCRAM-SHA-512", "SCRAM-SHA-256", "PLAIN"] = "SCRAM-SHA-512"
+    username: str = ""
+    password: str = Field(default="", repr=False)
+    password_file: Path | None = None
+    ca_file: Path | None = None
+    certificate_file: Path | None = None
+    key_file: Path | None = None
+    key_password: str = Field(default="", repr=False)
+    key_password_file: Path | None = None
+    replication: int = Field(default=1, ge=1, le=15)
+    principals: dict[str, list[str]] = Field(default_factory=dict)
     client: dict[str, str] = Field(default_factory=dict, repr=False)
     heap_mb: int = Field(default=512, ge=256, le=65536)
+
+    @field_validator("password_file", "ca_file", "certificate_file", "key_file", "key_password_file")
+    @classmethod
+    def _absolute(cls, value: Path | None) -> Path | None:
+        return value.expanduser().absolute() if value is not None else None
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        """What is given must have an effect: a password that a plain connection never sends is a mistake."""
+        sasl, tls = self.security_protocol.startswith("SASL_"), self.security_protocol.endswith("SSL")
+        secret = bool(self.password or self.password_file)
+        if sasl and not (self.username and secret):
+            raise ValueError(f"with {self.security_protocol} a username and a password or password_file are needed")
+        if not sasl and (self.username or secret):
+            raise ValueError("username and password are for SASL_SSL and SASL_PLAINTEXT: set security_protocol")
+        if self.security_protocol != "PLAINTEXT" and self.bootstrap is None:
+            raise ValueError("the embedded broker speaks PLAINTEXT only: set bootstrap")
+        if not tls and (self.ca_file or self.certificate_file or self.key_file):
+            raise ValueError("ca_file, certificate_file and key_file are for SSL and SASL_SSL: set security_protocol")
+        if bool(self.certificate_file) != bool(self.key_file):
+            raise ValueError("certificate_file and key_file belong together")
+        if (self.password and self.password_file) or (self.key_password and self.key_password_file):
+            raise ValueError("give a password or its file, not both")
+        return self
 
 
 class RegistrySettings(_Section):
@@ -323,7 +362,8 @@ def _sentence(error: ValidationError) -> str:
     path = [str(p) for p in first["loc"]]
     name = ".".join(path) or "settings"
     secret = (
-        path[-1:] in (["password"], ["reader_password"], ["data_password"], ["master_key"])
+        path[-1:] in (["password"], ["key_password"], ["reader_password"], ["data_password"], ["master_key"])
+        or path == ["kafka"]  # all of it
         or path[:1] == ["redis"]
         or "client" in path
     )
@@ -350,7 +390,7 @@ def settings_env(settings: Settings) -> dict[str, str]:
 def _flatten(values: Mapping[str, Any], prefix: str, out: dict[str, str]) -> None:
     for key, value in values.items():
         name = prefix + key.upper()
-        if key == "client" or isinstance(value, list):
+        if key in ("client", "principals") or isinstance(value, list):
             out[name] = json.dumps(value)
         elif isinstance(value, Mapping):
             _flatten(value, name + "__", out)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from clearline.config import Settings
+from clearline.config import KafkaSettings, Settings
+from clearline.secret_files import read_secret
 from schemas.codec import Codec
 from schemas.errors import PartUnavailableError
-from streams.clients import KafkaConfig
+from streams.clients import KafkaConfig, Security
 from streams.publisher import CommandPublisher
 from streams.registry import Registry
 from streams.topics import Topics, check_topics
@@ -36,10 +37,26 @@ class Connection:
 
 
 def kafka_config(settings: Settings) -> KafkaConfig:
-    """How to reach the brokers. Raises PartUnavailableError when the settings name none."""
+    """How to reach the brokers, and who we are to them.
+
+    Raises PartUnavailableError when the settings name none, BadInputError when a secret's file cannot be read.
+    """
     if settings.kafka.bootstrap is None:
         raise PartUnavailableError("Kafka", "no address", "start everything with `./run up`")
-    return KafkaConfig(settings.kafka.bootstrap, settings.kafka.client)
+    return KafkaConfig(settings.kafka.bootstrap, settings.kafka.client, _security(settings.kafka))
+
+
+def _security(given: KafkaSettings) -> Security:
+    """Raises BadInputError when a secret's file cannot be read."""
+    password, key_password = given.password, given.key_password
+    if given.password_file is not None:
+        password = read_secret(given.password_file, "CLEARLINE_KAFKA__PASSWORD_FILE")
+    if given.key_password_file is not None:
+        key_password = read_secret(given.key_password_file, "CLEARLINE_KAFKA__KEY_PASSWORD_FILE")
+    return Security(
+        given.security_protocol, given.sasl_mechanism, given.username, password, given.ca_file,
+        given.certificate_file, given.key_file, key_password,
+    )  # fmt: skip
 
 
 def registry_of(settings: Settings) -> Registry:

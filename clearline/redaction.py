@@ -10,9 +10,13 @@ import re
 import sys
 import traceback
 from collections.abc import Iterable, Mapping, MutableMapping
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
+
+from clearline.secret_files import read_secret
+from schemas.errors import BadInputError
 
 if TYPE_CHECKING:
     from clearline.config import Settings
@@ -44,11 +48,22 @@ def know(settings: Settings) -> None:
 def secrets_of(settings: Settings) -> set[str]:
     """What of the settings must not be seen."""
     found = {settings.gateway.master_key, settings.clickhouse.password, settings.clickhouse.reader_password}
+    found |= {settings.kafka.password, settings.kafka.key_password, *_in_files(settings)}
     found |= {v for k, v in settings.kafka.client.items() if re.search(r"password|secret|pem|jaas|oauth", k)}
     for url in (settings.redis.url, settings.registry.url):
         password = urlsplit(url).password if url else None
         found |= {password, unquote(password)} if password else set()
     return {s for s in found if s}
+
+
+def _in_files(settings: Settings) -> set[str]:
+    """Secrets whose files the settings name. One that cannot be read is told where it is needed."""
+    found = set()
+    for path in (settings.kafka.password_file, settings.kafka.key_password_file):
+        if path is not None:
+            with suppress(BadInputError):
+                found.add(read_secret(path, ""))
+    return found
 
 
 def hide(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from confluent_kafka import KafkaException, TopicPartition
@@ -16,15 +17,54 @@ _QUIET: dict[str, Any] = {"log_level": 2, "log.connection.close": False}
 
 
 @dataclass(frozen=True, slots=True)
+class Security:
+    """Who a client is to the brokers, and how it speaks with them. Paths are of PEM files.
+
+    `protocol`: PLAINTEXT, SSL (mTLS with a certificate), SASL_PLAINTEXT or SASL_SSL; `mechanism`: with SASL. Without
+    `ca` the authorities of the system are believed.
+    """
+
+    protocol: str = "PLAINTEXT"
+    mechanism: str = ""
+    username: str = ""
+    password: str = field(default="", repr=False)
+    ca: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+    key_password: str = field(default="", repr=False)
+
+    def settings(self) -> dict[str, str]:
+        """librdkafka's settings; none for a plain connection."""
+        if self.protocol == "PLAINTEXT":
+            return {}
+        found = {"security.protocol": self.protocol}
+        if self.protocol.startswith("SASL_"):
+            found["sasl.mechanism"] = self.mechanism
+            found["sasl.username"] = self.username
+            found["sasl.password"] = self.password
+        if self.protocol.endswith("SSL"):
+            found["ssl.endpoint.identification.algorithm"] = "https"  # the certificate is for the broker's name
+            files = {"ssl.ca.location": self.ca, "ssl.certificate.location": self.certificate}
+            found |= {k: str(v) for k, v in {**files, "ssl.key.location": self.key}.items() if v is not None}
+            if self.key_password:
+                found["ssl.key.password"] = self.key_password
+        return found
+
+
+@dataclass(frozen=True, slots=True)
 class KafkaConfig:
-    """Where the brokers are (`host:port,...`) and further librdkafka settings, such as SASL and TLS."""
+    """Where the brokers are (`host:port,...`), who we are to them, and further librdkafka settings, which win.
+
+    Every client of every role is made from `base`, `consumer` or `producer`: nothing else makes librdkafka's settings.
+    """
 
     bootstrap: str
-    extra: Mapping[str, str] = field(default_factory=dict)
+    extra: Mapping[str, str] = field(default_factory=dict, repr=False)
+    security: Security = field(default_factory=Security)
 
     def base(self) -> dict[str, Any]:
         """Settings that every client shares."""
-        return {"bootstrap.servers": self.bootstrap, **_QUIET, **self.extra}
+        return {"bootstrap.servers": self.bootstrap, **_QUIET, **self.security.settings(), **self.extra}
 
     def consumer(self, group: str, **settings: Any) -> dict[str, Any]:
         """A consumer that sees only committed Kafka transactions and never commits by itself.

@@ -1,0 +1,107 @@
+"""`clearline access`: who may do what on the brokers, by role, and the brokers' ACLs made to it (docs/access.md)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from clearline import screen
+from clearline.commands.common import example
+
+if TYPE_CHECKING:
+    from clearline.config import Settings
+    from streams.access import AccessPlan
+
+
+def register(app: typer.Typer) -> None:
+    group = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+    app.add_typer(
+        group, name="access", help="Who may do what on the brokers: one principal per role, all else denied.",
+        epilog="Example: clearline access plan",
+    )  # fmt: skip
+    group.command("show", **example("clearline access show --role worker"))(show)
+    group.command("plan", **example("clearline access plan --json"))(plan)
+    group.command("apply", **example("clearline access apply --passwords /run/secrets"))(apply)
+
+
+def show(
+    role: Annotated[str, typer.Option(help="Only this role.")] = "",
+    as_json: screen.JsonFlag = False,
+) -> None:
+    """Show what each role may, as the table says; asks no broker."""
+    from clearline.config import load_settings
+    from streams.access import ROLES, rules, user_of
+    from streams.topics import Topics
+
+    settings = load_settings()
+    topics = Topics(settings.world)
+    named = settings.kafka.principals
+    rows: list[dict[str, Any]] = []
+    lines = []
+    for name in [role] if role else ROLES:
+        found = rules(topics, name)
+        who = named.get(name, [user_of(topics.world, name)])
+        rows.append(
+            {"role": name, "principals": who, "purpose": ROLES[name].purpose, "rules": [r._asdict() for r in found]}
+        )
+        lines.append(f"{name} ({', '.join(who)}): {ROLES[name].purpose}")
+        lines += [f"  {r.operation:17}{r.resource:17}{r.name}{'*' if r.pattern == 'prefixed' else ''}" for r in found]
+    screen.answer({"world": settings.world, "roles": rows}, as_json, lines)
+
+
+def plan(as_json: screen.JsonFlag = False) -> None:
+    """Say what `apply` would do. Exit code 1 when the brokers' ACLs are not those of the table."""
+    from clearline.connection import kafka_config
+    from streams import access
+    from streams.topics import Topics
+
+    settings = _settings()
+    found = access.plan(kafka_config(settings), Topics(settings.world), settings.kafka.principals)
+    _answer(settings, found, as_json, "would be")
+    if not found.equal:
+        raise typer.Exit(1)
+
+
+def apply(
+    passwords: Annotated[
+        Path | None,
+        typer.Option(help="Folder with a file kafka-ROLE for each role that logs in: the first line is its password."),
+    ] = None,
+    as_json: screen.JsonFlag = False,
+) -> None:
+    """Make the users and the ACLs of this world those of the table. Again changes nothing but salts."""
+    from clearline.access_users import passwords_in
+    from clearline.connection import kafka_config
+    from streams import access
+    from streams.topics import Topics
+
+    settings = _settings()
+    users = passwords_in(settings, passwords) if passwords is not None else {}
+    kafka = kafka_config(settings)
+    made = access.set_users(kafka, users) if users else []
+    done = access.apply(kafka, Topics(settings.world), settings.kafka.principals)
+    _answer(settings, done, as_json, "was", users=sorted(users), new_users=made)
+
+
+def _settings() -> Settings:
+    """With an address of Kafka in the settings nothing else need run."""
+    from clearline.commands.common import live_settings
+    from clearline.config import load_settings
+
+    settings = load_settings()
+    return settings if settings.kafka.bootstrap else live_settings()
+
+
+def _answer(settings: Settings, p: AccessPlan, as_json: bool, tense: str, **more: list[str]) -> None:
+    lines = [
+        f"{user} has its password{' and is new' if user in more['new_users'] else ''}" for user in more.get("users", ())
+    ]
+    lines += [f"{tense} added:   {g}" for g in p.missing] + [f"{tense} removed: {g}" for g in p.surplus]
+    lines += [f"not ours, left alone: {g}" for g in p.foreign]
+    document = {
+        "world": settings.world, "equal": p.equal, "missing": [g.to_dict() for g in p.missing],
+        "surplus": [g.to_dict() for g in p.surplus], "foreign": [g.to_dict() for g in p.foreign], **more,
+    }  # fmt: skip
+    screen.answer(document, as_json, lines or [f"the ACLs of {settings.world} are those of the table"])

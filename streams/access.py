@@ -1,0 +1,311 @@
+"""Who may do what on the brokers: one principal per role, the whole table as data, and what makes the brokers' ACLs it.
+
+What is not in the table is denied (`allow.everyone.if.no.acl.found=false`), so it is read as it stands: a role that
+needs one topic more gets one word more here, and `clearline access plan` shows the ACL that this makes. Names of
+principals begin with their world, so nobody of the sandbox can name a topic of the live world.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import (  # type: ignore[attr-defined]  # exported, but not said so
+    AclBinding,
+    AclBindingFilter,
+    AclOperation,
+    AclPermissionType,
+    AdminClient,
+    ResourcePatternType,
+    ResourceType,
+    ScramCredentialInfo,
+    ScramMechanism,
+    UserScramCredentialUpsertion,
+)
+
+from schemas.errors import BadInputError, PartUnavailableError
+from streams.clients import KafkaConfig, admin_client
+from streams.topics import Topics
+
+SUPER_USER = "prepare"  # makes topics, users and ACLs, then ends; the brokers know it as super user
+READER_GROUPS = "clearline-"  # named by clients that follow topics without joining a group
+SCRAM_ITERATIONS = 8_192
+_ANSWER_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """What one role does on the brokers. Names of topics are those of `Topics`: `journal` is `live.journal`.
+
+    `describes` "*": ends, numbers of partitions and ids of all topics of the world, none of their records. `joins`:
+    groups whose offsets it commits, `looks_at`: groups whose offsets it only sees. `transactions`: beginnings of its
+    transactional ids. `configs`: may read the settings of topics.
+    """
+
+    purpose: str
+    reads: tuple[str, ...] = ()
+    writes: tuple[str, ...] = ()
+    describes: tuple[str, ...] = ("*",)
+    joins: tuple[str, ...] = ()
+    looks_at: tuple[str, ...] = ()
+    transactions: tuple[str, ...] = ()
+    configs: bool = False
+
+
+ALL = ("submitted", "journal", "state", "dead", "triage", "seals", "replies", "access", "calls", "webhooks")
+_TRIAGE_READS = ("submitted", "journal", "dead", "triage")
+_GATEWAY_READS = ("submitted", "journal", "state", "replies", "access", "webhooks")
+_GATEWAY_WRITES = ("submitted", "access", "calls")
+
+ROLES: dict[str, Role] = {
+    "worker": Role(
+        "settles: the only one that writes the journal",
+        reads=("submitted", "journal", "state"),
+        writes=("submitted", "journal", "state", "dead", "replies"),
+        joins=("settlement",),
+        transactions=("settlement-",),
+    ),
+    "sink-clickhouse": Role("projects into ClickHouse", reads=("journal", "state", "dead", "seals", "calls")),
+    "sink-redis": Role("projects balances into Redis", reads=("state",)),
+    "sealer": Role("seals the journal", reads=("journal", "seals"), writes=("seals",), transactions=("sealer",)),
+    "tieout": Role("compares journal, ClickHouse and Redis", reads=("journal", "state")),
+    "gateway": Role("the HTTP way in for partners", reads=_GATEWAY_READS, writes=_GATEWAY_WRITES),
+    "console": Role(
+        "a gateway with the operators' page: what `gateway`, `triage` and `auditor` may",
+        reads=ALL,
+        writes=(*_GATEWAY_WRITES, "triage"),
+        looks_at=("settlement",),
+        transactions=("triage",),
+    ),
+    "webhooks": Role(
+        "notifies partners",
+        reads=("journal", "state", "access", "webhooks"),
+        writes=("webhooks",),
+        transactions=("webhooks-",),
+    ),
+    "publisher": Role(
+        "a gateway of the bank's own that publishes with the SDK",
+        reads=("submitted", "journal", "replies"),
+        writes=("submitted",),
+        describes=("submitted", "journal", "replies"),
+    ),
+    "auditor": Role(
+        "verifies, ties out and looks at everything; changes nothing", reads=ALL, looks_at=("settlement",), configs=True
+    ),
+    "operator": Role(
+        "people at the command line: gives commands, keys and subscriptions",
+        reads=ALL,
+        writes=("submitted", "access"),
+        looks_at=("settlement",),
+        configs=True,
+    ),
+    "triage": Role(
+        "redrives dead letters",
+        reads=_TRIAGE_READS,
+        writes=("submitted", "triage"),
+        looks_at=("settlement",),
+        transactions=("triage",),
+    ),
+    "replay": Role(
+        "replays into a shadow; writes its record into the journal's input, nothing else",
+        reads=ALL,
+        writes=("submitted",),
+        looks_at=("settlement",),
+        configs=True,
+    ),
+}
+
+
+NAMED_BY_ROLE: Mapping[str, Iterable[str]] = {}
+
+
+class Rule(NamedTuple):
+    """One ACL without its principal. `resource`: topic, group or transactional_id; `pattern`: literal or prefixed."""
+
+    resource: str
+    name: str
+    pattern: str
+    operation: str
+
+
+class Grant(NamedTuple):
+    """One ACL as the brokers have it. `permission`: allow or deny."""
+
+    principal: str
+    rule: Rule
+    permission: str = "allow"
+    host: str = "*"
+
+    def to_dict(self) -> dict[str, str]:
+        return {"principal": self.principal, **self.rule._asdict(), "permission": self.permission, "host": self.host}
+
+    def __str__(self) -> str:
+        r = self.rule
+        name = r.name + ("*" if r.pattern == "prefixed" else "")
+        at = "" if self.host == "*" else f" from {self.host}"
+        return f"{self.principal} {self.permission} {r.operation} {r.resource} {name}{at}"
+
+
+def user_of(world: str, role: str) -> str:
+    """The name that a role logs in with, or the common name of its certificate."""
+    return f"{world}.{role}"
+
+
+def topic_of(topics: Topics, name: str) -> str:
+    """A topic's whole name."""
+    found: str = getattr(topics, name, f"{topics.world}.{name}")
+    return found
+
+
+def rules(topics: Topics, role: str) -> list[Rule]:
+    """What a role may, sorted. Raises BadInputError for a role that is none."""
+    if role not in ROLES:
+        raise BadInputError(f"{role} has no place in the access table; roles are {', '.join(ROLES)}")
+    r = ROLES[role]
+    found = {Rule("topic", topic_of(topics, t), "literal", "read") for t in r.reads}
+    found |= {Rule("topic", topic_of(topics, t), "literal", "write") for t in r.writes}
+    if r.describes == ("*",):
+        found.add(Rule("topic", f"{topics.world}.", "prefixed", "describe"))
+    else:
+        found |= {Rule("topic", topic_of(topics, t), "literal", "describe") for t in r.describes}
+    if r.configs:
+        found.add(Rule("topic", f"{topics.world}.", "prefixed", "describe_configs"))
+    if r.reads:
+        found.add(Rule("group", READER_GROUPS, "prefixed", "describe"))
+    found |= {Rule("group", f"{topics.world}.{g}", "literal", "read") for g in r.joins}
+    found |= {Rule("group", f"{topics.world}.{g}", "literal", "describe") for g in r.looks_at}
+    found |= {Rule("transactional_id", f"{topics.world}.{t}", "prefixed", "write") for t in r.transactions}
+    return sorted(found)
+
+
+def table(topics: Topics, principals: Mapping[str, Iterable[str]] = NAMED_BY_ROLE) -> set[Grant]:
+    """Every grant of a world. `principals`: by role, where they are not the role's own name; users or whole
+    distinguished names. Raises BadInputError for a role that is none."""
+    for role in principals:
+        if role not in ROLES:
+            raise BadInputError(f"{role} has no place in the access table; roles are {', '.join(ROLES)}")
+    return {
+        Grant(f"User:{who}", rule)
+        for role in ROLES
+        for who in principals.get(role, (user_of(topics.world, role),))
+        for rule in rules(topics, role)
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class AccessPlan:
+    """What the brokers have against what the table says. `missing` is to be made, `surplus` to be taken away: grants of
+    the world's principals that the table does not have; `foreign` are others' on the world's topics, groups and
+    transactional ids, which are shown and left alone."""
+
+    missing: tuple[Grant, ...]
+    surplus: tuple[Grant, ...]
+    foreign: tuple[Grant, ...]
+
+    @property
+    def equal(self) -> bool:
+        return not (self.missing or self.surplus or self.foreign)
+
+
+def plan(kafka: KafkaConfig, topics: Topics, principals: Mapping[str, Iterable[str]] = NAMED_BY_ROLE) -> AccessPlan:
+    """What `apply` would do; changes nothing. Raises PartUnavailableError when the brokers do not answer or keep no
+    ACLs."""
+    return _compare(topics, table(topics, principals), _found(kafka, admin_client(kafka)))
+
+
+def apply(kafka: KafkaConfig, topics: Topics, principals: Mapping[str, Iterable[str]] = NAMED_BY_ROLE) -> AccessPlan:
+    """Makes the brokers' ACLs of this world those of the table; returns what was done. Again changes nothing.
+
+    First what is missing is made, then what is too much is taken away, so that nobody who may is ever refused. Raises
+    PartUnavailableError.
+    """
+    wanted, admin = table(topics, principals), admin_client(kafka)
+    todo = _compare(topics, wanted, _found(kafka, admin))
+    if todo.missing:
+        _each(kafka, admin.create_acls([_binding(g) for g in todo.missing], request_timeout=_ANSWER_S))
+    if todo.surplus:
+        _each(kafka, admin.delete_acls([_filter(g) for g in todo.surplus], request_timeout=_ANSWER_S))
+    return todo
+
+
+def set_users(kafka: KafkaConfig, passwords: Mapping[str, str]) -> list[str]:
+    """Gives users their passwords for SCRAM-SHA-512, whether they are there or not; returns those that were not.
+
+    Raises PartUnavailableError.
+    """
+    admin = admin_client(kafka)
+    known = _users(kafka, admin)
+    info = ScramCredentialInfo(ScramMechanism.SCRAM_SHA_512, SCRAM_ITERATIONS)
+    changes: list[Any] = [UserScramCredentialUpsertion(u, info, p.encode()) for u, p in sorted(passwords.items())]
+    if changes:
+        _each(kafka, admin.alter_user_scram_credentials(changes, request_timeout=_ANSWER_S))
+    return sorted(set(passwords) - known)
+
+
+def missing_users(kafka: KafkaConfig, names: Iterable[str]) -> list[str]:
+    """Those of the names that the brokers know no SCRAM password of. Raises PartUnavailableError."""
+    return sorted(set(names) - _users(kafka, admin_client(kafka)))
+
+
+def _users(kafka: KafkaConfig, admin: AdminClient) -> set[str]:
+    asked: Any = admin.describe_user_scram_credentials(request_timeout=_ANSWER_S)  # one answer when nobody is named
+    return set(_each(kafka, {"users": asked})["users"])
+
+
+def _compare(topics: Topics, wanted: set[Grant], found: set[Grant]) -> AccessPlan:
+    ours = {g.principal for g in wanted}
+    own = {g for g in found if g.principal in ours or g.principal.startswith(f"User:{topics.world}.")}
+    foreign = {g for g in found - own if _touches(topics.world, g.rule)}
+    return AccessPlan(tuple(sorted(wanted - found)), tuple(sorted(own - wanted)), tuple(sorted(foreign)))
+
+
+def _touches(world: str, rule: Rule) -> bool:
+    """Whether a rule opens, or closes, anything of a world."""
+    if rule.resource not in ("topic", "group", "transactional_id"):
+        return False
+    if rule.pattern == "prefixed":
+        return rule.name.startswith(f"{world}.") or f"{world}.".startswith(rule.name)
+    return rule.name == "*" or rule.name.startswith(f"{world}.")
+
+
+def _found(kafka: KafkaConfig, admin: AdminClient) -> set[Grant]:
+    anything: Any = None
+    everything = AclBindingFilter(
+        ResourceType.ANY, anything, ResourcePatternType.ANY, anything, anything, AclOperation.ANY, AclPermissionType.ANY
+    )
+    found = _each(kafka, {"acls": admin.describe_acls(everything, request_timeout=_ANSWER_S)})["acls"]
+    return {_grant(b) for b in found}
+
+
+def _grant(b: Any) -> Grant:
+    rule = Rule(b.restype.name.lower(), b.name, b.resource_pattern_type.name.lower(), b.operation.name.lower())
+    return Grant(b.principal, rule, b.permission_type.name.lower(), b.host)
+
+
+def _binding(g: Grant) -> AclBinding:
+    return AclBinding(*_parts(g))
+
+
+def _filter(g: Grant) -> AclBindingFilter:
+    return AclBindingFilter(*_parts(g))
+
+
+def _parts(g: Grant) -> tuple[Any, ...]:
+    r = g.rule
+    return (
+        ResourceType[r.resource.upper()], r.name, ResourcePatternType[r.pattern.upper()], g.principal, g.host,
+        AclOperation[r.operation.upper()], AclPermissionType[g.permission.upper()],
+    )  # fmt: skip
+
+
+def _each(kafka: KafkaConfig, asked: Mapping[Any, Future[Any]]) -> dict[Any, Any]:
+    """The answers. Raises PartUnavailableError with the first that is an error."""
+    try:
+        return {what: done.result(_ANSWER_S) for what, done in asked.items()}
+    except KafkaException as e:
+        raise PartUnavailableError("Kafka", kafka.bootstrap, e.args[0].str()) from None
+    except TimeoutError:
+        raise PartUnavailableError("Kafka", kafka.bootstrap, f"no answer within {_ANSWER_S:.0f} s") from None
