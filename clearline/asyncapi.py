@@ -13,6 +13,7 @@ import yaml
 
 from clearline.config import Settings
 from clearline.deadletters import REASONS
+from processors.settlement import ATTEMPTS_HEADER, REDRIVE_HEADER
 from schemas.codec import schema_of
 from schemas.examples import documents as examples_of
 from schemas.records import COMMANDS, Subjects
@@ -23,6 +24,7 @@ AVRO = "application/vnd.apache.avro+json;version=1.9.0"
 WIRE = "application/vnd.confluent.avro"
 _BINDINGS = "0.5.0"
 _TEXT = {"type": "string"}
+_LETTER_ID = "^[0-9]{1,6}:[0-9]{1,18}$"
 
 _ABOUT = """\
 The topics of a double-entry ledger. Values are in Confluent's wire format: byte 0, the schema's id in 4 bytes,
@@ -38,7 +40,17 @@ _REPLY_TO = {
             "type": "string",
             "pattern": "^[0-9]{1,6}$",
             "description": "The partition of `replies` to which the outcome is sent. Left out: nobody waits.",
-        }
+        },
+        ATTEMPTS_HEADER: {
+            "type": "string",
+            "pattern": "^[0-9]{1,6}$",
+            "description": "How often this command was tried before: of one that `clearline dlq redrive` put back.",
+        },
+        REDRIVE_HEADER: {
+            "type": "string",
+            "pattern": _LETTER_ID,
+            "description": "The dead letter that came first, PARTITION:OFFSET: of one that was put back.",
+        },
     },
 }
 _BURIED = {
@@ -52,6 +64,11 @@ _BURIED = {
         "source_offset": {**_TEXT, "pattern": "^[0-9]+$"},
         "received_at": {**_TEXT, "pattern": "^[0-9]+$", "description": "The broker's append time, milliseconds UTC."},
         "attempts": {**_TEXT, "pattern": "^[0-9]+$", "description": "How often it was tried."},
+        REDRIVE_HEADER: {
+            **_TEXT,
+            "pattern": _LETTER_ID,
+            "description": "The dead letter that came first: of a command that was put back and died again.",
+        },
     },
 }
 
@@ -88,6 +105,7 @@ _BY_KIND = {
     "LimitState": ("l:", "level, colon, subject", "the subject has no limits any more"),
     "UsageState": ("u:", "level, colon, subject", "no window is open"),
     "CalendarState": ("c:", "partner's path, or bank", ""),
+    "FreezeState": ("f:", "level, colon, subject", "the freeze is lifted"),
     "DayState": ("y:", "ISO date of a closed day", ""),
     "ProductState": ("d:", "product, colon, version", ""),
     "CrossingState": ("x:", "home partition, colon, transaction id in hexadecimal", "the transaction is decided"),
@@ -154,6 +172,11 @@ CHANNELS = (
         "dead", "Dead letters", "What could not be taken: key and value as they were received, byte for byte, and in "
         "the headers why and from where.",
         "send", (), _BURIED,
+    ),
+    Channel(
+        "triage", "Dead letters' history", "What operators did with dead letters, kept for ever. A command that was "
+        "put back stands in the log in the same Kafka transaction; docs/dead-letters.md.",
+        "send", (Held("Triage", "The letter's id, PARTITION:OFFSET, or the task of its own rows."),),
     ),
 )  # fmt: skip
 

@@ -26,6 +26,7 @@ from clearline.commands import (
     dlq,
     document,
     explain,
+    freeze,
     key,
     limit,
     migrate,
@@ -63,7 +64,8 @@ def build() -> typer.Typer:
     )
     app.callback()(_settings)
     nouns = (
-        partner, account, access, limit, calendar, close, product, key, reader, recon, sandbox, onboard, migrate, prepare,
+        partner, account, freeze, access, limit, calendar, close, product, key, reader, recon, sandbox, onboard,
+        migrate, prepare,
     )  # fmt: skip
     for module in (stack, demo, publish, *nouns, report, operate, receipt, explain, dlq, webhook, document, bench):
         module.register(app)

@@ -24,10 +24,12 @@ from clearline.contract_control import (
     CloseDayInput,
     ControlInput,
     OpenAccountInput,
+    OperatorActInput,
     PublishProductInput,
     SealDayInput,
     SetAccountLimitInput,
     SetCalendarInput,
+    SetFreezeInput,
     SetLimitInput,
     SetPartnerStateInput,
 )
@@ -207,6 +209,8 @@ INPUTS: dict[str, type[TransactionInput] | type[ControlInput]] = {
     "CloseDay": CloseDayInput,
     "SealDay": SealDayInput,
     "PublishProduct": PublishProductInput,
+    "SetFreeze": SetFreezeInput,
+    "OperatorAct": OperatorActInput,
 }
 
 

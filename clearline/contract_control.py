@@ -103,6 +103,50 @@ class SetPartnerStateInput(ControlInput):
         return self
 
 
+_Why = Annotated[Text, StringConstraints(min_length=1, max_length=1_024)]
+_Second = Annotated[Text, StringConstraints(max_length=1_024)]
+
+
+class SetFreezeInput(ControlInput):
+    """Freezes or lifts, docs/operations.md. To lift a partner's or the world's takes `approved_by`."""
+
+    command: Literal["SetFreeze"]
+    level: Literal["account", "partner", "product", "world"]
+    subject_id: Annotated[str, StringConstraints(min_length=1, max_length=512)]
+    frozen: bool
+    requested_by: _Why
+    note: _Why
+    approved_by: _Second = ""
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> SetFreezeInput:
+        if self.level == "world" and self.subject_id != "world":
+            stop("must be world where the level is world", "subject_id")
+        if not self.frozen and self.level in ("partner", "world") and not self.approved_by:
+            stop("is missing: to lift this freeze takes a second person", "approved_by")
+        if self.approved_by == self.requested_by:
+            stop("must be another person than requested_by", "approved_by")
+        return self
+
+
+class OperatorActInput(ControlInput):
+    """Something that was done outside of the ledger, to be recorded in it."""
+
+    command: Literal["OperatorAct"]
+    act: Annotated[str, StringConstraints(pattern="^[a-z][a-z0-9._-]{0,63}$")]
+    subject_id: Annotated[str, StringConstraints(min_length=1, max_length=1_024)]
+    digest: Annotated[str, StringConstraints(pattern="^([0-9a-f]{64})?$")] = ""
+    requested_by: _Why
+    note: _Why
+    approved_by: _Second = ""
+
+    @model_validator(mode="after")
+    def _four_eyes(self) -> OperatorActInput:
+        if self.approved_by == self.requested_by:
+            stop("must be another person than requested_by", "approved_by")
+        return self
+
+
 class LimitInput(Input):
     """The most that one window may take; a maximum that is left out does not limit."""
 

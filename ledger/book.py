@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from hashlib import sha256
 
-from ledger import control, crossing, flights, limits, shelf, templates
+from ledger import control, crossing, flights, freezes, limits, shelf, templates
 from ledger.calendars import calendar_of, date_until, next_business_day
 from ledger.days import iso_date
 from ledger.entries import ADJUSTMENT, ENTRY, OTHER
@@ -52,7 +52,7 @@ class Book:
         self.draft = draft
         self.head = draft.head
         self.outbox: list[Crossing] = []
-        self.standing = Standing(draft.partners)
+        self.standing = Standing(draft.partners, draft.is_frozen)
         self._held = Pending(draft)
         # Holds and crossings that may be open though their keys are forgotten: also those that are not merged yet.
         self._holds = [layer for layer in (draft.holds, *draft.holds.below) if layer or layer is draft.holds]
@@ -159,6 +159,7 @@ class Book:
             raise Rejection(Reason.OPERATION_UNKNOWN, field="operation", operation=kind[:64])
         if not may_all:
             standing.require(t.partner_id, kind)
+        freezes.check_transaction(draft, standing, t, kind)
         now = self.head.event_time
         at = Moment(offset, now, digest, standing, kind, self.partition, self.partitions, self._offered)
         plan = OPERATIONS[kind](draft, t, at) if offer is None else templates.plan(draft, t, offer, at)

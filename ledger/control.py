@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ledger import closing, control_accounts, control_partners, control_terms, shelf
+from ledger import closing, control_accounts, control_acts, control_partners, control_terms, shelf
 from ledger.changes import Changes
 from schemas.records import (
     AdmitPartner,
@@ -16,10 +16,12 @@ from schemas.records import (
     CloseAccount,
     CloseDay,
     OpenAccount,
+    OperatorAct,
     PublishProduct,
     SealDay,
     SetAccountLimit,
     SetCalendar,
+    SetFreeze,
     SetLimit,
     SetPartnerState,
     Tick,
@@ -48,4 +50,6 @@ _HANDLERS: dict[type, Any] = {
     SealDay: closing.seal_day,
     Tick: control_terms.tick,
     PublishProduct: shelf.publish,
+    SetFreeze: control_acts.set_freeze,
+    OperatorAct: control_acts.operator_act,
 }

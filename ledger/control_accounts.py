@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ledger import freezes
 from ledger.accounts import ACCOUNT_TYPES, DEBIT_NORMAL, Account
 from ledger.changes import Changes, audit
 from ledger.fields import invalid
@@ -39,7 +40,8 @@ def open_account(book: Book, c: OpenAccount, offset: int) -> Changes:
         raise Rejection(Reason.CURRENCY_UNKNOWN, field="currency", currency=c.currency[:16])
     _check_limits(c.min_available, c.credit_limit)
     book.standing.require(owner_of(c.account_id), OPENS)
-    _check_transit(c)
+    freezes.check_partner(book.standing, owner_of(c.account_id), "account_id")
+    check_transit(c.account_id, c.partner_id)
     if book.draft.accounts.find(c.account_id) is not None:
         raise Rejection(Reason.ACCOUNT_EXISTS, field="account_id", account=c.account_id)
     opened = Account.new(c.account_id, c.type, c.currency, c.min_available, offset, c.credit_limit)
@@ -61,6 +63,8 @@ def block_account(book: Book, c: BlockAccount, offset: int) -> Changes:
     if lifts and c.partner_id != BANK:
         _not_permitted(c, field="partner_id", rule="only the bank lifts a block or a freeze")
     a.debits_blocked, a.credits_blocked, a.frozen, a.offset = c.block_debits, c.block_credits, c.freeze, offset
+    if not c.freeze and book.draft.is_frozen(freezes.ACCOUNT, c.account_id):
+        book.draft.put_row(freezes.row_key(freezes.ACCOUNT, c.account_id), None)
     return c.account_id, audit(c, block_debits=c.block_debits, block_credits=c.block_credits, freeze=c.freeze)
 
 
@@ -87,6 +91,7 @@ def close_account(book: Book, c: CloseAccount, offset: int) -> Changes:
 def _permit(book: Book, c: Any, what: str, *, bank_only: bool = False) -> None:
     """Raises Rejection unless the command's partner may act on this account."""
     book.standing.require(c.partner_id, what)
+    freezes.check_asker(book.draft, book.standing, c.partner_id)
     if c.partner_id != BANK and (bank_only or not within(owner_of(c.account_id), c.partner_id)):
         _not_permitted(c, field="partner_id", partner=c.partner_id)
 
@@ -95,15 +100,15 @@ def _not_permitted(c: Any, **detail: str) -> None:
     raise Rejection(Reason.NOT_PERMITTED, **detail, account=c.account_id[:256])
 
 
-def _check_transit(c: Any) -> None:
-    """What is under way between partitions stands on accounts that no command may touch."""
-    if c.account_id.startswith(TRANSIT):
-        raise not_owned("account_id", c.account_id, c.partner_id)
+def check_transit(account_id: str, partner_id: str, field: str = "account_id") -> None:
+    """What is under way between partitions stands on accounts that no command may touch. Raises Rejection."""
+    if account_id.startswith(TRANSIT):
+        raise not_owned(field, account_id, partner_id)
 
 
 def _account(book: Book, c: Any) -> Account:
     """The open account that a command names."""
-    _check_transit(c)
+    check_transit(c.account_id, c.partner_id)
     found = book.draft.accounts.find(c.account_id)
     if found is None:
         raise Rejection(Reason.ACCOUNT_UNKNOWN, field="account_id", account=c.account_id[:256])

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from ledger import limits
+from ledger import freezes, limits
 from ledger.changes import Changes, audit, bank_only
 from ledger.fields import invalid, is_day
 from ledger.names import within
@@ -28,6 +28,7 @@ CLOSED_DAYS_MAX = 1_000
 def set_limit(book: Book, c: SetLimit, offset: int) -> Changes:
     """Sets all limits of a subject."""
     book.standing.require(c.partner_id, SETS)
+    freezes.check_asker(book.draft, book.standing, c.partner_id)
     if c.partner_id != BANK and not _is_below(c):
         raise Rejection(Reason.NOT_PERMITTED, field="subject_id", partner=c.partner_id, subject=c.subject_id[:256])
     if c.level not in limits.LEVELS:

@@ -27,12 +27,13 @@ from ledger.flights import (
     send,
     transit,
 )
+from ledger.freezes import check_product, check_world
 from ledger.money import AMOUNT_MAX, COUNTER_MAX, EXPONENTS
 from ledger.partners import IS_PAID
 from ledger.plans import Leg, Moment, Plan
 from ledger.posting import post
 from ledger.reasons import Reason, Rejection, first
-from ledger.rules import TRANSIT, check_account, check_left, unknown
+from ledger.rules import TRANSIT, check_account, check_left, owner_frozen, unknown
 from ledger.state import Draft
 from schemas.identity import BANK, owner_of, partition_of, root_of
 from schemas.records import (
@@ -171,6 +172,8 @@ def _creditable(book: Host, c: Crossing) -> list[Leg]:
     legs: list[Leg] = []
     if not c.legs or any(p.side != "credit" or p.amount < 1 or p.currency not in EXPONENTS for p in c.legs):
         raise Rejection(Reason.FIELD_INVALID, field="legs", rule="credit legs, 1 or more")
+    check_world(book.draft)
+    check_product(book.draft, c.product)
     for p in c.legs:
         a = book.draft.accounts.find(p.account_id)
         if a is None or a.owner == BANK:
@@ -180,6 +183,7 @@ def _creditable(book: Host, c: Crossing) -> list[Leg]:
         if stands is not None:
             detail = {"field": "accounts", "account": a.account_id, "partner": stands[0], "state": stands[1]}
             refused = first(refused, Rejection(Reason.OWNER_STATE, **detail))
+        refused = first(refused, owner_frozen("accounts", a, book.standing))
         refused = first(refused, check_account("accounts", a, p.currency, False))
         legs.append((a, "credit", p.amount))
     if refused is not None:

@@ -33,6 +33,7 @@ class StandingOf(Protocol):
     """What is asked of the partners."""
 
     def against(self, partner_id: str, what: str) -> tuple[str, str] | None: ...
+    def frozen_by(self, partner_id: str) -> str: ...
 
 
 class Host(Protocol):

@@ -5,6 +5,7 @@ docs/operations.md shows the same table, and a test holds the two equal.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from ledger.reasons import Reason, Rejection
@@ -64,13 +65,15 @@ Path = tuple[tuple[str, str], ...]
 class Standing:
     """What partners may do now. Answers are kept until `clear`, which every control command must call.
 
-    `live`: partners that were asked about and may do everything, `bank` among them.
+    `live`: partners that were asked about and may do everything, `bank` among them. `is_frozen`: whether this level and
+    subject has a row that says so.
     """
 
-    __slots__ = ("_partners", "_paths", "live")
+    __slots__ = ("_is_frozen", "_partners", "_paths", "live")
 
-    def __init__(self, partners: Partners) -> None:
+    def __init__(self, partners: Partners, is_frozen: Callable[[str, str], bool]) -> None:
         self._partners = partners
+        self._is_frozen = is_frozen
         self._paths: dict[str, Path | None] = {}
         self.live: set[str] = {BANK}
 
@@ -82,7 +85,7 @@ class Standing:
         """Its path from the root down, each with its state; None when it was never admitted; empty for `bank`."""
         if partner_id not in self._paths:
             found = self._paths[partner_id] = self._find(partner_id)
-            if found is not None and all(state == "live" for _, state in found):
+            if found is not None and all(state == "live" for _, state in found) and self._is_free(partner_id):
                 self.live.add(partner_id)
         return self._paths[partner_id]
 
@@ -98,6 +101,13 @@ class Standing:
                 return None
             out.append((name, partner.state))
         return tuple(out)
+
+    def _is_free(self, partner_id: str) -> bool:
+        return not self._is_frozen("world", "world") and not self.frozen_by(partner_id)
+
+    def frozen_by(self, partner_id: str) -> str:
+        """Who on its path, from the root down, is frozen; empty when nobody is."""
+        return next((name for name, _ in self.path(partner_id) or () if self._is_frozen("partner", name)), "")
 
     def is_live(self, partner_id: str) -> bool:
         """Whether it, and all above it, may do everything."""

@@ -18,6 +18,9 @@ class Reason(StrEnum):
     OPERATION_UNKNOWN = "operation_unknown"
     PARTNER_SUSPENDED = "partner_suspended"
     PARTNER_STATE = "partner_state"
+    WORLD_FROZEN = "world_frozen"
+    PARTNER_FROZEN = "partner_frozen"
+    PRODUCT_FROZEN = "product_frozen"
     FIELD_INVALID = "field_invalid"
     ROLE_UNKNOWN = "role_unknown"
     ROLE_MISSING = "role_missing"
@@ -39,6 +42,7 @@ class Reason(StrEnum):
     ACCOUNT_UNKNOWN = "account_unknown"
     ACCOUNT_NOT_OWNED = "account_not_owned"
     OWNER_STATE = "owner_state"
+    OWNER_FROZEN = "owner_frozen"
     ACCOUNT_CLOSED = "account_closed"
     ACCOUNT_FROZEN = "account_frozen"
     ACCOUNT_CURRENCY = "account_currency"
@@ -74,6 +78,9 @@ MEANING: dict[Reason, str] = {
     Reason.OPERATION_UNKNOWN: "The product offers no such operation.",
     Reason.PARTNER_SUSPENDED: "The partner, or one above it, is suspended; `partner` names which.",
     Reason.PARTNER_STATE: "The state of the partner, or of one above it, does not permit this; `partner` names which.",
+    Reason.WORLD_FROZEN: "The bank has frozen the whole world: nothing but voids is taken.",
+    Reason.PARTNER_FROZEN: "The partner, or one above it, is frozen by the bank; `partner` names which.",
+    Reason.PRODUCT_FROZEN: "The product is frozen by the bank.",
     Reason.FIELD_INVALID: "A field is missing, malformed or contradicts another; `field` and `rule` name it.",
     Reason.ROLE_UNKNOWN: "The operation has no such role; `roles` names those it has.",
     Reason.ROLE_MISSING: "A role of the operation has no account.",
@@ -95,6 +102,7 @@ MEANING: dict[Reason, str] = {
     Reason.ACCOUNT_UNKNOWN: "No such account.",
     Reason.ACCOUNT_NOT_OWNED: "Not an account that this partner may use on this side: see docs/operations.md.",
     Reason.OWNER_STATE: "The state of the account's owner does not permit this; `partner` and `state` name it.",
+    Reason.OWNER_FROZEN: "The account's owner, or a partner above it, is frozen by the bank; `partner` names which.",
     Reason.ACCOUNT_CLOSED: "The account is closed for good.",
     Reason.ACCOUNT_FROZEN: "The account is frozen; nothing may be posted to it.",
     Reason.ACCOUNT_CURRENCY: "The posting's currency is not the account's.",
@@ -130,6 +138,9 @@ CURE: dict[Reason, str] = {
     Reason.OPERATION_UNKNOWN: "`clearline product show PRODUCT` lists its operations.",
     Reason.PARTNER_SUSPENDED: "Voids and refunds go on; for the rest the bank must let it go on.",
     Reason.PARTNER_STATE: "docs/operations.md has the table; the bank changes states.",
+    Reason.WORLD_FROZEN: "Wait until the bank lifts the freeze, then send it again under a new key.",
+    Reason.PARTNER_FROZEN: "Voids go on; for the rest the bank must lift the freeze.",
+    Reason.PRODUCT_FROZEN: "Voids go on; for the rest the bank must lift the freeze, or use another product.",
     Reason.FIELD_INVALID: "Correct the field and send it with a new key.",
     Reason.ROLE_UNKNOWN: "Name only the operation's roles in `accounts`.",
     Reason.ROLE_MISSING: "Name an account for it in `accounts`.",
@@ -151,6 +162,7 @@ CURE: dict[Reason, str] = {
     Reason.ACCOUNT_UNKNOWN: "Check the id, or open the account first.",
     Reason.ACCOUNT_NOT_OWNED: "Ask in the name of the partner that owns the account.",
     Reason.OWNER_STATE: "docs/operations.md has the table; refunds reach it while it is suspended or leaving.",
+    Reason.OWNER_FROZEN: "The bank must lift the freeze.",
     Reason.ACCOUNT_CLOSED: "Use another account.",
     Reason.ACCOUNT_FROZEN: "The bank must lift the freeze.",
     Reason.ACCOUNT_CURRENCY: "Use an account in that currency, or an exchange.",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from typing import Protocol
 
 from ledger.accounts import Account
 from ledger.money import COUNTER_MAX
@@ -40,6 +41,12 @@ def owned(owners: str, asker: str, owner: str) -> bool:
     return owners.startswith(ANY)
 
 
+class FrozenBy(Protocol):
+    """What is asked of the partners."""
+
+    def frozen_by(self, partner_id: str) -> str: ...
+
+
 @lru_cache(maxsize=65_536)
 def _place_of(root: str, partitions: int) -> int:
     return partition_of(root, partitions)
@@ -51,10 +58,11 @@ class Legs:
     `pays`: what an owner who is credited must permit (`is paid`, `is repaid`), empty when that is not asked.
     """
 
-    __slots__ = ("accounts", "at", "away", "legs", "partner_id", "pays", "refused", "root")
+    __slots__ = ("accounts", "at", "away", "freezes", "legs", "partner_id", "pays", "refused", "root")
 
     def __init__(self, draft: Draft, partner_id: str, at: Moment, pays: str = IS_PAID) -> None:
         self.accounts = draft.accounts
+        self.freezes = draft.freezes
         self.partner_id = partner_id
         self.root = root_of(partner_id)
         self.at = at
@@ -103,6 +111,8 @@ class Legs:
                 self.refuse(self._owner_state(field, a, self.at.kind, self.partner_id))
             elif self.pays:
                 self.refuse(self._owner_state(field, a, self.pays))
+            if self.freezes:
+                self.refuse(owner_frozen(field, a, self.at.standing))
         self.refuse(check_account(field, a, currency, side == "debit"))
         self.legs.append((a, side, amount))
 
@@ -126,6 +136,12 @@ class Legs:
         if found is None:
             return None
         return Rejection(Reason.OWNER_STATE, field=field, account=a.account_id, partner=found[0], state=found[1])
+
+
+def owner_frozen(field: str, a: Account, standing: FrozenBy) -> Rejection | None:
+    """What the freezes on the owner's path say to it."""
+    found = standing.frozen_by(a.owner)
+    return Rejection(Reason.OWNER_FROZEN, field=field, account=a.account_id, partner=found) if found else None
 
 
 def unknown(field: str, account_id: str) -> Rejection:

@@ -52,6 +52,8 @@ def plain_version(draft: Draft, t: Transaction, day: int) -> int:
         found = offer(draft, t, day)
     except Rejection:
         return -1
+    if draft.is_frozen("product", t.product):
+        return -1
     currencies = found.product.currencies
     plain = found.operation.plain and "partner" in found.callers and not found.limits
     return found.version if plain and (not currencies or t.currency in currencies) else -1

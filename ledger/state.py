@@ -116,10 +116,13 @@ class PartitionBase:
 
     `rows`: what is kept as the record that it is (limits, usage, calendars, products, transactions in flight), by its
     key in `ledger.state`; `shelf`: the versions of each product, rising; `limits`: how many subjects have limits;
-    `in_flight`: how many transactions between partitions are open that this one decides.
+    `in_flight`: how many transactions between partitions are open that this one decides; `freezes`: how many subjects
+    are frozen by a row.
     """
 
-    __slots__ = ("accounts", "due", "entries", "head", "holds", "in_flight", "limits", "partners", "rows", "shelf")
+    __slots__ = (
+        "accounts", "due", "entries", "freezes", "head", "holds", "in_flight", "limits", "partners", "rows", "shelf",
+    )  # fmt: skip
 
     def __init__(self, window_ms: int = WINDOW_MS) -> None:
         self.accounts: dict[str, Account] = {}
@@ -129,13 +132,15 @@ class PartitionBase:
         self.entries = EntryLog(window_ms)
         self.rows: dict[str, Record] = {}
         self.shelf: dict[str, tuple[ProductState, ...]] = {}
-        self.limits = self.in_flight = 0
+        self.limits = self.in_flight = self.freezes = 0
         self.head = Head()
 
     def put_row(self, key: str, row: Record | None) -> None:
         """Takes a row as it is now; None: it is gone."""
         if key.startswith("l:"):
             self.limits += (row is not None) - (key in self.rows)
+        elif key.startswith("f:"):
+            self.freezes += (row is not None) - (key in self.rows)
         elif key.startswith("x:"):
             self.in_flight += _is_home(row) - _is_home(self.rows.get(key))
         if row is None:
@@ -183,12 +188,12 @@ class Draft:
     `lapsed` are what this batch adds to the base's `entries`, by source offset. `lapsed_to`: the last hold that lapsed;
     none before it is open, and there may be many until they are merged. `floors_set`: accounts whose floor a
     command of this batch set. `rows`: the rows that it changed, None for those that are gone; ask `row`, which looks
-    below too. `limited`: whether anything may have limits.
+    below too. `limited`: whether anything may have limits; `freezes`: whether anything may be frozen by a row.
     """
 
     __slots__ = (
-        "accounts", "base", "bound", "due", "floors_set", "given_back", "head", "holds", "keys", "lapsed", "lapsed_to",
-        "limited", "partners", "rows", "settled", "shelf", "start", "under",
+        "accounts", "base", "bound", "due", "floors_set", "freezes", "given_back", "head", "holds", "keys", "lapsed",
+        "lapsed_to", "limited", "partners", "rows", "settled", "shelf", "start", "under",
     )  # fmt: skip
 
     def __init__(self, base: PartitionBase, under: tuple[Draft, ...] = ()) -> None:
@@ -210,6 +215,7 @@ class Draft:
         self.rows: dict[str, Record | None] = {}
         self.shelf: dict[str, tuple[ProductState, ...]] = {}
         self.limited: bool = base.limits > 0 or any(d.limited for d in under)
+        self.freezes: bool = base.freezes > 0 or any(d.freezes for d in under)
 
     # ---- what is asked of it -----------------------------------------------------------------------------------
 
@@ -234,6 +240,10 @@ class Draft:
             if key in d.rows:
                 return d.rows[key]
         return self.base.rows.get(key)
+
+    def is_frozen(self, level: str, subject: str) -> bool:
+        """Whether a row says so: of a partner itself, not of those above it."""
+        return self.freezes and self.row(f"f:{level}:{subject}") is not None
 
     def versions(self, product: str) -> tuple[ProductState, ...]:
         """The versions of a product that were published, rising; empty when there is none."""
@@ -278,6 +288,8 @@ class Draft:
         self.rows[key] = row
         if key.startswith("l:"):
             self.limited = True
+        elif key.startswith("f:"):
+            self.freezes = True
 
     def publish(self, row: ProductState) -> None:
         """Takes a version of a product that is higher than all before."""

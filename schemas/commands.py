@@ -254,6 +254,34 @@ class PublishProduct(CommandRecord, frozen=True, gc=False, omit_defaults=True):
     note: str = ""
 
 
+class SetFreeze(CommandRecord, frozen=True, gc=False, omit_defaults=True):
+    """Freezes a subject of this level, or lifts that. `level`: account, partner (with its subtree), product or world;
+    `subject_id`: world for the world. `approved_by`: the second person, needed to lift a partner's or the world's."""
+
+    partner_id: str
+    idempotency_key: str
+    level: str
+    subject_id: str
+    frozen: bool
+    requested_by: str = ""
+    note: str = ""
+    approved_by: str = ""
+
+
+class OperatorAct(CommandRecord, frozen=True, gc=False, omit_defaults=True):
+    """What an operator did, for the journal; it changes nothing. `digest`: SHA-256 of the document that was acted on,
+    64 hexadecimal digits, empty for none."""
+
+    partner_id: str
+    idempotency_key: str
+    act: str
+    subject_id: str
+    digest: str
+    requested_by: str = ""
+    approved_by: str = ""
+    note: str = ""
+
+
 class Crossing(CommandRecord, frozen=True, gc=False, omit_defaults=True):
     """A step of a transaction between partitions: reserve, reserved, refused, commit or void (docs/protocols.md)."""
 
@@ -278,10 +306,10 @@ class Crossing(CommandRecord, frozen=True, gc=False, omit_defaults=True):
 
 Command = (
     Transaction | OpenAccount | BlockAccount | SetAccountLimit | CloseAccount | AdmitPartner | SetPartnerState
-    | SetLimit | SetCalendar | CloseDay | SealDay | Tick | PublishProduct | Crossing
+    | SetLimit | SetCalendar | CloseDay | SealDay | Tick | PublishProduct | Crossing | SetFreeze | OperatorAct
 )  # fmt: skip
 
 COMMANDS: tuple[type[Record], ...] = (
     Transaction, OpenAccount, BlockAccount, SetAccountLimit, CloseAccount, AdmitPartner, SetPartnerState,
-    SetLimit, SetCalendar, CloseDay, SealDay, Tick, PublishProduct, Crossing,
+    SetLimit, SetCalendar, CloseDay, SealDay, Tick, PublishProduct, Crossing, SetFreeze, OperatorAct,
 )  # fmt: skip

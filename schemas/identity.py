@@ -18,9 +18,11 @@ from schemas.records import (
     CloseDay,
     Command,
     Crossing,
+    OperatorAct,
     PublishProduct,
     SealDay,
     SetCalendar,
+    SetFreeze,
     SetLimit,
     SetPartnerState,
     Tick,
@@ -96,18 +98,23 @@ def tree_of(command: Command) -> str:
         return next((r for r in (root_of(owner_of(a)) for a in named) if r != BANK), BANK)
     if isinstance(command, AdmitPartner | SetPartnerState | SetCalendar):
         return root_of(command.subject_id)
-    if isinstance(command, SetLimit):
+    if isinstance(command, SetLimit | SetFreeze):
         return {"partner": root_of(command.subject_id), "account": root_of(owner_of(command.subject_id))}.get(
             command.level, BANK
         )
-    if isinstance(command, CloseDay | SealDay | Tick | PublishProduct | Crossing):
+    if isinstance(command, CloseDay | SealDay | Tick | PublishProduct | Crossing | OperatorAct):
         return BANK  # of every partition, or of the one that it names
     return root_of(owner_of(command.account_id))
 
 
 def route_of(command: Command, partitions: int) -> tuple[bytes, Sequence[int]]:
-    """Kafka key and partitions of a command: one partition, or all for what every partition must know."""
+    """Kafka key and partitions of a command: one partition, or all for what every partition must know.
+
+    An operator's act has nothing to do with any partition; it stands once, where `bank` would have its partition.
+    """
     root = tree_of(command)
+    if isinstance(command, OperatorAct):
+        return BANK.encode(), (_place_of(BANK, partitions),)
     if root == BANK and not isinstance(command, Transaction):
         return BANK.encode(), range(partitions)
     return root.encode(), (_place_of(root, partitions),)

@@ -22,6 +22,7 @@ from schemas.commands import (
     Limit,
     NamedAmount,
     OpenAccount,
+    OperatorAct,
     Posting,
     PublishProduct,
     Record,
@@ -30,13 +31,14 @@ from schemas.commands import (
     SealedTotal,
     SetAccountLimit,
     SetCalendar,
+    SetFreeze,
     SetLimit,
     SetPartnerState,
     Tick,
     Transaction,
     ZoneOffset,
 )
-from schemas.states import CalendarState, DayState, LimitState, ProductState, UsageState, Used
+from schemas.states import CalendarState, DayState, FreezeState, LimitState, ProductState, UsageState, Used
 
 __all__ = [
     "COMMANDS",
@@ -59,6 +61,7 @@ __all__ = [
     "DayState",
     "DeadLetter",
     "Delivery",
+    "FreezeState",
     "HoldState",
     "JournalRecord",
     "Limit",
@@ -68,6 +71,7 @@ __all__ = [
     "Onboarding",
     "OpenAccount",
     "OpenedAccount",
+    "OperatorAct",
     "PartitionState",
     "PartnerState",
     "PassedCheck",
@@ -86,12 +90,14 @@ __all__ = [
     "SealedTotal",
     "SetAccountLimit",
     "SetCalendar",
+    "SetFreeze",
     "SetLimit",
     "SetPartnerState",
     "Subjects",
     "Subscription",
     "Tick",
     "Transaction",
+    "Triage",
     "UsageState",
     "Used",
     "Want",
@@ -277,6 +283,31 @@ class DeadLetter(Record, frozen=True, gc=False):
     value: bytes | None
 
 
+class Triage(Record, frozen=True, gc=False):
+    """One move of an operator among the dead letters: see its schema. Letters by id, PARTITION:OFFSET."""
+
+    task: str
+    move: str
+    letter: str = ""
+    original: str = ""
+    attempts: int = 0
+    letter_digest: bytes = b""
+    payload_digest: bytes = b""
+    edited: bool = False
+    command_id: bytes = b""
+    partner_id: str = ""
+    idempotency_key: str = ""
+    to_partition: int = -1
+    to_offset: int = -1
+    requested_by: str = ""
+    note: str = ""
+    plan_digest: bytes = b""
+    total: int = 0
+    done: int = 0
+    state: str = ""
+    value: bytes | None = None
+
+
 class Reply(Record, frozen=True, gc=False):
     """The outcome of one command, for a caller who waits."""
 
@@ -333,7 +364,8 @@ class CallCounts(Record, frozen=True, gc=False):
 class AccessKey(Record, frozen=True, gc=False):
     """A partner's credential, by its id. `secret_hash`: SHA-256 of the secret; `public_key`: Ed25519, 32 bytes, empty
     for none; `scopes`: separated by spaces, sorted; times in milliseconds UTC, 0 for never. `payload_digest`: of what
-    was asked for under an idempotency key, so that a repeat is known."""
+    was asked for under an idempotency key, so that a repeat is known. `holder`: the person of the bank's staff whose it
+    is."""
 
     key_id: str
     partner_id: str
@@ -349,6 +381,7 @@ class AccessKey(Record, frozen=True, gc=False):
     note: str
     replaces: str = ""
     payload_digest: bytes = b""
+    holder: str = ""
 
 
 class Want(Record, frozen=True, gc=False):
@@ -457,8 +490,8 @@ class Onboarding(Record, frozen=True, gc=False):
 
 _OTHERS: tuple[type[Record], ...] = (
     JournalRecord, AccountState, HoldState, PartnerState, LimitState, UsageState, CalendarState, ProductState,
-    DayState, CrossingState, PartitionState, DeadLetter, Reply, Seal, AccessKey, Subscription, Delivery, Notice,
-    WebhookProgress, Redelivery, Onboarding, CallCounts,
+    DayState, FreezeState, CrossingState, PartitionState, DeadLetter, Reply, Seal, AccessKey, Subscription, Delivery,
+    Notice, WebhookProgress, Redelivery, Onboarding, CallCounts, Triage,
 )  # fmt: skip
 RECORDS: dict[str, type[Record]] = {c.__name__: c for c in (*COMMANDS, *_OTHERS)}
 

@@ -1,4 +1,4 @@
-"""Rows of `ledger.state` that are kept as the records that they are: limits, usage, calendars, days, products.
+"""Rows of `ledger.state` that are kept as the records that they are: limits, usage, calendars, days, products, freezes.
 
 `schemas.records` has all of these names too. Dates are days since 1970-01-01; amounts are minor units.
 """
@@ -63,4 +63,16 @@ class ProductState(Record, frozen=True, gc=False):
     version: int
     effective_from: int
     document: str
+    source_offset: int
+
+
+class FreezeState(Record, frozen=True, gc=False):
+    """What is frozen as of `source_offset`, by whom and why. `since`: event time, milliseconds UTC."""
+
+    level: str
+    subject_id: str
+    requested_by: str
+    note: str
+    approved_by: str
+    since: int
     source_offset: int

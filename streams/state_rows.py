@@ -1,5 +1,5 @@
-"""The end of `ledger.state` in memory: partners, products, limits, usage and calendars of every partition, as a worker
-that takes over would have them, and the accounts that changed last.
+"""The end of `ledger.state` in memory: partners, products, limits, usage, calendars and freezes of every partition, as
+a worker that takes over would have them, and the accounts that changed last.
 
 A gateway follows the topic from its first record. Values are kept as the bytes that they are and decoded when somebody
 asks, so following costs little while the ledger is busy. Holds and transactions in flight are stepped over. Of
@@ -27,7 +27,7 @@ log = structlog.get_logger()
 
 ACCOUNTS_MAX = 20_000
 _META = "meta"
-_KEPT = frozenset({b"p:", b"d:", b"l:", b"u:", b"c:"})
+_KEPT = frozenset({b"p:", b"d:", b"l:", b"u:", b"c:", b"f:"})
 
 
 class _Rows:
