@@ -36,13 +36,22 @@ SCRAM_ITERATIONS = 8_192
 _ANSWER_S = 30.0
 
 
+class Rule(NamedTuple):
+    """One ACL without its principal. `resource`: topic, group or transactional_id; `pattern`: literal or prefixed."""
+
+    resource: str
+    name: str
+    pattern: str
+    operation: str
+
+
 @dataclass(frozen=True, slots=True)
 class Role:
     """What one role does on the brokers. Names of topics are those of `Topics`: `journal` is `live.journal`.
 
     `describes` "*": ends, numbers of partitions and ids of all topics of the world, none of their records. `joins`:
     groups whose offsets it commits, `looks_at`: groups whose offsets it only sees. `transactions`: beginnings of its
-    transactional ids. `configs`: may read the settings of topics.
+    transactional ids. `configs`: may read the settings of topics. `more`: rules whose names are not of the world.
     """
 
     purpose: str
@@ -53,6 +62,7 @@ class Role:
     looks_at: tuple[str, ...] = ()
     transactions: tuple[str, ...] = ()
     configs: bool = False
+    more: tuple[Rule, ...] = ()
 
 
 ALL = ("submitted", "journal", "state", "dead", "triage", "seals", "replies", "access", "calls", "webhooks")
@@ -116,19 +126,18 @@ ROLES: dict[str, Role] = {
         looks_at=("settlement",),
         configs=True,
     ),
+    "registry": Role(
+        "Apicurio Registry, which keeps its schemas in a topic of its own",
+        describes=(),
+        more=(
+            *(Rule("topic", "kafkasql-journal", "literal", x) for x in ("create", "describe_configs", "read", "write")),
+            Rule("group", "apicurio-registry-", "prefixed", "read"),
+        ),
+    ),
 }
 
 
 NAMED_BY_ROLE: Mapping[str, Iterable[str]] = {}
-
-
-class Rule(NamedTuple):
-    """One ACL without its principal. `resource`: topic, group or transactional_id; `pattern`: literal or prefixed."""
-
-    resource: str
-    name: str
-    pattern: str
-    operation: str
 
 
 class Grant(NamedTuple):
@@ -178,7 +187,7 @@ def rules(topics: Topics, role: str) -> list[Rule]:
     found |= {Rule("group", f"{topics.world}.{g}", "literal", "read") for g in r.joins}
     found |= {Rule("group", f"{topics.world}.{g}", "literal", "describe") for g in r.looks_at}
     found |= {Rule("transactional_id", f"{topics.world}.{t}", "prefixed", "write") for t in r.transactions}
-    return sorted(found)
+    return sorted({*found, *r.more})
 
 
 def table(topics: Topics, principals: Mapping[str, Iterable[str]] = NAMED_BY_ROLE) -> set[Grant]:

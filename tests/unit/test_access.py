@@ -56,7 +56,10 @@ def test_who_may_write_what() -> None:
 
 
 def test_nobody_may_change_topics_or_reach_another_world() -> None:
+    registry = ROLES["registry"].more
     for grant in table(TOPICS):
+        if grant.rule in registry and grant.principal == "User:live.registry":
+            continue
         assert grant.rule.operation in ("read", "write", "describe", "describe_configs"), grant
         assert grant.principal.startswith("User:live.")
         assert grant.permission == "allow"
