@@ -29,10 +29,12 @@ KEY_ID = re.compile(r"[a-z0-9]{16}", re.ASCII)
 TOKEN = re.compile(r"(?P<world>test|live)_(?P<key_id>[a-z0-9]{16})_(?P<secret>[A-Za-z0-9_-]{43})", re.ASCII)
 THUMBPRINT = re.compile(r"[0-9a-f]{64}", re.ASCII)
 SIMPLE_SCOPES = ("read", "accounts", "limits", "webhooks", "keys", "reports", "data")
-REPORTS = "reports"
+STAFF_SCOPES = ("reports", "status", "operate")  # of a key of the bank; the last two are no partner's
+_STAFF_ONLY = frozenset(STAFF_SCOPES) - set(SIMPLE_SCOPES)
 ALL_SCOPES = (*SIMPLE_SCOPES, "transact:*:*")
 SCOPES_MAX = 200
 NOTE_MAX = 500
+HOLDER = re.compile(r"[a-z][a-z0-9._-]{0,63}", re.ASCII)
 _TRANSACT = re.compile(r"transact:(\*|[a-z][a-z0-9-]{0,63}):(\*|[a-z][a-z0-9_]{0,31})", re.ASCII)
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
 _NO_HASH = sha256(b"of no secret").digest()
@@ -87,15 +89,15 @@ def make(
     note: str = "",
     replaces: str = "",
     payload_digest: bytes = b"",
+    holder: str = "",
 ) -> Made:
-    """A new key of a partner, or of the bank to read reports with, with a new secret. `key_id`: a random one unless
-    given; `public_key`: 32 bytes; `expires_at`: milliseconds UTC, 0 never; `replaces`: the key whose place it takes.
-    Raises KeyFieldError."""
+    """A new key of a partner, or of the bank's staff, with a new secret. `key_id`: a random one unless given;
+    `public_key`: 32 bytes; `expires_at`: milliseconds UTC, 0 never; `replaces`: the key whose place it takes; `holder`:
+    the person of the staff whose it is. Raises KeyFieldError."""
     if not PARTNER_ID.fullmatch(partner_id) or (root_of(partner_id) == BANK and partner_id != BANK):
         raise KeyFieldError("partner_id", f"{partner_id!r} is no partner that may have keys")
     granted = joined(scopes)
-    if partner_id == BANK and granted != REPORTS:
-        raise KeyFieldError("scopes", f"a key of the bank has the scope {REPORTS} and no other")
+    _check_staff(partner_id, scopes_of(granted), holder)
     if signature not in ("optional", "required"):
         raise KeyFieldError("signature", "must be optional or required")
     if signature == "required" and not public_key:
@@ -109,9 +111,25 @@ def make(
     secret = secrets.token_urlsafe(32)
     key = AccessKey(
         key_id or new_id(), partner_id, hash_of(secret), public_key, signature, thumbprint, granted, now_ms,
-        expires_at, 0, requested_by, note, replaces, payload_digest,
+        expires_at, 0, requested_by, note, replaces, payload_digest, holder,
     )  # fmt: skip
     return Made(key, f"{world_prefix(sandbox)}_{key.key_id}_{secret}")
+
+
+def _check_staff(partner_id: str, scopes: frozenset[str], holder: str) -> None:
+    """What only the bank's staff has, and what it does not have. Raises KeyFieldError."""
+    if partner_id != BANK:
+        if found := sorted(scopes & _STAFF_ONLY):
+            raise KeyFieldError("scopes", f"{found[0]} is for keys of the bank's staff only")
+        if holder:
+            raise KeyFieldError("holder", "is for keys of the bank's staff only")
+        return
+    if not scopes <= set(STAFF_SCOPES):
+        raise KeyFieldError("scopes", f"a key of the bank has scopes of {', '.join(STAFF_SCOPES)} and no other")
+    if holder and not HOLDER.fullmatch(holder):
+        raise KeyFieldError("holder", f"must be a person's short name, {HOLDER.pattern}")
+    if "operate" in scopes and not holder:
+        raise KeyFieldError("holder", "is missing: who changes things must have a name that acts are recorded under")
 
 
 def rotate(
@@ -126,7 +144,7 @@ def rotate(
     made = make(
         old.partner_id, scopes_of(old.scopes), sandbox=sandbox, now_ms=now_ms, requested_by=requested_by,
         public_key=old.public_key, signature=old.signature, thumbprint=old.thumbprint, note=note or old.note,
-        replaces=old.key_id,
+        replaces=old.key_id, holder=old.holder,
     )  # fmt: skip
     return made, ending(old, now_ms, overlap_ms)
 
@@ -180,7 +198,7 @@ def joined(scopes: Iterable[str]) -> str:
     if not 1 <= len(wanted) <= SCOPES_MAX:
         raise KeyFieldError("scopes", f"must be 1 to {SCOPES_MAX} scopes")
     for scope in wanted:
-        if scope not in SIMPLE_SCOPES and not _TRANSACT.fullmatch(scope):
+        if scope not in SIMPLE_SCOPES and scope not in _STAFF_ONLY and not _TRANSACT.fullmatch(scope):
             known = ", ".join(SIMPLE_SCOPES)
             raise KeyFieldError("scopes", f"{scope[:80]!r} is no scope; known are {known}, transact:PRODUCT:OPERATION")
     return " ".join(wanted)
@@ -247,5 +265,5 @@ def document(key: AccessKey, now_ms: int) -> dict[str, Any]:
         "scopes": key.scopes.split(), "signature": key.signature, "public_key": key.public_key.hex() or None,
         "thumbprint": key.thumbprint or None, "created_at": key.created_at, "expires_at": key.expires_at or None,
         "revoked_at": key.revoked_at or None, "requested_by": key.requested_by, "note": key.note,
-        "replaces": key.replaces or None,
+        "replaces": key.replaces or None, **({"holder": key.holder} if key.holder else {}),
     }  # fmt: skip

@@ -45,9 +45,12 @@ def create(
         list[str] | None,
         typer.Option(
             help="read, accounts, limits, webhooks, keys, reports, data, transact:PRODUCT:OPERATION with * for "
-            "either, or all; read and transact:*:* unless given. A key of bank has reports and no other."
+            "either, or all; read and transact:*:* unless given. A key of bank has some of reports, status, operate."
         ),
     ] = None,
+    holder: Annotated[
+        str, typer.Option(help="Of a key of bank: the person whose it is; who changes things must have one.")
+    ] = "",
     public_key: Annotated[str, typer.Option(help="Ed25519: a PEM file, or 32 bytes in base64 or hexadecimal.")] = "",
     signature: Annotated[
         str, typer.Option(help="optional, or required: then only signed requests are taken.")
@@ -68,6 +71,7 @@ def create(
         partner, _scopes(scope), sandbox=settings.sandbox, now_ms=now, requested_by=_staff(by),
         public_key=_public_key(public_key), signature=signature, thumbprint=thumbprint.replace(":", "").lower(),
         expires_at=now + expires_days * DAY_MS if expires_days else 0, note=note,
+        holder=holder,
     )  # fmt: skip
     if not dry_run:
         with _table(settings) as table:
@@ -195,7 +199,7 @@ def _check_partner(settings: Settings, partner: str) -> None:
     if not PARTNER_ID.fullmatch(partner):
         raise BadInputError(f"{partner!r} is no partner's path, such as acme or acme/shop-17")
     if partner == BANK:
-        return  # a key of the bank reads reports: clearline.keys holds it to that
+        return  # clearline.keys says what a key of the bank may have
     if partner not in read_directory(connect(settings), partner).partners:
         raise BadInputError(f"there is no partner {partner}; see `clearline partner list`")
 

@@ -147,7 +147,7 @@ def test_a_key_of_the_bank_reads_reports_and_does_nothing_else() -> None:
         ("data",),
         ("reports", "transact:*:*"),
     ):
-        with pytest.raises(keys.KeyFieldError, match="the scope reports and no other"):
+        with pytest.raises(keys.KeyFieldError, match="scopes of reports, status, operate and no other"):
             DOOR.key("bank", scopes)
     held = DOOR.key("bank", ("reports",))
     assert DOOR.ask(a_request(token=held.token).with_header(b"clearline-partner", None)) == "bank"
@@ -155,6 +155,22 @@ def test_a_key_of_the_bank_reads_reports_and_does_nothing_else() -> None:
         assert DOOR.ask(a_request(token=held.token).with_header(b"clearline-partner", named.encode())) == "forbidden"
     made, _ = keys.rotate(held.key, sandbox=True, now_ms=DOOR.now_ms, overlap_ms=0, requested_by="bank:test")
     assert made.key.scopes == "reports"
+
+
+def test_scopes_of_the_staff_are_no_partners_and_who_changes_things_has_a_name() -> None:
+    for scope in ("status", "operate"):
+        with pytest.raises(keys.KeyFieldError, match=f"{scope} is for keys of the bank's staff only"):
+            DOOR.key("acme", ("read", scope))
+    with pytest.raises(keys.KeyFieldError, match="holder"):
+        DOOR.key("acme", ("read",), holder="li.wei")
+    with pytest.raises(keys.KeyFieldError, match="holder: is missing"):
+        DOOR.key("bank", ("status", "operate"))
+    for wrong in ("Li", "li wei", "-li", "l" * 65):
+        with pytest.raises(keys.KeyFieldError, match="holder: must be"):
+            DOOR.key("bank", ("operate",), holder=wrong)
+    held = DOOR.key("bank", ("status", "operate", "reports"), holder="li.wei")
+    made, _ = keys.rotate(held.key, sandbox=True, now_ms=DOOR.now_ms, overlap_ms=0, requested_by="bank:test")
+    assert (made.key.scopes, made.key.holder) == ("operate reports status", "li.wei")
 
 
 def test_only_a_key_of_the_bank_sees_all_figures_and_it_sees_nothing_else() -> None:

@@ -28,13 +28,24 @@ from schemas.errors import BadInputError
 from schemas.identity import BANK
 from schemas.records import AccessKey
 
-SCOPE = "reports"
-PATH = "/finance"
 IDLE_MS, LONGEST_MS = 30 * 60_000, 8 * 3_600_000
 ATTEMPTS_AT_ONCE = 20  # of one address: each costs a twentieth of a burst
 _FRESH_MS = 60_000  # a cookie that was seen so lately is not written anew
-_ENDED = "finance.ended"
 _ENDED_MAX = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """Pages that a session opens. `name`: of its cookie; `path`: under which all are; `scope`: what a key needs. A
+    session of one door opens no other."""
+
+    name: str
+    path: str
+    scope: str
+
+
+FINANCE = Door("finance", "/finance", "reports")
+PATH = FINANCE.path
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +59,7 @@ class Session:
     seen: int
 
 
-def refused(parts: Parts, request: Request, text: str) -> tuple[AccessKey | None, str]:
+def refused(parts: Parts, request: Request, text: str, door: Door = FINANCE) -> tuple[AccessKey | None, str]:
     """The key whose token this is, and the word of `words.py` for why it does not open the page; empty when it does.
 
     Until the secret is proven all is one reason, so nobody learns anything about a key that is not his.
@@ -58,16 +69,16 @@ def refused(parts: Parts, request: Request, text: str) -> tuple[AccessKey | None
     right = keys.matches(key, token.secret if token is not None else "")
     if token is None or key is None or not right or token.world != keys.world_prefix(parts.settings.sandbox):
         return None, "key.unknown"
-    return key, why_not(parts, request, key)
+    return key, why_not(parts, request, key, door)
 
 
-def why_not(parts: Parts, request: Request, key: AccessKey) -> str:
+def why_not(parts: Parts, request: Request, key: AccessKey, door: Door = FINANCE) -> str:
     """The word for why this key, whose secret is proven, does not open the page; empty when it does."""
     if not keys.taken(key, parts.now_ms()):
         return "key.unknown"
     if key.partner_id != BANK:
         return "key.not_bank"
-    if SCOPE not in keys.scopes_of(key.scopes):
+    if door.scope not in keys.scopes_of(key.scopes):
         return "key.no_scope"
     if key.signature == "required":
         return "key.signed_only"
@@ -82,11 +93,11 @@ def begin(parts: Parts, key: AccessKey) -> Session:
     return Session(key.key_id, _mark(key), secrets.token_hex(16), now, now)
 
 
-def current(parts: Parts, request: Request) -> Session | None:
+def current(parts: Parts, request: Request, door: Door = FINANCE) -> Session | None:
     """The session of a request; None when it has none that still goes on."""
-    text = request.cookies.get(_name(parts, request), "")
-    session = _opened(parts, text) if text else None
-    if session is None or session.number in _ended(parts):
+    text = request.cookies.get(_name(parts, request, door), "")
+    session = _opened(parts, text, door) if text else None
+    if session is None or session.number in _ended(parts, door):
         return None
     now = parts.now_ms()
     if not (session.began <= session.seen <= now + _FRESH_MS):
@@ -94,41 +105,44 @@ def current(parts: Parts, request: Request) -> Session | None:
     if now - session.seen > IDLE_MS or now - session.began > LONGEST_MS:
         return None
     key = security.key_row(parts, session.key_id)
-    if key is None or not hmac.compare_digest(_mark(key), session.mark) or why_not(parts, request, key):
+    if key is None or not hmac.compare_digest(_mark(key), session.mark) or why_not(parts, request, key, door):
         return None
     return session
 
 
-def keep(parts: Parts, request: Request, response: Response, session: Session, *, new: bool = False) -> None:
+def keep(
+    parts: Parts, request: Request, response: Response, session: Session, door: Door = FINANCE, *, new: bool = False
+) -> None:
     """Has the browser keep the session, until it is closed at the latest. Not written anew within a minute."""
     now = parts.now_ms()
     if new or now - session.seen > _FRESH_MS:
         plain = orjson.dumps({n: getattr(replace(session, seen=now), n) for n in Session.__slots__})
-        text = base64.urlsafe_b64encode(vault_of(parts.settings).seal(plain, _bound(parts))).decode().rstrip("=")
+        text = base64.urlsafe_b64encode(vault_of(parts.settings).seal(plain, _bound(parts, door))).decode().rstrip("=")
         response.set_cookie(
-            _name(parts, request), text, path=PATH, secure=_secure(parts, request), httponly=True, samesite="strict"
-        )
+            _name(parts, request, door), text, path=door.path, secure=_secure(parts, request), httponly=True,
+            samesite="strict",
+        )  # fmt: skip
 
 
-def end(parts: Parts, request: Request, response: Response) -> None:
+def end(parts: Parts, request: Request, response: Response, door: Door = FINANCE) -> None:
     """Ends the session of a request: its cookie is taken away, and this gateway takes no copy of it any more."""
-    session = current(parts, request)
+    session = current(parts, request, door)
     if session is not None:
-        ended = _ended(parts)
+        ended = _ended(parts, door)
         ended[session.number] = None
         while len(ended) > _ENDED_MAX:
             del ended[next(iter(ended))]
     response.delete_cookie(
-        _name(parts, request), path=PATH, secure=_secure(parts, request), httponly=True, samesite="strict"
+        _name(parts, request, door), path=door.path, secure=_secure(parts, request), httponly=True, samesite="strict"
     )
 
 
-async def attempt(parts: Parts, request: Request) -> int:
+async def attempt(parts: Parts, request: Request, door: Door = FINANCE) -> int:
     """Takes one attempt to sign in of its address's. Seconds to wait when there is none left, else 0."""
     address = _network(request.client.host) if request.client is not None else "unknown"
     s = parts.settings.gateway
     cost = max(1, s.burst // ATTEMPTS_AT_ONCE)
-    found = await parts.gate.take(f"finance sign-ins of {address}", cost)
+    found = await parts.gate.take(f"{door.name} sign-ins of {address}", cost)
     if not found.refused:
         return 0
     return max(1, math.ceil(found.day_reset_s if found.refused == "day" else cost / s.rate_per_s))
@@ -151,30 +165,30 @@ def from_elsewhere(request: Request) -> bool:
     return request.headers.get("sec-fetch-site", "") in ("cross-site", "same-site")
 
 
-def next_page(text: str) -> str:
+def next_page(text: str, door: Door = FINANCE) -> str:
     """Where to go after signing in: a page of ours, whatever was sent."""
     # The text itself begins so, whatever a parser makes of it: browsers take `///finance` for the host `finance`.
-    ours = text == PATH or text.startswith((PATH + "/", PATH + "?"))
+    ours = text == door.path or text.startswith((door.path + "/", door.path + "?"))
     if not ours or "\\" in text or not text.isprintable() or len(text) > 4_000:
-        return PATH
+        return door.path
     return text
 
 
-def _opened(parts: Parts, text: str) -> Session | None:
+def _opened(parts: Parts, text: str, door: Door) -> Session | None:
     try:
         sealed = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
-        return Session(**orjson.loads(vault_of(parts.settings).open(sealed, _bound(parts))))
+        return Session(**orjson.loads(vault_of(parts.settings).open(sealed, _bound(parts, door))))
     except (BadInputError, ValueError, TypeError, binascii.Error):
         return None
 
 
-def _ended(parts: Parts) -> dict[str, None]:
-    ended: dict[str, None] = parts.memory.setdefault(_ENDED, {})
+def _ended(parts: Parts, door: Door) -> dict[str, None]:
+    ended: dict[str, None] = parts.memory.setdefault(f"{door.name}.ended", {})
     return ended
 
 
-def _bound(parts: Parts) -> str:
-    return f"finance session of {parts.settings.world}"
+def _bound(parts: Parts, door: Door) -> str:
+    return f"{door.name} session of {parts.settings.world}"
 
 
 def _mark(key: AccessKey) -> str:
@@ -185,9 +199,9 @@ def _secure(parts: Parts, request: Request) -> bool:
     return request.url.scheme == "https" or parts.base_url.startswith("https:")
 
 
-def _name(parts: Parts, request: Request) -> str:
+def _name(parts: Parts, request: Request, door: Door) -> str:
     """With TLS browsers hold to the prefix: nobody without TLS can set it."""
-    return "__Secure-clearline-finance" if _secure(parts, request) else "clearline-finance"
+    return ("__Secure-clearline-" if _secure(parts, request) else "clearline-") + door.name
 
 
 def _network(address: str) -> str:
