@@ -1,76 +1,231 @@
-"""docker-compose.yml and Dockerfile keep their promises: pinned images, health checks, one image for all roles."""
+"""docker-compose.yml keeps its promises: what each service has, and that everything it names is there."""
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
 import xml.etree.ElementTree as ET
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from clearline.config import Settings
+from clearline import preparing
+from clearline.config import Settings, load_settings, variables
 from clearline.embedded.clickhouse.policy import FINANCE_CAPS
 from clearline.stack import role_names
+from schemas.errors import BadInputError
 from sinks.finance.changeable import FREE_SETTINGS
+from streams import access
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE = ROOT / "docker-compose.yml"
-ONE_SHOT = {"prepare"}
+ONE_SHOT = {"prepare-kafka", "prepare"}
+BY_HAND = {"operator"}  # runs when somebody asks it
+BROKERS = {"kafka-1", "kafka-2", "kafka-3"}
+FRONT = {"gateway-0", "webhooks-0", "grafana"}
+OPEN = {"gateway-0", "grafana"}
+_VARIABLE = re.compile(r"\$\{(\w+)(?::([-?])([^}]*))?\}")
+
+
+def example() -> dict[str, str]:
+    lines = (ROOT / ".env.example").read_text().splitlines()
+    return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+
+
+def filled(value: Any, given: Mapping[str, str]) -> Any:
+    """A value of the file with variables put in, as docker-compose does it."""
+    if isinstance(value, dict):
+        return {k: filled(v, given) for k, v in value.items()}
+    if isinstance(value, list):
+        return [filled(v, given) for v in value]
+    return _VARIABLE.sub(lambda m: given[m[1]], value).replace("$$", "$") if isinstance(value, str) else value
 
 
 @pytest.fixture(scope="module")
-def services() -> dict[str, dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = yaml.safe_load(COMPOSE.read_text())["services"]
+def text() -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load(COMPOSE.read_text())
     return found
 
 
+@pytest.fixture(scope="module")
+def services(text: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = filled(text["services"], example())
+    return found
+
+
+@pytest.fixture
+def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
+    monkeypatch.chdir(tmp_path)
+    for name in [n for n in os.environ if n.startswith("CLEARLINE_")]:
+        monkeypatch.delenv(name)
+    return monkeypatch
+
+
+def settings_of(service: Mapping[str, Any], monkeypatch: pytest.MonkeyPatch) -> Settings:
+    for variable, value in service["environment"].items():
+        if variable.startswith("CLEARLINE_"):
+            monkeypatch.setenv(variable, value)
+    return load_settings()
+
+
+def roles(services: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: s for name, s in services.items() if "build" in s}
+
+
 def test_it_has_every_part_and_every_role(services):
-    assert {
-        "kafka",
-        "registry",
-        "keeper",
-        "clickhouse",
-        "clickhouse-2",
-        "redis",
-        *role_names(Settings(workers=2)),
-    } <= set(services)
+    parts = {"registry", "keeper", "clickhouse", "clickhouse-2", "redis", "prometheus", "grafana"}
+    wanted = BROKERS | parts | set(role_names(Settings(workers=2)))
+    assert wanted | ONE_SHOT | BY_HAND == set(services)
 
 
 def test_every_image_is_pinned_to_a_version(services):
     for name, service in services.items():
         tag = service["image"].rpartition(":")[2]
-        assert re.match(r"\d+\.\d+", tag), f"{name} uses {service['image']}"
+        assert re.match(r"v?\d+\.\d+", tag), f"{name} uses {service['image']}"
 
 
-def test_every_long_running_service_has_a_health_check(services):
+def test_every_service_has_a_health_check_limits_a_restart_and_bounded_logs(services):
     for name, service in services.items():
-        assert name in ONE_SHOT or service["healthcheck"]["test"], name
+        ends = name in ONE_SHOT | BY_HAND
+        assert ends or service["healthcheck"]["test"], name
+        assert ends or service["healthcheck"]["start_period"], name
+        assert service["restart"] == (
+            "no" if name in BY_HAND else "on-failure" if name in ONE_SHOT else "unless-stopped"
+        )
+        assert re.fullmatch(r"\d+[mg]", service["mem_limit"]), name
+        assert 0 < service["cpus"] <= 4, name
+        assert service["pids_limit"], name
+        assert service["logging"]["options"]["max-size"] == "10m", name
+        assert "no-new-privileges:true" in service["security_opt"], name
 
 
 def test_all_roles_are_one_image_without_rights(services):
-    roles = [service for service in services.values() if "build" in service]
-    assert len(roles) == len(role_names(Settings(workers=2))) + len(ONE_SHOT)
-    assert {service["image"] for service in roles} == {"clearline:0.1.0"}
-    assert all(service["read_only"] and service["cap_drop"] == ["ALL"] for service in roles)
+    found = roles(services)
+    assert set(found) == set(role_names(Settings(workers=2))) | ONE_SHOT | BY_HAND
+    assert {service["image"] for service in found.values()} == {"clearline:0.1.0"}
+    assert all(s["read_only"] and s["cap_drop"] == ["ALL"] and s["tmpfs"] for s in found.values())
+    for name in ("redis", "prometheus", "grafana"):
+        assert services[name]["read_only"], name
 
 
-def test_ports_are_open_on_loopback_only(services):
+def test_nothing_of_the_back_end_is_open_and_the_front_is_on_loopback_only(text, services):
+    assert text["networks"]["back"]["internal"] is True
     for name, service in services.items():
+        assert set(service["networks"]) == ({"back", "front"} if name in FRONT else {"back"}), name
+        assert bool(service.get("ports")) == (name in OPEN), name
         for port in service.get("ports", []):
             assert port.startswith("127.0.0.1:"), f"{name}: {port}"
 
 
-def test_the_settings_of_the_roles_are_settings_that_exist(services, monkeypatch):
-    for variable, value in services["worker-0"]["environment"].items():
-        monkeypatch.setenv(variable, re.sub(r"\$\{\w+:-(.*)\}", r"\1", value))
-    settings = Settings()
-    assert settings.kafka.bootstrap == "kafka:9092"
-    assert settings.clickhouse.password == "clearline"
-    assert settings.workers == sum(name.startswith("worker-") for name in services)
+def test_what_is_mounted_is_there_and_volumes_are_declared(text, services):
+    for name, service in services.items():
+        for volume in service.get("volumes", []):
+            source = volume.split(":")[0]
+            if source.startswith("./"):
+                assert (ROOT / source).exists(), f"{name} mounts {source}"
+                assert volume.endswith(":ro"), f"{name}: {volume}"
+            else:
+                assert source in text["volumes"], f"{name}: {source}"
+    kept = [v.split(":")[0] for n in BROKERS for v in services[n]["volumes"]]
+    assert len(kept) == len(set(kept)), "brokers share no folder"
+
+
+def test_every_setting_of_a_role_is_a_setting_and_each_has_the_principal_of_its_role(services, clean):
+    for name, service in roles(services).items():
+        given = {n for n in service["environment"] if n.startswith("CLEARLINE_")}
+        assert given - {"CLEARLINE_READY_FILE"} <= variables(), name
+        settings = settings_of(service, clean)
+        assert settings.workers == sum(n.startswith("worker-") for n in services)
+        assert settings.kafka.bootstrap == ",".join(f"{b}:9092" for b in sorted(BROKERS))
+        assert settings.kafka.replication == len(BROKERS)
+        world, _, role = settings.kafka.username.rpartition(".")
+        if name == "prepare-kafka":
+            assert settings.kafka.username == access.SUPER_USER
+        else:
+            wanted = {"gateway-0": "console", "prepare": "operator"}.get(name, re.sub(r"-\d+$", "", name))
+            assert (world, role) == (settings.world, wanted)
+            assert role in access.ROLES
+
+
+def test_prepare_gives_each_principal_the_password_that_its_role_logs_in_with(services, clean):
+    environment = services["prepare-kafka"]["environment"]
+    settings = settings_of(services["prepare-kafka"], clean)
+    given = preparing.passwords(settings, environment)
+    for name, service in roles(services).items():
+        if name != "prepare-kafka":
+            e = service["environment"]
+            assert given[e["CLEARLINE_KAFKA__USERNAME"]] == e["CLEARLINE_KAFKA__PASSWORD"], name
+    jaas = services["registry"]["environment"]["REGISTRY_KAFKA_COMMON_SASL_JAAS_CONFIG"]
+    user, password = re.findall(r'(?:username|password)="([^"]+)"', jaas)
+    assert given[user] == password
+
+
+def test_no_secret_has_a_default_and_the_example_names_every_variable():
+    used = _VARIABLE.findall(COMPOSE.read_text())
+    assert {name for name, _, _ in used} == set(example())
+    assert all(kind == "?" for _, kind, _ in used), "a variable that is missing stops the start"
+
+
+def test_the_secrets_of_the_example_are_refused_outside_of_a_sandbox(services, clean):
+    assert all(
+        value.startswith(preparing.TRIAL) for name, value in example().items() if re.search(r"PASSWORD|SECRET", name)
+    )
+    for name in ("prepare-kafka", "prepare", "gateway-0"):
+        environment = services[name]["environment"]
+        settings = settings_of(services[name], clean)
+        preparing.refuse_trial_secrets(settings, environment)  # a sandbox
+        live = settings.model_copy(update={"world": "live"})
+        with pytest.raises(BadInputError, match="which everybody knows"):
+            preparing.refuse_trial_secrets(live, environment)
+    for name in [n for n in os.environ if n.startswith("CLEARLINE_")]:
+        clean.delenv(name)
+    key = Settings().gateway.model_copy(update={"master_key": example()["MASTER_KEY"]})
+    with pytest.raises(BadInputError, match="MASTER_KEY"):
+        preparing.refuse_trial_secrets(Settings(gateway=key), {})
+
+
+def test_the_script_makes_secrets_that_are_taken(clean, text):
+    done = subprocess.run(["sh", ROOT / "deploy" / "make-env.sh", "live"], capture_output=True, text=True, check=True)
+    made = dict(line.split("=", 1) for line in done.stdout.splitlines())
+    assert made.keys() == example().keys()
+    secrets = [v for k, v in made.items() if k not in ("WORLD", "PUBLIC_URL", "KAFKA_CLUSTER_ID")]
+    assert len(set(secrets)) == len(secrets)
+    assert all(re.fullmatch(r"[A-Za-z0-9_-]{43}", s) for s in secrets), "32 bytes that need no quotes anywhere"
+    assert re.fullmatch(r"[A-Za-z0-9]{22}", made["KAFKA_CLUSTER_ID"])
+    for name, service in roles(filled(text["services"], made)).items():
+        settings = settings_of(service, clean)
+        preparing.refuse_trial_secrets(settings, service["environment"])
+        assert settings.world == "live", name
+
+
+def test_the_brokers_agree_in_everything_but_who_they_are(services):
+    found = [dict(services[name]["environment"]) for name in sorted(BROKERS)]
+    for n, environment in enumerate(found, 1):
+        assert environment.pop("KAFKA_NODE_ID") == str(n)
+        assert environment.pop("KAFKA_ADVERTISED_LISTENERS") == f"CLIENTS://kafka-{n}:9092,INTERNAL://kafka-{n}:9094"
+    assert found[0] == found[1] == found[2]
+    e = found[0]
+    assert e["KAFKA_CONTROLLER_QUORUM_VOTERS"] == ",".join(f"{n}@kafka-{n}:9093" for n in (1, 2, 3))
+    assert (e["KAFKA_MIN_INSYNC_REPLICAS"], e["KAFKA_DEFAULT_REPLICATION_FACTOR"]) == ("2", "3")
+    assert e["KAFKA_ALLOW_EVERYONE_IF_NO_ACL_FOUND"] == "false"
+    assert e["KAFKA_SUPER_USERS"] == f"User:broker;User:{access.SUPER_USER}"
+    assert not any("PLAINTEXT" in x and "SASL_" not in x for x in e["KAFKA_LISTENER_SECURITY_PROTOCOL_MAP"].split(","))
+
+
+def test_the_order_of_starting(services):
+    for name in roles(services):
+        if name in ONE_SHOT | BY_HAND:
+            continue
+        needs = services[name]["depends_on"]
+        assert needs["prepare"]["condition"] == "service_completed_successfully", name
+        assert needs["registry"]["condition"] == "service_healthy", name
+    assert services["registry"]["depends_on"]["prepare-kafka"]["condition"] == "service_completed_successfully"
+    assert set(services["prepare-kafka"]["depends_on"]) >= BROKERS
 
 
 def test_the_reader_of_the_settings_is_a_user_who_may_only_read(services):
@@ -90,15 +245,11 @@ def test_the_reader_of_the_settings_is_a_user_who_may_only_read(services):
     variable = password.attrib["from_env"]
     given, used = services["clickhouse"]["environment"], services["worker-0"]["environment"]
     assert given[variable] == used["CLEARLINE_CLICKHOUSE__READER_PASSWORD"]
-    mounted = [v.split(":")[0] for v in services["clickhouse"]["volumes"] if v.startswith("./")]
-    assert all((ROOT / m).is_file() for m in mounted)
 
 
-def test_the_cluster_of_the_settings_is_that_of_the_servers(services, monkeypatch):
+def test_the_cluster_of_the_settings_is_that_of_the_servers(services, clean):
     """Servers, Keeper, macros, secret and storage of the mounted files are those that compose starts and settings name."""
-    for variable, value in services["worker-0"]["environment"].items():
-        monkeypatch.setenv(variable, re.sub(r"\$\{\w+:-(.*)\}", r"\1", value))
-    house = Settings().clickhouse
+    house = settings_of(services["worker-0"], clean).clickhouse
     config = ET.parse(ROOT / "deploy" / "clickhouse" / "cluster.xml").getroot()
     servers = [s for s in services if s.startswith("clickhouse")]
     shard = config.findall(f"remote_servers/{house.cluster}/shard")
@@ -113,31 +264,43 @@ def test_the_cluster_of_the_settings_is_that_of_the_servers(services, monkeypatc
     assert [v.tag for v in policy] == ["default", house.cold_volume], "the first is that of the server's own policy"
     assert policy.findtext("default/disk") == "default"
     cold = config.findtext(f"storage_configuration/disks/{policy.findtext(f'{house.cold_volume}/disk')}/path")
+    backups = ET.parse(ROOT / "deploy" / "clickhouse" / "backups.xml").getroot()
+    disk = backups.findtext("backups/allowed_disk")
+    place = backups.findtext(f"storage_configuration/disks/{disk}/path")
     for name in servers:
         environment, volumes = services[name]["environment"], services[name]["volumes"]
         assert environment["CLICKHOUSE_REPLICA"] == name
         wanted = {e.attrib["from_env"] for e in config.iter() if "from_env" in e.attrib}
         assert wanted <= set(environment)
-        assert str(cold).rstrip("/") in [v.split(":")[1] for v in volumes]
-        mounted = [v.split(":")[0] for v in volumes if v.startswith("./")]
-        assert all((ROOT / m).is_file() for m in mounted)
-        assert "./deploy/clickhouse/cluster.xml" in mounted
+        inside = [v.split(":")[1] for v in volumes]
+        assert {str(cold).rstrip("/"), str(place).rstrip("/")} <= set(inside)
         assert services[name]["depends_on"]["keeper"]["condition"] == "service_healthy"
         assert services["worker-0"]["depends_on"][name]["condition"] == "service_healthy"
+    shared = {"clickhouse-backups"}
     own = [v.split(":")[0] for name in servers for v in services[name]["volumes"] if not v.startswith("./")]
-    assert len(own) == len(set(own)), "replicas share no folder"
-
-
-def test_the_image_runs_as_nobody_and_from_pins():
-    text = (ROOT / "Dockerfile").read_text()
-    assert re.search(r"^FROM python:3\.\d+\.\d+", text, re.M)
-    assert re.search(r"^USER 10001$", text, re.M)
-    assert text.count("--require-hashes") == 2
+    alone = [v for v in own if v not in shared]
+    assert len(alone) == len(set(alone)), "replicas share no folder but that of backups"
 
 
 def test_docker_compose_takes_it():
     tool = shutil.which("docker-compose")
     if tool is None:
         pytest.skip("docker-compose is not installed; the other tests here have read the file")
-    done = subprocess.run([tool, "-f", str(COMPOSE), "config", "-q"], capture_output=True, text=True, cwd=ROOT)
+    command = [tool, "-f", str(COMPOSE), "--env-file", str(ROOT / ".env.example"), "config"]
+    done = subprocess.run([*command, "-q"], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
+    shown = subprocess.run([*command, "--services"], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert set(shown.stdout.split()) == set(yaml.safe_load(COMPOSE.read_text())["services"])
+
+
+def test_without_secrets_docker_compose_refuses(tmp_path):
+    tool = shutil.which("docker-compose")
+    if tool is None:
+        pytest.skip("docker-compose is not installed; the other tests here have read the file")
+    nothing = tmp_path / "empty.env"
+    nothing.write_text("")
+    command = [tool, "-f", str(COMPOSE), "--env-file", str(nothing), "config", "-q"]
+    bare = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=bare)
+    assert done.returncode != 0
+    assert "Missing mandatory value" in done.stderr
