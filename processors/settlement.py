@@ -7,6 +7,7 @@ drafts; the transactional core merges them after its commit returned.
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +28,10 @@ from schemas.identity import BANK, command_id, owner_of, partition_of, payload_d
 from schemas.records import COMMANDS, Crossing, JournalRecord, Reply, Transaction
 
 REPLY_HEADER = "reply_to"
+# Of a command that an operator put back: how often it was tried before, and the dead letter that came first.
+ATTEMPTS_HEADER = "clearline-attempts"
+REDRIVE_HEADER = "clearline-redrive-of"
+_LETTER_ID = re.compile(rb"\d{1,6}:\d{1,18}")
 _REPLY_DIGITS_MAX = 6
 META_KEY = b"meta"
 PARTNER_ID_MAX = 256
@@ -283,7 +288,7 @@ class Settlement:
             "source_partition": str(partition),
             "source_offset": str(m.offset()),
             "received_at": str(m.timestamp()[1]),
-            "attempts": "1",
+            **_tried(m.headers() or []),
         }
         produce(
             self.outlets.dead, m.value(), m.key(), partition,
@@ -355,6 +360,18 @@ def merge(batch: Batch) -> None:
         part.draft.merge()
         part.index.add(*part.bound)
         part.index.forget(part.draft.head.event_time)
+
+
+def _tried(headers: list[tuple[str, bytes]]) -> dict[str, str]:
+    """How often a command was tried, this time included, and which letter came first if it was a dead letter before.
+    Anybody may write such headers: what has not their form is left out."""
+    found = dict(headers)
+    before = found.get(ATTEMPTS_HEADER) or b""
+    out = {"attempts": str(int(before) + 1 if before.isdigit() and len(before) <= 6 else 1)}
+    first = found.get(REDRIVE_HEADER) or b""
+    if _LETTER_ID.fullmatch(first):
+        out[REDRIVE_HEADER] = first.decode()
+    return out
 
 
 def _who_waits(headers: list[tuple[str, bytes]]) -> bytes:

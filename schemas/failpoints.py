@@ -86,7 +86,22 @@ REPAIR = (
     "repair.after_swap",  # of one table and month of several
     "repair.before_unlock",
 )
-NAMES = (*SETTLEMENT, *SINK_CLICKHOUSE, *SINK_LOGS, *SINK_REDIS, *SEALER, *WEBHOOKS, *GATEWAY, *CLOSE, *REPAIR)
+TRIAGE = (
+    "triage.after_fence",
+    "triage.after_commands",  # commands are with the broker, what was done is not
+    "triage.before_commit",
+    "triage.after_commit",
+)
+REPLAY = (
+    "replay.after_batch",
+    "replay.before_checkpoint",
+    "replay.after_checkpoint",
+    "replay.before_diff",  # every partition is through, the diff is not written
+)
+NAMES = (
+    *SETTLEMENT, *SINK_CLICKHOUSE, *SINK_LOGS, *SINK_REDIS, *SEALER, *WEBHOOKS, *GATEWAY, *CLOSE, *REPAIR, *TRIAGE,
+    *REPLAY,
+)  # fmt: skip
 
 
 class FailPointError(RuntimeError):

@@ -6,6 +6,7 @@
 | journal | root partner, same partition | for ever | one outcome per command: the truth |
 | ledger.state | account, partner, hold or `meta` | compacted | where each account stands; recovery reads it |
 | transactions.dead | as received | 90 days | what could not be decoded or broke the contract |
+| triage | dead letter's id, or task | for ever | what operators did with dead letters: put back, discarded, by whom |
 | seals | last sequence, same partition as the journal | for ever | Merkle roots over stretches of the journal |
 | replies | partition = gateway instance | 1 hour | outcomes that a caller waits for |
 | access | kind and id | compacted | partners' keys, webhook subscriptions, onboarding: what no ledger needs to know |
@@ -59,6 +60,10 @@ class Topics:
         return f"{self.world}.transactions.dead"
 
     @property
+    def triage(self) -> str:
+        return f"{self.world}.triage"
+
+    @property
     def seals(self) -> str:
         return f"{self.world}.seals"
 
@@ -103,6 +108,7 @@ class Topics:
                 "max.message.bytes": str(DEAD_BYTES_MAX),
             },
             self.dead: {**by_broker, "retention.ms": str(90 * DAY_MS), "max.message.bytes": str(DEAD_BYTES_MAX)},
+            self.triage: {**by_broker, **forever, "max.message.bytes": str(DEAD_BYTES_MAX)},
             self.seals: dict(forever),
             self.replies: {**by_broker, "retention.ms": str(DAY_MS // 24)},
             self.access: {**by_broker, "cleanup.policy": "compact"},

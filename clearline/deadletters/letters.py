@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter, deque
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any
 
 from clearline.connection import Connection
+from processors.settlement import REDRIVE_HEADER
 from schemas.codec import UndecodableError
 from schemas.errors import BadInputError
 from schemas.records import DeadLetter
-from streams.reader import end_offsets, read_to_end
+from streams.places import KafkaLog, records_at
+from streams.reader import LogRecord, end_offsets, read_to_end
 from streams.sink_host import letter_of
 
 REASONS = ("contract", "empty", "not_framed", "too_large", "undecodable", "unknown_schema")
@@ -19,15 +23,22 @@ _PREVIEW_BYTES = 4_096
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A dead letter and where it stands in `transactions.dead`: its id is `partition:offset`."""
+    """A dead letter and where it stands in `transactions.dead`: its id is `partition:offset`. `first`: what its headers
+    say of the letter that came first, when it is one that died again."""
 
     partition: int
     offset: int
     letter: DeadLetter
+    first: str = ""
 
     @property
     def id(self) -> str:
         return f"{self.partition}:{self.offset}"
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 of its bytes: what tells it from a letter of the same id in a topic that was made anew."""
+        return sha256(self.letter.value or b"").digest()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values without the bytes."""
@@ -46,28 +57,51 @@ class Found:
         }
 
 
+def found_of(r: LogRecord) -> Found:
+    """The dead letter in a record of transactions.dead."""
+    first = dict(r.headers or []).get(REDRIVE_HEADER) or b""
+    return Found(r.partition, r.offset, letter_of(r), first.decode("utf-8", "replace"))
+
+
+def all_letters(system: Connection, start: Mapping[int, int] | None = None) -> Iterator[Found]:
+    """Every letter that is kept, each partition's in order, from `start` on. Raises PartUnavailableError."""
+    return map(found_of, read_to_end(system.kafka, system.topics.dead, start))
+
+
+def letters_at(log: KafkaLog, dead_topic: str, ids: list[tuple[int, int]]) -> dict[tuple[int, int], Found]:
+    """The letters at these places, those that are kept. Raises PartUnavailableError."""
+    wanted: dict[int, list[int]] = {}
+    for partition, offset in ids:
+        wanted.setdefault(partition, []).append(offset)
+    return {place: found_of(r) for place, r in records_at(log, dead_topic, wanted).items()}
+
+
 def list_letters(system: Connection, reason: str = "", newest_max: int = 50) -> tuple[Counter[str], list[Found]]:
     """How many letters there are of each reason, and the newest `newest_max` of them (of `reason`, if one is given)."""
     counts: Counter[str] = Counter()
     newest: deque[Found] = deque(maxlen=newest_max)
-    for r in read_to_end(system.kafka, system.topics.dead):
-        letter = letter_of(r)
-        counts[letter.reason] += 1
-        if reason in ("", letter.reason):
-            newest.append(Found(r.partition, r.offset, letter))
+    for found in all_letters(system):
+        counts[found.letter.reason] += 1
+        if reason in ("", found.letter.reason):
+            newest.append(found)
     return counts, sorted(newest, key=lambda f: (f.letter.received_at, f.partition, f.offset), reverse=True)
+
+
+def place_of(letter_id: str) -> tuple[int, int]:
+    """Partition and offset of a letter. Raises BadInputError when this is no id."""
+    partition, _, offset = letter_id.partition(":")
+    if not (partition.isdecimal() and offset.isdecimal() and len(partition) <= 6 and len(offset) <= 18):
+        raise BadInputError(f"{letter_id} is no dead letter's id, which is PARTITION:OFFSET as in `clearline dlq ls`")
+    return int(partition), int(offset)
 
 
 def find_letter(system: Connection, letter_id: str) -> Found:
     """The letter with this id. Raises BadInputError when it is no id, or no letter has it."""
-    partition, _, offset = letter_id.partition(":")
-    if not (partition.isdecimal() and offset.isdecimal()):
-        raise BadInputError(f"{letter_id} is no dead letter's id, which is PARTITION:OFFSET as in `clearline dlq ls`")
-    p, o = int(partition), int(offset)
+    p, o = place_of(letter_id)
     if o < end_offsets(system.kafka, system.topics.dead).get(p, 0):
         for r in read_to_end(system.kafka, system.topics.dead, {p: o}):
             if r.offset == o:
-                return Found(p, o, letter_of(r))
+                return found_of(r)
             break
     raise BadInputError(f"there is no dead letter {letter_id} in {system.topics.dead}: see `clearline dlq ls`")
 

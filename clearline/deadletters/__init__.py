@@ -1,0 +1,17 @@
+"""The dead letters: what could not be taken, why, the original bytes, and what operators did with them.
+
+`Desk` looks, plans and tells the history; `Work` carries a plan out; docs/dead-letters.md says what is promised.
+"""
+
+from clearline.deadletters.desk import Desk
+from clearline.deadletters.groups import Group
+from clearline.deadletters.letters import REASONS, Found, explain, find_letter, hex_lines, list_letters
+from clearline.deadletters.match import Facts, Match
+from clearline.deadletters.moves import Moves, Task
+from clearline.deadletters.plan import ATTEMPTS_MAX, Plan, Rules
+from clearline.deadletters.work import Progress, Work, cancel
+
+__all__ = [
+    "ATTEMPTS_MAX", "REASONS", "Desk", "Facts", "Found", "Group", "Match", "Moves", "Plan", "Progress", "Rules",
+    "Task", "Work", "cancel", "explain", "find_letter", "hex_lines", "list_letters",
+]  # fmt: skip

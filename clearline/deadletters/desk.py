@@ -1,0 +1,118 @@
+"""The dead letters of one world and what was done with them: what `clearline dlq` and the console look at.
+
+A desk keeps the history (`moves`) and reads only what is new of it; letters are read anew, because their bytes are not
+kept in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from clearline.connection import Connection
+from clearline.deadletters.groups import Group, group
+from clearline.deadletters.judge import Judge
+from clearline.deadletters.letters import Found, all_letters, letters_at, place_of
+from clearline.deadletters.match import Facts, Match
+from clearline.deadletters.moves import Moves
+from clearline.deadletters.plan import Plan, Planner, Rules, facts_of
+from schemas.errors import BadInputError
+from streams.places import KafkaLog, Placed, find_outcome, last_word
+from streams.registry import Registry, learn_schemas
+from streams.triage import Row, read_triage
+
+
+class Desk:
+    """See the module. Not thread-safe; blocking. Every call raises PartUnavailableError."""
+
+    def __init__(self, system: Connection, registry: Registry) -> None:
+        self.system = system
+        self.moves = Moves()
+        self.log = KafkaLog(system.kafka)
+        self._after: dict[int, int] | None = None
+        self._died: set[tuple[int, int]] | None = None
+
+        def learn(ids: set[int]) -> None:
+            learn_schemas(system.codec, registry, ids, set())
+
+        self.judge = Judge(system.codec, learn, system.partitions, system.message_bytes_max)
+        self.planner = Planner(self.judge, self.outcome_of)
+
+    def refresh(self) -> Moves:
+        """Reads what was done since the last time."""
+        rows, self._after = read_triage(self.system.kafka, self.system.topics, self.system.codec, self._after)
+        for row in rows:
+            self.moves.take(row)
+        self._died = None
+        return self.moves
+
+    def facts(self, match: Match | None = None) -> Iterator[Facts]:
+        """What there is to say of each letter that matches, without its bytes."""
+        self.refresh()
+        for found in all_letters(self.system):
+            facts = facts_of(found, self.moves, self.judge)
+            if not match or match(facts):
+                yield facts
+
+    def groups(self, match: Match | None = None) -> list[Group]:
+        """The letters in groups by cause, the largest open ones first."""
+        return group(self.facts(match))
+
+    def plan(self, match: Match, rules: Rules) -> Plan:
+        """What a redrive or discard of all that matches would do."""
+        return self.planner.plan(all_letters(self.system), self.refresh(), match, rules)
+
+    def plan_edited(self, edits: Mapping[str, bytes], rules: Rules) -> Plan:
+        """What putting back these corrections, by the letter's id, would do. Raises BadInputError for an unknown id."""
+        letters = self.find(list(edits))
+        return self.planner.plan_edited(letters, edits, self.refresh(), rules)
+
+    def find(self, ids: list[str]) -> list[Found]:
+        """The letters with these ids, in their order. Raises BadInputError when one is not there."""
+        places = [place_of(i) for i in ids]
+        found = letters_at(self.log, self.system.topics.dead, [p for p in places if p[0] < self.system.partitions])
+        missing = [i for i, p in zip(ids, places, strict=True) if p not in found]
+        if missing:
+            raise BadInputError(
+                f"there is no dead letter {missing[0]} in {self.system.topics.dead}: see `clearline dlq ls`"
+            )
+        return [found[p] for p in places]
+
+    def history(self, found: Found) -> list[dict[str, Any]]:
+        """What was done with a letter and with the others of its family, and what became of it, oldest first."""
+        moves = self.refresh()
+        first = moves.first_of(found)
+        rows = {id(r): r for r in (*moves.of(found), *moves.family(first))}
+        out = []
+        for row in sorted(rows.values(), key=lambda r: r.at):
+            t = row.triage
+            put_back = t.move == "redriven"
+            outcome = (self.outcome_of(row) or "none yet") if put_back else ""
+            out.append({
+                "move": t.move, "letter": t.letter, "at": row.at, "task": t.task, "requested_by": t.requested_by,
+                "note": t.note, "edited": t.edited, "partner_id": t.partner_id, "idempotency_key": t.idempotency_key,
+                "to_partition": t.to_partition, "to_offset": t.to_offset, "outcome": outcome,
+            })  # fmt: skip
+        return out
+
+    def outcome_of(self, row: Row) -> str:
+        """What became of a command that was put back: the journal's word, `dead`, or empty while it has no outcome."""
+        t = row.triage
+        place = t.to_partition, t.to_offset
+        decode, journal = self.judge.read, self.system.topics.journal
+        placed: Placed | None = find_outcome(self.log, decode, journal, *place, row.at)
+        if placed is not None:
+            return last_word(self.log, decode, journal, t.to_partition, placed).record.outcome
+        if self._died is None:
+            self._died = {(f.letter.source_partition, f.letter.source_offset) for f in all_letters(self.system)}
+        return "dead" if place in self._died else ""
+
+    def close(self) -> None:
+        """Closes its clients."""
+        self.log.close()
+
+    def __enter__(self) -> Desk:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
