@@ -237,11 +237,19 @@ class TieOutSettings(_Section):
 
 
 class MetricsSettings(_Section):
-    """Where settlement workers serve metrics: worker N on `port` + N, or each on a free port when it is 0; the tie-out
-    on the port after the last worker's."""
+    """Where every role serves /metrics, /healthz and /readyz: on `port` plus the role's own number (docs/metrics.md),
+    or each on a free port when it is 0. `lag_s_max`: a role that is further behind is not ready."""
 
     host: str = "127.0.0.1"
-    port: int = Field(default=0, ge=0, le=65535 - 64)
+    port: int = Field(default=0, ge=0, le=65535 - 255)
+    lag_s_max: float = Field(default=30.0, gt=0, le=86_400)
+
+
+class StatusSettings(_Section):
+    """`roles`: where /readyz and /metrics of each role are, for `clearline status` of a system whose roles run elsewhere,
+    such as {"worker-0": "http://10.0.0.7:9100"}; those of the embedded stack are known."""
+
+    roles: dict[str, Annotated[str, _url("http", "https")]] = Field(default_factory=dict)
 
 
 class Settings(BaseSettings):
@@ -268,6 +276,7 @@ class Settings(BaseSettings):
     gateway: GatewaySettings = GatewaySettings()
     webhooks: WebhookSettings = WebhookSettings()
     tieout: TieOutSettings = TieOutSettings()
+    status: StatusSettings = StatusSettings()
 
     @property
     def sandbox(self) -> bool:
@@ -390,7 +399,7 @@ def settings_env(settings: Settings) -> dict[str, str]:
 def _flatten(values: Mapping[str, Any], prefix: str, out: dict[str, str]) -> None:
     for key, value in values.items():
         name = prefix + key.upper()
-        if key in ("client", "principals") or isinstance(value, list):
+        if key in ("client", "principals", "roles") or isinstance(value, list):
             out[name] = json.dumps(value)
         elif isinstance(value, Mapping):
             _flatten(value, name + "__", out)

@@ -16,6 +16,7 @@ import structlog
 from clearline import redaction
 from clearline.config import Settings
 from clearline.connection import clickhouse_config, kafka_config, redis_config, registry_of
+from clearline.metrics import metrics_address
 from schemas.errors import BadInputError
 from streams.topics import Topics
 
@@ -55,22 +56,27 @@ def _sink_clickhouse(settings: Settings, _slot: int, ready_file: Path | None) ->
     from streams.sink_host import run_clickhouse_sink
 
     run_clickhouse_sink(
-        kafka_config(settings), Topics(settings.world), registry_of(settings), clickhouse_config(settings), ready_file
-    )
+        kafka_config(settings), Topics(settings.world), registry_of(settings), clickhouse_config(settings), ready_file,
+        metrics=metrics_address(settings, "sink-clickhouse"),
+    )  # fmt: skip
 
 
 def _sink_redis(settings: Settings, _slot: int, ready_file: Path | None) -> None:
     from streams.sink_host import run_redis_sink
 
     run_redis_sink(
-        kafka_config(settings), Topics(settings.world), registry_of(settings), redis_config(settings), ready_file
-    )
+        kafka_config(settings), Topics(settings.world), registry_of(settings), redis_config(settings), ready_file,
+        metrics=metrics_address(settings, "sink-redis"),
+    )  # fmt: skip
 
 
 def _sealer(settings: Settings, _slot: int, ready_file: Path | None) -> None:
     from streams.sealer import run_sealer
 
-    run_sealer(kafka_config(settings), Topics(settings.world), registry_of(settings), ready_file)
+    run_sealer(
+        kafka_config(settings), Topics(settings.world), registry_of(settings), ready_file,
+        metrics=metrics_address(settings, "sealer"),
+    )  # fmt: skip
 
 
 def _tieout(settings: Settings, _slot: int, ready_file: Path | None) -> None:

@@ -12,10 +12,10 @@ from typing import Any
 
 from clearline.config import Settings, load_settings
 from clearline.connection import kafka_config
+from clearline.metrics import metrics_address
 from schemas.errors import BadInputError, PartUnavailableError
 from streams.core import HostOptions
 from streams.host import build_app
-from streams.metrics import MetricsAddress
 from streams.topics import DAY_MS
 from streams.worker import run_worker
 
@@ -37,17 +37,11 @@ def host_options(settings: Settings, slot: int) -> HostOptions:
     )  # fmt: skip
 
 
-def metrics_address(settings: Settings, slot: int) -> MetricsAddress:
-    """Where this worker serves its metrics. Workers of one machine cannot share a port: a fixed one is of worker 0."""
-    m = settings.metrics
-    return MetricsAddress(m.host, m.port + slot if m.port else 0)
-
-
 def run(settings: Settings, slot: int, ready_file: Path | None) -> None:
     """Runs one worker in this process until it is told to stop. `settings` must hold addresses."""
     run_worker(
         kafka_config(settings), _registry_url(settings), settings.world, host_options(settings, slot), ready_file,
-        settings.data_dir / "faust", metrics_address(settings, slot),
+        settings.data_dir / "faust", metrics_address(settings, "worker", slot),
     )  # fmt: skip
 
 
@@ -70,7 +64,7 @@ def __getattr__(name: str) -> Any:
     ready = os.environ.get(READY_VARIABLE)
     app = build_app(
         kafka_config(settings), _registry_url(settings), settings.world, options, Path(ready) if ready else None,
-        settings.data_dir / "faust", metrics_address(settings, options.slot),
+        settings.data_dir / "faust", metrics_address(settings, "worker", options.slot),
     )  # fmt: skip
     globals()["app"] = app
     return app

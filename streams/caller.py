@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from types import TracebackType
@@ -24,6 +25,7 @@ from streams.calls import OPEN_MAX, Call, Called, Calls, Kept, Place, Waiting
 from streams.clients import KafkaConfig
 from streams.publisher import REPLY_HEADER
 from streams.reader import end_offsets
+from streams.times import Least
 from streams.topics import MESSAGE_BYTES_MAX, Topics
 
 log = structlog.get_logger()
@@ -71,6 +73,7 @@ class Caller:
         self._ended = threading.Event()
         self._threads: list[threading.Thread] = []
         self._headers: list[tuple[str, str | bytes | None]] = []
+        self.skew_ms = Least()  # this machine's clock less the broker's, never less than they differ
         self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
@@ -190,6 +193,8 @@ class Caller:
 
     def _delivered(self, call: Call, error: Any, message: Any) -> None:
         """In the producer's thread: notes one report; the loop gets them together."""
+        if not self._acknowledgements and error is None:  # the first of those that came together is enough
+            self.skew_ms.see(time.time() * 1000 - message.timestamp()[1])
         self._acknowledgements.append((call, message.partition(), message.offset(), error))
 
     def _renew(self, why: str) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ from schemas.failpoints import failpoint
 from streams.clients import KafkaConfig
 from streams.recovery import PartitionLedger, recover
 from streams.ticks import Ticker, due_holds
+from streams.times import Least, Times
 from streams.topics import DEAD_BYTES_MAX, Topics
 
 T = TypeVar("T")
@@ -66,8 +68,14 @@ class HostOptions:
 
 @dataclass(slots=True)
 class Flow:
-    """What a core did so far, for status and benchmarks. Seconds and counts."""
+    """What the cores of a worker did so far, for status and benchmarks. Seconds and counts.
 
+    `latency`: from the broker's time of a command to its commit; `skew_ms`: when a message was taken by this machine's
+    clock less when it was appended by the broker's, so never less than the clocks differ; `taken_ms`: the broker's time
+    of the oldest message of each Kafka transaction under way.
+    """
+
+    cores: int = 0
     commands: int = 0
     commits: int = 0
     aborts: int = 0
@@ -75,6 +83,9 @@ class Flow:
     wait_s: float = 0.0
     commit_s: float = 0.0
     last_commit_at: float = 0.0
+    latency: Times = field(default_factory=Times)
+    skew_ms: Least = field(default_factory=Least)
+    taken_ms: deque[int] = field(default_factory=deque)
 
 
 @dataclass(slots=True, eq=False)
@@ -109,6 +120,7 @@ class TransactionalCore:
         self.ledgers: dict[int, PartitionLedger] = {}
         self.in_call: tuple[str, float] | None = None
         self.joined = False
+        self.recovering = False
         self._dropped = False
         self._pending: list[Inbound] = []
         self._open: Transaction | None = None
@@ -121,6 +133,8 @@ class TransactionalCore:
 
     def connect(self) -> None:
         """Takes over the slot: fences and aborts its predecessor, then joins the group."""
+        self.flow.cores += 1
+        self.flow.taken_ms.clear()  # what a core before left is read again
         for i in range(self.options.producers):
             self._producers.append(self._new_producer(i))
         self._consumer = self._new_consumer()
@@ -192,6 +206,7 @@ class TransactionalCore:
             consumer.pause(idle)
         if not wanted:
             return
+        self.recovering = True
         committed = self._committed(consumer, wanted)
         try:
             found = recover(self.kafka, self.topics, self.codec, committed, self.options.keys_window_ms)
@@ -205,6 +220,7 @@ class TransactionalCore:
         consumer.incremental_assign(
             [TopicPartition(self.topics.submitted, p, self.ledgers[p].base.head.next_offset) for p in wanted]
         )
+        self.recovering = False
 
     def _committed(self, consumer: Consumer, partitions: list[int]) -> dict[int, int]:
         """The group's offsets. Under read_committed this waits until they are stable, so for the open transaction of
@@ -356,6 +372,8 @@ class TransactionalCore:
         for m in messages:
             by_partition.setdefault(m.partition(), []).append(m)
         parts = {}
+        self.flow.taken_ms.append(min(ms[0].timestamp()[1] for ms in by_partition.values()))
+        self.flow.skew_ms.see(time.time() * 1000 - max(ms[-1].timestamp()[1] for ms in by_partition.values()))
         for p, ms in by_partition.items():
             ledger = self.ledgers[p]
             below = under.batch.parts.get(p) if under is not None else None
@@ -400,12 +418,16 @@ class TransactionalCore:
         self.flow.commit_s += took
         self.flow.commits += 1
         self.flow.commands += len(t.messages)
-        self.flow.last_commit_at = time.time()
+        self.flow.last_commit_at = now = time.time()
+        self.flow.taken_ms.popleft()
+        for part in t.batch.parts.values():
+            self.flow.latency.add_since(part.messages, int(now * 1000))
         return True
 
     def _abandon(self, t: Transaction) -> None:
         """Aborts a Kafka transaction; its drafts are simply forgotten."""
         self.flow.aborts += 1
+        self.flow.taken_ms.popleft()
         self._call("abort", lambda: t.producer.abort_transaction(self.options.call_timeout_s))
 
     def close(self) -> None:

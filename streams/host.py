@@ -32,8 +32,11 @@ from schemas.codec import Codec
 from schemas.errors import BadInputError, InvariantError, PartUnavailableError
 from streams.clients import KafkaConfig
 from streams.core import CoreDroppedError, Flow, HostOptions, TransactionalCore
-from streams.metrics import MetricsAddress, MetricsServer, WorkerCollector
+from streams.ends import EndsWatch
+from streams.metrics import Check, MetricsAddress, MetricsServer, RoleFacts, lag_check
+from streams.metrics_worker import OUTCOMES, WorkerCollector
 from streams.registry import Registry, learn_schemas
+from streams.times import Rate
 from streams.topics import Topics, partition_counts
 
 EXIT_SETTINGS = 2
@@ -99,16 +102,23 @@ class SettlementService(mode.Service):
         self.stopped: dict[int, str] = {}  # partitions that broke an invariant, and how
         self.dropped = Dropped()
         self._metrics_server: MetricsServer | None = None
+        self._watch: EndsWatch | None = None
+        self._rate = Rate()
+        self._rate_now = 0.0
         self._ending = threading.Event()
         super().__init__(loop=app.loop, beacon=app.beacon)
 
     async def on_start(self) -> None:
         self.app.flow_control.resume()  # nothing else does it without Faust's consumer, and it would drop our events
         try:
-            self._metrics_server = MetricsServer(self.metrics, WorkerCollector(self.figures))
+            name = f"worker-{self.options.slot}"
+            facts = RoleFacts(name, self.checks, lambda: "kafka" if self._broker_away() else "")
+            collector = WorkerCollector(self.figures, self.flow.latency, name)
+            self._metrics_server = MetricsServer(self.metrics, facts, [collector])
         except BadInputError as e:
             log.critical("wrong settings, this worker ends", error=str(e))
             _exit(EXIT_SETTINGS)
+        self._watch = EndsWatch(self.kafka, self.topics.submitted, self._partitions)
         loop = asyncio.get_running_loop()
         self._thread = threading.Thread(target=self._main, args=(loop,), name="core", daemon=True)
         self._thread.start()
@@ -169,19 +179,60 @@ class SettlementService(mode.Service):
         """Tells the supervisor twice a second what this worker has and does."""
         while not self.should_stop:
             await self.sleep(0.5)
+            self._rate_now = self._rate.per_second(self.flow.commands)
             if self.ready_file is not None:
                 _write(self.ready_file, self.figures())
+
+    def _partitions(self) -> list[int]:
+        core = self.core
+        return sorted(dict(core.ledgers)) if core is not None else []
+
+    def _broker_away(self) -> str:
+        """Why the broker does not answer, or empty."""
+        return self._watch.why if self._watch is not None else ""
+
+    def _lag_s(self) -> float:
+        """Age of the oldest command that is taken and not committed."""
+        taken = min(self.flow.taken_ms.copy(), default=0)
+        return max(0.0, round(time.time() - taken / 1000, 3)) if taken else 0.0
+
+    def checks(self) -> list[Check]:
+        """What must hold for this worker to do all of its work."""
+        core = self.core
+        joined = core is not None and core.joined
+        recovered = core is not None and joined and not core.recovering
+        own = ", ".join(str(p) for p in self._partitions()) or "none"
+        away, stopped = self._broker_away(), dict(self.stopped)
+        halted = "; ".join(f"partition {p} stopped: {why}" for p, why in stopped.items())
+        return [
+            Check("assigned", joined, f"in its group, partitions {own}" if joined else "it has not joined its group"),
+            Check("recovered", recovered, "its state is read" if recovered else "it still reads its state"),
+            Check("partitions", not stopped, halted or "no partition stopped"),
+            lag_check(self._lag_s(), self.metrics.lag_s_max),
+            Check("store", not away, away or "Kafka answers"),
+        ]  # fmt: skip
 
     def figures(self) -> dict[str, Any]:
         """Assignment, progress and memory of this worker, as JSON values."""
         core = self.core
         ledgers = dict(core.ledgers) if core is not None else {}
+        ends = self._watch.ends if self._watch is not None else {}
         f = self.flow
+        skew_ms, away = f.skew_ms.value, self._broker_away()
         return {
             "pid": os.getpid(), "ready": core is not None and core.joined, "slot": self.options.slot,
             "metrics": self._metrics_server.url if self._metrics_server is not None else "",
             "partitions": sorted(ledgers), "stopped": {str(p): why for p, why in self.stopped.items()},
             "next_offset": {str(p): x.base.head.next_offset for p, x in ledgers.items()},
+            "end_offset": {str(p): end for p, end in ends.items() if p in ledgers},
+            "lag": {
+                str(p): max(0, end - ledgers[p].base.head.next_offset) for p, end in ends.items() if p in ledgers
+            },
+            "sequence": {str(p): x.base.head.sequence for p, x in ledgers.items()},
+            "outcomes": {str(p): {n: getattr(x.base.head, n) for n in OUTCOMES} for p, x in ledgers.items()},
+            "waiting_for": away, "waiting_part": "Kafka" if away else "",
+            "latency_ms": f.latency.last_minute(), "rate_per_second": self._rate_now, "lag_seconds": self._lag_s(),
+            "clock_skew_ms": round(skew_ms, 1) if skew_ms is not None else None, "cores": f.cores,
             "heads": {str(p): _head(x.base.head) for p, x in ledgers.items()},
             "dropped": asdict(self.dropped),
             "accounts": sum(len(x.base.accounts) for x in ledgers.values()),
@@ -199,6 +250,8 @@ class SettlementService(mode.Service):
     async def on_stop(self) -> None:
         self._ending.set()
         await asyncio.get_running_loop().run_in_executor(None, self._thread.join, 10)
+        if self._watch is not None:
+            await asyncio.get_running_loop().run_in_executor(None, self._watch.close)
         if self._metrics_server is not None:
             await asyncio.get_running_loop().run_in_executor(None, self._metrics_server.close)
 

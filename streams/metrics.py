@@ -1,141 +1,218 @@
-"""The figures of a settlement worker for Prometheus: every name stands here, and nowhere else.
+"""What a role serves of itself: /metrics for Prometheus, /healthz and /readyz for whoever keeps it running.
 
-Nothing is counted twice: a scrape reads what the service knows about itself anyway (`SettlementService.figures`, which
-also fill the ready file), in the thread of the HTTP server. So a command costs nothing more with metrics than without.
+Nothing is counted twice: a scrape reads what the role knows of itself anyway, in the thread of the HTTP server. So a
+command costs nothing more with metrics than without.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from enum import StrEnum
+import json
+import shutil
+import socket
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, make_server
 
-from prometheus_client import CollectorRegistry, start_http_server
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+import psutil
+from prometheus_client import CollectorRegistry, make_wsgi_app
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.exposition import ThreadingWSGIServer
 from prometheus_client.registry import Collector
 
 from schemas.errors import BadInputError
+from streams.metric_names import PARTS, Name
+from streams.times import Times
 
-Figures = Callable[[], Mapping[str, Any]]
-
-
-class Name(StrEnum):
-    """Every metric. Names end in their unit; those of counters end in `_total`."""
-
-    READY = "clearline_worker_ready"
-    PARTITION_ASSIGNED = "clearline_partition_assigned"
-    PARTITION_STOPPED = "clearline_partition_stopped"
-    PARTITION_NEXT_OFFSET = "clearline_partition_next_offset"
-    COMMANDS = "clearline_commands_total"
-    COMMITS = "clearline_commits_total"
-    ABORTS = "clearline_aborts_total"
-    LAST_COMMIT = "clearline_last_commit_timestamp_seconds"
-    ACCOUNTS = "clearline_accounts"
-    REMEMBERED_KEYS = "clearline_remembered_keys"
-    REMEMBERED_KEYS_BYTES = "clearline_remembered_keys_bytes"
-    IN_FLIGHT = "clearline_in_flight_transactions"
-    IN_FLIGHT_AMOUNT = "clearline_in_flight_minor_units"
-    STAGE_SECONDS = "clearline_stage_seconds_total"
-
-
-HELP: dict[Name, str] = {
-    Name.READY: "1 when this worker has joined its group and settles, else 0.",
-    Name.PARTITION_ASSIGNED: "1 for each partition that this worker settles.",
-    Name.PARTITION_STOPPED: "1 for a partition that broke an invariant: nothing of it is settled any more. Else 0.",
-    Name.PARTITION_NEXT_OFFSET: "Offset of the next command that this partition will settle.",
-    Name.COMMANDS: "Commands whose outcome this process has committed.",
-    Name.COMMITS: "Kafka transactions that this process has committed.",
-    Name.ABORTS: "Kafka transactions that this process has aborted; their commands were settled again.",
-    Name.LAST_COMMIT: "When the last Kafka transaction was committed, by this machine's clock; 0 before the first.",
-    Name.ACCOUNTS: "Accounts in the partitions of this worker.",
-    Name.REMEMBERED_KEYS: "Idempotency keys that this worker remembers.",
-    Name.REMEMBERED_KEYS_BYTES: "Memory of the remembered keys.",
-    Name.IN_FLIGHT: "Transactions between partitions that are under way in those of this worker.",
-    Name.IN_FLIGHT_AMOUNT: "Money set aside for other partitions, and gone there less what came, in minor units.",
-    Name.STAGE_SECONDS: "Seconds in each stage: gather, wait and commit are the core's, the others the agent's.",
-}
-
-# What figures() calls them.
-_COUNTERS = {Name.COMMANDS: "commands", Name.COMMITS: "commits", Name.ABORTS: "aborts"}
-_GAUGES = {
-    Name.READY: "ready", Name.LAST_COMMIT: "last_commit_at", Name.ACCOUNTS: "accounts", Name.REMEMBERED_KEYS: "keys",
-    Name.REMEMBERED_KEYS_BYTES: "keys_bytes",
-}  # fmt: skip
+LAG_S_MAX = 30.0
 
 
 @dataclass(frozen=True, slots=True)
 class MetricsAddress:
-    """Where metrics are served. `port` 0: a free one, which figures() name."""
+    """Where a role serves, and what it says of itself there. `port` 0: a free one, which the ready file names.
+
+    `lag_s_max`: seconds behind from which on /readyz says 503; `disk`: a folder on the disk that the role writes to.
+    """
 
     host: str = "127.0.0.1"
     port: int = 0
+    lag_s_max: float = LAG_S_MAX
+    world: str = ""
+    version: str = ""
+    disk: Path | None = None
 
 
-class WorkerCollector(Collector):
-    """Turns figures into metrics, at each scrape."""
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One condition of /readyz: its name, whether it holds, and in words what is so."""
 
-    def __init__(self, figures: Figures) -> None:
-        self._figures = figures
+    name: str
+    ok: bool
+    said: str
+
+
+@dataclass(frozen=True, slots=True)
+class RoleFacts:
+    """A role as its server needs it. `name`: with the slot, as in worker-0; `checks`: of readiness, cheap, from any
+    thread; `waiting_for`: the part that does not answer, by its name in PARTS, or empty."""
+
+    name: str
+    checks: Callable[[], Sequence[Check]]
+    waiting_for: Callable[[], str] = field(default=lambda: "")
+
+    def readiness(self) -> tuple[bool, dict[str, Any]]:
+        """Whether every check holds, and all of them as a document."""
+        checks = self.checks()
+        ready = all(c.ok for c in checks)
+        return ready, {
+            "ready": ready,
+            "role": self.name,
+            "why": [c.said for c in checks if not c.ok],
+            "checks": {c.name: {"ok": c.ok, "said": c.said} for c in checks},
+        }
+
+
+def family(name: Name, value: float | None = None) -> Any:
+    """An empty family of this metric, or with its one value if it has no labels."""
+    kind = {"gauge": GaugeMetricFamily, "counter": CounterMetricFamily, "histogram": HistogramMetricFamily}[name.kind]
+    if value is None:
+        return kind(name, name.help, labels=list(name.labels))
+    return kind(name, name.help, value=float(value))
+
+
+def by_label(name: Name, values: Mapping[Any, float], *before: str) -> Metric:
+    """A family with one sample for each value of its last label; `before`: the values of the labels before it."""
+    found: Metric = family(name)
+    for label, value in values.items():
+        found.add_metric([*before, str(label)], float(value))  # type: ignore[attr-defined]
+    return found
+
+
+def one(name: Name, value: float, *labels: str) -> Metric:
+    """A family with one sample."""
+    found = family(name)
+    found.add_metric(list(labels), float(value))
+    made: Metric = found
+    return made
+
+
+def histogram(name: Name, times: Times, *labels: str) -> Metric:
+    """A family with one histogram."""
+    found = family(name)
+    buckets, total_s = times.shown()
+    found.add_metric(list(labels), buckets, total_s)
+    made: Metric = found
+    return made
+
+
+class RoleCollector(Collector):
+    """What every role says: whether it is ready, what it waits for, its process and its disk."""
+
+    def __init__(self, role: RoleFacts, at: MetricsAddress) -> None:
+        self._role, self._at = role, at
 
     def describe(self) -> Iterator[Metric]:
         """Nothing: else registering would ask for figures before there are any."""
         return iter(())
 
     def collect(self) -> Iterator[Metric]:
-        f = self._figures()
-        for name, key in _GAUGES.items():
-            yield GaugeMetricFamily(name, HELP[name], value=float(f[key]))
-        for name, key in _COUNTERS.items():
-            yield CounterMetricFamily(name, HELP[name], value=float(f[key]))
-        assigned, stopped = [str(p) for p in f["partitions"]], f["stopped"]
-        yield _by("partition", Name.PARTITION_ASSIGNED, dict.fromkeys(assigned, 1))
-        yield _by("partition", Name.PARTITION_STOPPED, {**dict.fromkeys(assigned, 0), **dict.fromkeys(stopped, 1)})
-        yield _by("partition", Name.PARTITION_NEXT_OFFSET, f["next_offset"])
-        in_flight = f["in_flight"]
-        yield GaugeMetricFamily(Name.IN_FLIGHT, HELP[Name.IN_FLIGHT], value=float(in_flight["transactions"]))
-        amounts = GaugeMetricFamily(Name.IN_FLIGHT_AMOUNT, HELP[Name.IN_FLIGHT_AMOUNT], labels=["currency", "step"])
-        for currency, (set_aside, gone) in sorted(in_flight["amounts"].items()):
-            amounts.add_metric([currency, "set_aside"], set_aside)
-            amounts.add_metric([currency, "gone"], gone)
-        yield amounts
-        stages = CounterMetricFamily(Name.STAGE_SECONDS, HELP[Name.STAGE_SECONDS], labels=["stage"])
-        core = {stage: f[f"{stage}_s"] for stage in ("gather", "wait", "commit")}
-        for stage, seconds in {**core, **f["stages"]}.items():
-            if stage != "commands":  # a count among the seconds
-                stages.add_metric([stage], seconds)
-        yield stages
+        name, at = self._role.name, self._at
+        ready, document = self._role.readiness()
+        yield one(Name.ROLE_READY, ready, name)
+        yield by_label(Name.ROLE_CHECK, {c: said["ok"] for c, said in document["checks"].items()}, name)
+        waits = self._role.waiting_for()
+        yield by_label(Name.ROLE_WAITING, {part: part == waits for part in PARTS}, name)
+        yield one(Name.ROLE_INFO, 1, name, at.world, at.version)
+        if at.disk is not None:
+            disk = shutil.disk_usage(_existing(at.disk))
+            yield one(Name.DISK_FREE, disk.free, name)
+            yield one(Name.DISK_SIZE, disk.total, name)
+        own = psutil.Process()
+        with own.oneshot():
+            times = own.cpu_times()
+            yield family(Name.CPU_SECONDS, times.user + times.system)
+            yield family(Name.MEMORY, own.memory_info().rss)
+            yield family(Name.STARTED, own.create_time())
+
+
+def _existing(folder: Path) -> Path:
+    """The folder, or the one above it that exists."""
+    return next(p for p in (folder, *folder.parents) if p.exists())
+
+
+class _Quiet(WSGIRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:
+        """A scrape is no event."""
 
 
 class MetricsServer:
-    """Serves /metrics until it is closed. `whose`, `port_is`: what the error says of a port where it cannot listen.
+    """Serves /metrics, /healthz and /readyz in a thread of its own until it is closed.
 
-    Raises BadInputError when it cannot.
+    /healthz: 200 while the process answers. /readyz: 200, or 503 with what does not hold. Raises BadInputError when it
+    cannot listen.
     """
 
     def __init__(
-        self, at: MetricsAddress, collector: Collector, *, whose: str = "metrics",
-        port_is: str = "CLEARLINE_METRICS__PORT; worker N takes port + N",
+        self, at: MetricsAddress, role: RoleFacts, collectors: Iterable[Collector] = (), *,
+        registry: CollectorRegistry | None = None,
     ) -> None:  # fmt: skip
-        registry = CollectorRegistry()
-        registry.register(collector)
+        self.registry = registry or CollectorRegistry()
+        for collector in (RoleCollector(role, at), *collectors):
+            self.registry.register(collector)
+        self._role = role
+        self._metrics = make_wsgi_app(self.registry)
+
+        class Server(ThreadingWSGIServer):
+            address_family = _family_of(at.host)
+
         try:
-            self._server, self._thread = start_http_server(at.port, at.host, registry)
+            self._server = make_server(at.host, at.port, self._app, Server, handler_class=_Quiet)
         except OSError as e:
             raise BadInputError(
-                f"{whose} cannot be served on {at.host}:{at.port} (CLEARLINE_METRICS__HOST, {port_is}): "
-                f"{e.strerror or e}"
+                f"metrics of {role.name} cannot be served on {at.host}:{at.port} (CLEARLINE_METRICS__HOST, "
+                f"CLEARLINE_METRICS__PORT plus the role's own number, docs/metrics.md): {e.strerror or e}"
             ) from e
-        self.url = f"http://{at.host}:{self._server.server_port}/metrics"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.2,), name="metrics", daemon=True)
+        self._thread.start()
+        host = "127.0.0.1" if at.host in ("", "0.0.0.0") else f"[{at.host}]" if ":" in at.host else at.host
+        self.url = f"http://{host}:{self._server.server_port}/metrics"
+
+    def _app(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        path = environ.get("PATH_INFO", "")
+        document: dict[str, Any]
+        if path == "/metrics":
+            return self._metrics(environ, start_response)  # type: ignore[no-any-return]
+        if path == "/healthz":
+            status, document = "200 OK", {"status": "ok", "role": self._role.name}
+        elif path == "/readyz":
+            ready, document = self._role.readiness()
+            status = "200 OK" if ready else "503 Service Unavailable"
+        else:
+            status, document = "404 Not Found", {"paths": ["/metrics", "/healthz", "/readyz"]}
+        start_response(status, [("Content-Type", "application/json"), ("Cache-Control", "no-store")])
+        return [json.dumps(document).encode()]
 
     def close(self) -> None:
+        """Gives the port back."""
         self._server.shutdown()
         self._server.server_close()
         self._thread.join(5)
 
 
-def _by(label: str, name: Name, values: Mapping[str, int]) -> Metric:
-    family = GaugeMetricFamily(name, HELP[name], labels=[label])
-    for value, n in sorted(values.items(), key=lambda x: int(x[0])):
-        family.add_metric([value], n)
-    return family
+def _family_of(host: str) -> int:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
+def lag_check(lag_s: float, lag_s_max: float) -> Check:
+    """Whether a role is not too far behind."""
+    return Check("lag", lag_s <= lag_s_max, f"{lag_s:.1f} s behind, at most {lag_s_max:g} s are allowed")
+
+
+def part_of(error: BaseException) -> str:
+    """Which part an error is of, by its name in PARTS; empty for one that is of none."""
+    if type(error).__name__ == "KafkaException":
+        return "kafka"
+    told = getattr(error, "part", "")
+    return next((name for name, start in PARTS.items() if isinstance(told, str) and told.startswith(start)), "")

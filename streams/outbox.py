@@ -23,7 +23,8 @@ from streams.clients import KafkaConfig
 from streams.places import KafkaLog, records_at
 from streams.reader import LogReader, LogRecord, end_offsets, offsets_at, read_to_end
 from streams.registry import Registry
-from streams.sink_host import Report, _Ends, _Learner, _stop_on_signals
+from streams.report import Ends, Report
+from streams.sink_host import _Learner, _stop_on_signals
 from streams.topics import Topics
 
 __all__ = [
@@ -35,7 +36,6 @@ PROGRESS = "m"
 JOURNAL_MS, STATE_MS = 100, 250  # how late a notification may learn of something
 T = TypeVar("T")
 _FENCED = (KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH, KafkaError.PRODUCER_FENCED)
-Ends = _Ends
 stop_on_signals = _stop_on_signals
 
 

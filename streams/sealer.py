@@ -27,9 +27,11 @@ from schemas.failpoints import failpoint
 from schemas.reader import NotThisWayError, compile_reader
 from schemas.records import JournalRecord, Seal
 from streams.clients import KafkaConfig
+from streams.metrics import MetricsAddress
 from streams.reader import LogReader, LogRecord, end_offsets, offsets_at, read_to_end, spans
 from streams.registry import Registry
-from streams.sink_host import Report, SinkOptions, _Ends, _keep_running, _Learner, _stop_on_signals
+from streams.report import Ends, Report, served
+from streams.sink_host import SinkOptions, _keep_running, _Learner, _stop_on_signals
 from streams.topics import Topics
 
 log = structlog.get_logger()
@@ -91,8 +93,10 @@ def run_sealer(
     ready_file: Path | None,
     options: SealerOptions = SealerOptions(),
     stop: threading.Event | None = None,
+    metrics: MetricsAddress | None = None,
 ) -> None:
-    """Blocks until SIGTERM, SIGINT or `stop`. Waits out what does not answer.
+    """Blocks until SIGTERM, SIGINT or `stop`. Waits out what does not answer. `metrics`: where its figures are served;
+    None: nowhere.
 
     Raises SealerFencedError when another sealer took over, InvariantError when the last seal does not decode. A
     partition whose journal is not what was sealed is left out, and said to be `stopped` in the ready file.
@@ -112,7 +116,7 @@ def run_sealer(
             failpoint("sealer.after_fence")
             sealer = Sealer(kafka, topics, learner, producer, options)
             with LogReader(kafka, topics.journal, sealer.start(), patience_ms=_PATIENCE_MS) as journal:
-                report.ends = watch = _Ends(kafka, topics.journal, journal.position)
+                report.ends = watch = Ends(kafka, topics.journal, journal.position)
                 try:
                     _follow(journal, sealer, options, report, stop)
                 finally:
@@ -126,7 +130,8 @@ def run_sealer(
             with suppress(KafkaException):
                 producer.purge()
 
-    _keep_running(session, report, SinkOptions(), stop)
+    with served(report, metrics):
+        _keep_running(session, report, SinkOptions(), stop)
 
 
 def _follow(journal: LogReader, sealer: Sealer, options: SealerOptions, report: Report, stop: threading.Event) -> None:

@@ -7,22 +7,20 @@ again; a broken invariant or another sink's fence ends the process.
 
 from __future__ import annotations
 
-import os
 import random
 import signal
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import orjson
 import structlog
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import KafkaException
 
 from schemas.codec import Codec, UndecodableError, UnknownSchemaError
 from schemas.errors import InvariantError, PartUnavailableError
@@ -36,8 +34,10 @@ from sinks.limit_sink import Gathering, LimitSink
 from sinks.log_sink import Logged, LogSink
 from sinks.measures import CallSink, SealSink
 from streams.clients import KafkaConfig
+from streams.metrics import MetricsAddress
 from streams.reader import LogReader, LogRecord, end_offsets
 from streams.registry import Registry, learn_schemas
+from streams.report import Ends, Report, served
 from streams.topics import Topics, topic_ids
 
 log = structlog.get_logger()
@@ -61,85 +61,6 @@ class SinkOptions:
     poll_records_max: int = 10_000
     retry_s_max: float = 5.0
     report_interval_s: float = 1.0
-
-
-@dataclass(slots=True)
-class Report:
-    """What a sink says of itself in its ready file, written at most once per `interval_s`."""
-
-    role: str
-    path: Path | None
-    interval_s: float
-    ends: Callable[[], dict[int, int]] | None = None
-    ready: bool = False
-    waiting_for: str = ""
-    waiting_part: str = ""
-    waiting_code: str = ""
-    verified: dict[int, int] = field(default_factory=dict)
-    records: int = 0
-    more: dict[str, Any] = field(default_factory=dict)
-    _written: float = 0.0
-    _since: tuple[float, int] = (0.0, 0)
-
-    def wait(self, error: BaseException, said: str = "") -> None:
-        """Tells, at once, what is waited for: which part, and what is wrong with it where that is known."""
-        self.ready, self.waiting_for = False, said or str(error)
-        unknown = "Kafka" if isinstance(error, KafkaException) else ""
-        self.waiting_part = error.part if isinstance(error, PartUnavailableError) else unknown
-        self.waiting_code = error.code if isinstance(error, PartUnavailableError) else ""
-        self.tell(now=True)
-
-    def serves(self) -> None:
-        """Nothing is waited for."""
-        self.ready, self.waiting_for, self.waiting_part, self.waiting_code = True, "", "", ""
-
-    def tell(self, *, now: bool = False) -> None:
-        """Writes the file if it is time. The end offsets are asked for at the same rate."""
-        at = time.monotonic()
-        if self.path is None or (at - self._written < self.interval_s and not now):
-            return
-        since, records = self._since
-        rate = (self.records - records) / (at - since) if since else 0.0
-        self._written, self._since = at, (at, self.records)
-        ends = self._ends()
-        lag = None if ends is None else sum(max(0, end - self.verified.get(p, 0)) for p, end in ends.items())
-        facts: dict[str, Any] = {
-            "pid": os.getpid(),
-            "role": self.role,
-            "ready": self.ready,
-            "waiting_for": self.waiting_for,
-            "waiting_part": self.waiting_part,
-            "waiting_code": self.waiting_code,
-            "verified": {str(p): o for p, o in sorted(self.verified.items())},
-            "lag": lag,
-            "records": self.records,
-            "records_per_second": round(rate, 1),
-            "at": int(time.time() * 1000),
-            **self.more,
-        }
-        draft = self.path.with_name(self.path.name + ".tmp")
-        draft.write_bytes(orjson.dumps(facts))
-        draft.replace(self.path)
-
-    def _ends(self) -> dict[int, int] | None:
-        try:
-            return self.ends() if self.ends else None
-        except KafkaException:
-            return None
-
-
-class _Ends:
-    """Asks one topic's end offsets again and again over one connection."""
-
-    def __init__(self, kafka: KafkaConfig, topic: str, partitions: Iterable[int]) -> None:
-        self._consumer = Consumer(kafka.consumer("clearline-reader"))
-        self._parts = [TopicPartition(topic, p) for p in partitions]
-
-    def __call__(self) -> dict[int, int]:
-        return {tp.partition: self._consumer.get_watermark_offsets(tp, timeout=2)[1] for tp in self._parts}
-
-    def close(self) -> None:
-        self._consumer.close()
 
 
 class _Learner:
@@ -171,9 +92,11 @@ def run_clickhouse_sink(
     ready_file: Path | None,
     options: SinkOptions = SinkOptions(),
     stop: threading.Event | None = None,
+    metrics: MetricsAddress | None = None,
 ) -> None:
     """Blocks until SIGTERM, SIGINT or `stop`. Waits out what does not answer; raises FencedError when another sink took
-    over, InvariantError, and BadInputError when the database is not migrated or belongs to another journal."""
+    over, InvariantError, and BadInputError when the database is not migrated or belongs to another journal.
+    `metrics`: where its figures are served; None: nowhere."""
     stop = stop or _stop_on_signals()
     report = Report("sink-clickhouse", ready_file, options.report_interval_s)
     learner = _Learner(registry.codec(), registry)
@@ -203,7 +126,7 @@ def run_clickhouse_sink(
                 b.reader = stack.enter_context(LogReader(kafka, b.topic, first, patience_ms=late_ms))
             journal = stack.enter_context(LogReader(kafka, topics.journal, start, patience_ms=late_ms))
             report.verified = dict(start)
-            watch = _Ends(kafka, topics.journal, ends)
+            watch = Ends(kafka, topics.journal, ends)
             stack.callback(watch.close)
             report.ends = watch
             try:
@@ -211,7 +134,8 @@ def run_clickhouse_sink(
             finally:
                 report.ends = None
 
-    _keep_running(session, report, options, stop)
+    with served(report, metrics):
+        _keep_running(session, report, options, stop)
 
 
 @dataclass(slots=True)
@@ -300,7 +224,10 @@ def _clickhouse_loop(
                 full_at = time.monotonic() + options.flush_interval_ms / 1000
             batch += [Arrival(r.partition, r.offset, r.value) for r in records]
         if batch and (len(batch) >= options.batch_records_max or time.monotonic() >= full_at):
-            report.records += learner(lambda: ledger.write(batch))  # noqa: B023 - called at once
+            began = time.perf_counter()
+            new = learner(lambda: ledger.write(batch))  # noqa: B023 - called at once
+            report.records += new
+            report.stored(new, began)
             batch = []
         if not batch:
             report.verified = dict(journal.position)
@@ -318,8 +245,10 @@ def run_redis_sink(
     ready_file: Path | None,
     options: SinkOptions = SinkOptions(),
     stop: threading.Event | None = None,
+    metrics: MetricsAddress | None = None,
 ) -> None:
-    """Blocks until SIGTERM, SIGINT or `stop`. Waits out what does not answer; builds up again what Redis has lost."""
+    """Blocks until SIGTERM, SIGINT or `stop`. Waits out what does not answer; builds up again what Redis has lost.
+    `metrics`: where its figures are served; None: nowhere."""
     stop = stop or _stop_on_signals()
     report = Report("sink-redis", ready_file, options.report_interval_s)
     learner = _Learner(registry.codec(), registry)
@@ -327,7 +256,8 @@ def run_redis_sink(
     def session() -> None:
         _redis_session(kafka, topics, config, learner, options, report, stop, None)
 
-    _keep_running(session, report, options, stop)
+    with served(report, metrics):
+        _keep_running(session, report, options, stop)
 
 
 def rebuild_redis(
@@ -365,20 +295,23 @@ def _redis_session(
     """One stretch of following ledger.state from Redis's own markers. Ends when Redis turns out to have lost something
     (False), and, with `until_end`, when everything that was there at the start is in (True)."""
     balances = Balances(config)
-    watch: _Ends | None = None
+    watch: Ends | None = None
     try:
         topic = f"{topics.state}@{topic_ids(kafka, [topics.state])[topics.state]}"
         ends = end_offsets(kafka, topics.state)
         applied = _begin(balances, topic, ends)
-        watch = report.ends = _Ends(kafka, topics.state, ends)
+        watch = report.ends = Ends(kafka, topics.state, ends)
         report.verified = dict(applied)
         with LogReader(kafka, topics.state, applied, patience_ms=options.balances_late_ms) as reader:
             follower = _Follower(reader, balances, topic, applied, learner)
             while not stop.is_set():
+                began = time.perf_counter()
                 if not follower.step(options.poll_records_max):
                     log.warning("redis lost data; reading again from its markers", redis=config.address)
                     return False
-                report.records += follower.written
+                if follower.written:
+                    report.records += follower.written
+                    report.stored(follower.written, began + follower.waited_s)
                 report.verified = dict(applied)
                 report.serves()
                 report.tell()
@@ -421,12 +354,16 @@ class _Follower:
         self._coalescer = Coalescer(learner.codec)
         self._looked = time.monotonic()
         self.written = 0
+        self.waited_s = 0.0  # for records, of the last step
 
     def step(self, records_max: int) -> bool:
         """False when Redis has lost something."""
         self.written = 0
         parts: dict[int, list[StateArrival]] = defaultdict(list)
-        for r in self._reader.poll(records_max, 0.05):
+        began = time.perf_counter()
+        records = self._reader.poll(records_max, 0.05)
+        self.waited_s = time.perf_counter() - began
+        for r in records:
             parts[r.partition].append(StateArrival(r.offset, r.key or b"", r.value))
         if parts:
             failpoint("sink_redis.after_read")

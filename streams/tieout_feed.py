@@ -21,7 +21,8 @@ from sinks.rows import JournalRows
 from streams.clients import KafkaConfig
 from streams.reader import LogReader, LogRecord, end_offsets
 from streams.registry import Registry
-from streams.sink_host import Report, SinkOptions, _Ends, _keep_running, _Learner, _stop_on_signals
+from streams.report import Ends, Report
+from streams.sink_host import SinkOptions, _keep_running, _Learner, _stop_on_signals
 from streams.topics import Topics, topic_ids
 
 T = TypeVar("T")
@@ -40,8 +41,8 @@ class Feed:
         self.journal_topic = f"{topics.journal}@{ids[topics.journal]}"
         self.state_topic = f"{topics.state}@{ids[topics.state]}"
         self.partitions = sorted(end_offsets(kafka, topics.journal))
-        self._journal_ends = _Ends(kafka, topics.journal, self.partitions)
-        self._state_ends = _Ends(kafka, topics.state, self.partitions)
+        self._journal_ends = Ends(kafka, topics.journal, self.partitions)
+        self._state_ends = Ends(kafka, topics.state, self.partitions)
         self._journal: LogReader | None = None
         self._state: LogReader | None = None
 

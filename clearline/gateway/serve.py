@@ -27,12 +27,14 @@ from clearline.config import Settings
 from clearline.connection import Connection, clickhouse_config, connect, redis_config, registry_of
 from clearline.gateway.app import create_app
 from clearline.gateway.call_meter import CallMeter
+from clearline.gateway.metrics import Metrics, Skew
 from clearline.gateway.outcomes import Outcomes, keep_ms
 from clearline.gateway.partner_tables import tables_pool
 from clearline.gateway.parts import Parts, Tree, limits_tree, wall_clock_ms
 from clearline.gateway.projections import PagePool, Projections
 from clearline.gateway.reporting import Reports
 from clearline.gateway.tls import tls_options
+from clearline.metrics import metrics_address
 from clearline.webhooks.ports import QueuedInKafka, WebhookParts
 from schemas.codec import Codec, UndecodableError, UnknownSchemaError
 from schemas.errors import BadInputError, PartUnavailableError
@@ -43,10 +45,12 @@ from sinks.gate import CallLimits, RedisGate
 from streams.caller import Caller
 from streams.finder import Finder
 from streams.measured import MeasuredLog
+from streams.metrics import Check, MetricsServer, RoleFacts
 from streams.reader import end_offsets, read_to_end
 from streams.registry import Registry, learn_schemas
 from streams.state_rows import StateRows
 from streams.table import Table
+from streams.times import Behind
 from streams.topics import topic_ids
 
 log = structlog.get_logger()
@@ -74,9 +78,15 @@ async def _serve(settings: Settings, slot: int, ready_file: Path | None) -> None
         listener = _Listener(host, port, options)
         parts, health, counted = await _parts(settings, slot, stack, listener.url)
         parts.meter = meter = CallMeter(f"{slot}-{os.urandom(4).hex()}", parts.now_ms)
+        app = create_app(parts)
+        figures: Metrics = app.state.metrics
+        facts = RoleFacts(f"gateway-{slot}", health.checks, health.waits_for)
+        skew = Skew(facts.name, lambda: health.clock_skew_ms)
+        inside = MetricsServer(metrics_address(settings, "gateway", slot), facts, [skew], registry=figures.registry)
+        stack.callback(inside.close)
         server = uvicorn.Server(
             uvicorn.Config(
-                create_app(parts), loop="none", lifespan="off", log_config=None, access_log=False,
+                app, loop="none", lifespan="off", log_config=None, access_log=False,
                 server_header=False, timeout_graceful_shutdown=STOP_S, timeout_keep_alive=75, backlog=2048, **options,
             )
         )  # fmt: skip
@@ -85,7 +95,7 @@ async def _serve(settings: Settings, slot: int, ready_file: Path | None) -> None
             signal.signal(number, lambda *_: setattr(server, "should_exit", True))
         beats = [
             asyncio.create_task(health.watch()),
-            asyncio.create_task(_heartbeat(parts, health, ready_file, slot, listener.url)),
+            asyncio.create_task(_heartbeat(parts, health, ready_file, slot, (listener.url, inside.url), figures)),
             asyncio.create_task(_hand_on(meter, counted)),
         ]
         # What was made until now lives as long as the process: the collector need not look at it during calls.
@@ -235,6 +245,8 @@ class Health:
         self._system, self._caller, self._access, self._rows = system, caller, access, rows
         self._broker = ""
         self._behind: dict[str, int] = {}
+        self._since = Behind()
+        self.lag_s = 0.0
 
     def troubles(self) -> list[str]:
         """Why it cannot serve, one sentence each."""
@@ -245,6 +257,27 @@ class Health:
             "" if self._rows.ready else "the state of the ledger is still being read",
         ]
         return [f for f in found if f]
+
+    def checks(self) -> list[Check]:
+        """What must hold for it to take commands. How far the state is behind is told, and makes nobody unready:
+        commands are taken and kept while no worker settles."""
+        following, read = self._caller.following, self._access.following and self._rows.ready
+        return [
+            Check("assigned", following, "replies are followed" if following else "replies are not followed"),
+            Check("recovered", read, "keys and state are read" if read else "keys or state are still being read"),
+            Check("lag", True, f"what it shows of the state is {self.lag_s:.1f} s behind"),
+            Check("store", not self._broker, self._broker or "Kafka answers"),
+        ]
+
+    def waits_for(self) -> str:
+        """The part that does not answer, or empty."""
+        return "kafka" if self._broker else ""
+
+    @property
+    def clock_skew_ms(self) -> float | None:
+        """This machine's clock less the broker's, at most; None when nothing came lately."""
+        found = self._caller.skew_ms.value
+        return None if found is None else round(found, 1)
 
     def figures(self) -> dict[str, Any]:
         """What `/v1/status` says beside what every gateway says."""
@@ -267,16 +300,20 @@ class Health:
         ends = end_offsets(self._system.kafka, self._system.topics.submitted)
         heads = {p: self._rows.head(p) if self._rows.ready else None for p in ends}
         done = {p: head.next_offset if head is not None else 0 for p, head in heads.items()}
+        self.lag_s = self._since.seconds(ends, done)
         return {str(p): max(0, end - done[p]) for p, end in sorted(ends.items())}
 
 
-async def _heartbeat(parts: Parts, health: Health, ready_file: Path | None, slot: int, url: str) -> None:
+async def _heartbeat(
+    parts: Parts, health: Health, ready_file: Path | None, slot: int, urls: tuple[str, str], figures: Metrics
+) -> None:
     """Writes the ready file, again and again: one that is not written is of a gateway that hangs."""
     while ready_file is not None:
         facts = {
-            "pid": os.getpid(), "role": "gateway", "slot": slot, "url": url, "metrics": f"{url}/metrics",
+            "pid": os.getpid(), "role": "gateway", "slot": slot, "url": urls[0], "metrics": urls[1],
             "limiter": "local" if parts.gate.local else "redis", "waiting_for": "; ".join(health.troubles()),
-            "at": int(time.time() * 1000),
+            "at": int(time.time() * 1000), **figures.lately(), **health.figures(),
+            "clock_skew_ms": health.clock_skew_ms, "lag_seconds": health.lag_s,
         }  # fmt: skip
         draft = ready_file.with_name(ready_file.name + ".tmp")
         with suppress(OSError):  # a full disk must not end a gateway

@@ -21,6 +21,7 @@ import structlog
 
 from clearline.config import Settings
 from clearline.connection import kafka_config, registry_of
+from clearline.metrics import metrics_address
 from clearline.vault import vault_of
 from clearline.webhooks.alerts import Alerts, Told
 from clearline.webhooks.clerk import Brief, Clerk, brief
@@ -49,6 +50,7 @@ from streams.outbox import (
 )
 from streams.reader import LogRecord
 from streams.registry import Registry, learn_schemas
+from streams.report import served
 from streams.table import Table
 from streams.topics import DAY_MS, Topics
 
@@ -80,7 +82,10 @@ def run(settings: Settings, slot: int, ready_file: Path | None, report_interval_
     stop = stop_on_signals()
     report = Report("webhooks", ready_file, report_interval_s)
     vault = vault_of(settings)
-    asyncio.run(_keep_running(lambda: Session(settings, slot, report, Sender(settings.webhooks, vault)), report, stop))
+    with served(report, metrics_address(settings, "webhooks", slot), f"webhooks-{slot}"):
+        asyncio.run(
+            _keep_running(lambda: Session(settings, slot, report, Sender(settings.webhooks, vault)), report, stop)
+        )
 
 
 async def _keep_running(make: Callable[[], Session], report: Report, stop: Any) -> None:
@@ -360,8 +365,10 @@ class Session:
         for w, d, offset in zip(writes, made, offsets, strict=True):
             if isinstance(w.row, WebhookProgress):
                 self._progress[w.partition] = w.row
-            if d is not None and d.subscription_id in self.subscriptions:
-                self.queue.put(d, offset)
+            if d is not None:
+                self.report.counts["queued"] += 1
+                if d.subscription_id in self.subscriptions:
+                    self.queue.put(d, offset)
         self._wake.set()
 
     def _place(self, p: int) -> WebhookProgress:
@@ -406,6 +413,7 @@ class Session:
         sent = await self.sender.send(s, d.delivery_id, d.body, d.attempts + 1, now_ms())
         partition = partition_of(s.partner_id, self.settings.partitions)
         if sent.ok:
+            self.report.counts["delivered"] += 1
             failpoint("webhooks.after_send")
             if d.subscription_id in self.subscriptions:
                 await self.write([Write(partition, delivery_key(d.delivery_id), None)])
@@ -413,6 +421,7 @@ class Session:
             return
         failpoint("webhooks.after_fail")
         row = self.queue.after_failure(d, now_ms(), sent.error, sent.status)
+        self.report.counts["dead" if row.state == DEAD else "failed"] += 1
         if d.subscription_id not in self.subscriptions:
             return
         await self.write([Write(partition, delivery_key(d.delivery_id), row)])

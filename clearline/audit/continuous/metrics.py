@@ -2,57 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from enum import StrEnum
-from typing import Any
+from collections.abc import Iterator
 
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from clearline.audit.continuous.difference import Verdict
-from streams.metrics import MetricsAddress, MetricsServer
-
-
-class Name(StrEnum):
-    """Every metric of the tie-out."""
-
-    DIFFERENCES = "clearline_tieout_differences"
-    LAG = "clearline_tieout_lag_seconds"
-    VERDICT = "clearline_tieout_verdict"
-    ROUND_AT = "clearline_tieout_last_round_timestamp_seconds"
-
-
-HELP: dict[Name, str] = {
-    Name.DIFFERENCES: "How many places of a part (kafka, clickhouse, redis) are not what the journal says.",
-    Name.LAG: "For how long something is in the log that was not compared with a part yet.",
-    Name.VERDICT: f"{', '.join(f'{v.value} {v.word}' for v in Verdict)}.",
-    Name.ROUND_AT: "When the last comparison ended, by this machine's clock; 0 before the first.",
-}
+from streams.metric_names import Name
+from streams.metrics import MetricsAddress, MetricsServer, by_label, family
+from streams.metrics_follower import serve_follower
+from streams.report import Report
 
 
 class _Collector(Collector):
-    def __init__(self, last: Callable[[], dict[str, Any]]) -> None:
-        self._last = last
+    def __init__(self, report: Report) -> None:
+        self._report = report
 
     def describe(self) -> Iterator[Metric]:
         """Nothing: else registering would ask for figures before there are any."""
         return iter(())
 
     def collect(self) -> Iterator[Metric]:
-        last = self._last()
-        families = {
-            n: GaugeMetricFamily(n, HELP[n], labels=["part"]) for n in (Name.DIFFERENCES, Name.LAG, Name.VERDICT)
-        }
-        for part, said in last.get("parts", {}).items():
-            families[Name.DIFFERENCES].add_metric([part], said["differences"])
-            families[Name.LAG].add_metric([part], said["lag_seconds"])
-            families[Name.VERDICT].add_metric([part], Verdict[said["verdict"].upper()].value)
-        yield from families.values()
-        yield GaugeMetricFamily(Name.ROUND_AT, HELP[Name.ROUND_AT], value=last.get("round_at", 0) / 1000)
+        last = self._report.more
+        parts = last.get("parts", {})
+        yield by_label(Name.TIEOUT_DIFFERENCES, {part: said["differences"] for part, said in parts.items()})
+        yield by_label(Name.TIEOUT_LAG, {part: said["lag_seconds"] for part, said in parts.items()})
+        verdicts = {part: Verdict[said["verdict"].upper()].value for part, said in parts.items()}
+        yield by_label(Name.TIEOUT_VERDICT, verdicts)
+        yield family(Name.TIEOUT_ROUND_AT, last.get("round_at", 0) / 1000)
 
 
-def serve(at: MetricsAddress, last: Callable[[], dict[str, Any]]) -> MetricsServer:
-    """Serves /metrics until it is closed. Raises BadInputError when it cannot listen there."""
-    return MetricsServer(
-        at, _Collector(last), whose="metrics of the tie-out", port_is="CLEARLINE_METRICS__PORT plus CLEARLINE_WORKERS"
-    )
+def serve(at: MetricsAddress, report: Report) -> MetricsServer:
+    """Serves the tie-out's figures until it is closed. Raises BadInputError when it cannot listen there."""
+    return serve_follower(report, at, "tieout", [_Collector(report)])

@@ -16,8 +16,8 @@ from clearline.audit.continuous.shards import ShardOptions
 from clearline.audit.continuous.stored import StoredOptions
 from clearline.config import Settings
 from clearline.connection import clickhouse_config, kafka_config, redis_config, registry_of
-from streams.metrics import MetricsAddress
-from streams.sink_host import Report
+from clearline.metrics import metrics_address
+from streams.report import Report
 from streams.tieout_feed import Feed, keep_feeding
 from streams.topics import Topics
 
@@ -63,10 +63,9 @@ class _Role:
     def __init__(self, settings: Settings, ready_file: Path | None) -> None:
         self.machine = Machine(clickhouse_config(settings), redis_config(settings), options_of(settings))
         self.report = Report("tieout", ready_file, 0.5)
-        port = settings.metrics.port
-        at = MetricsAddress(settings.metrics.host, port and port + settings.workers)
-        self._metrics = metrics.serve(at, lambda: self.report.more)
-        self.report.more = {"metrics": self._metrics.url, "verdict": Verdict.CHECKING.word}
+        self._metrics = metrics.serve(metrics_address(settings, "tieout"), self.report)
+        self.report.metrics = self._metrics.url
+        self.report.more = {"verdict": Verdict.CHECKING.word}
         self._interval_s = settings.tieout.interval_s
         self._said: tuple[Any, ...] = ()
 
@@ -90,7 +89,8 @@ class _Role:
         self.report.records = sum(x.cut.sequence for x in at.values())
         said = word.to_dict()
         said["differences"] = said["differences"][:FIRST_SHOWN]
-        self.report.more = {**said, "metrics": self._metrics.url, "round_at": int(time.time() * 1000)}
+        self.report.lag_seconds = word.lag_s
+        self.report.more = {**said, "round_at": int(time.time() * 1000)}
         now = (word.verdict, *(word.findings[p].verdict for p in PARTS), *(d.text for d in word.differences[:3]))
         if now != self._said:
             self._said = now
