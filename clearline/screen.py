@@ -89,7 +89,7 @@ class Bar:
         self._total = total
         self._done = 0
         self._next = (total or 0) / 10
-        self._task = progress.add_task(what, total=total) if progress else None
+        self._task = progress.add_task(what, total=total, note="") if progress else None
 
     def advance(self, by: int = 1) -> None:
         """So many more are done."""
@@ -103,14 +103,14 @@ class Bar:
                 self._progress.reset(self._task, description=what, total=total)
         self.to(done)
 
-    def to(self, done: int) -> None:
-        """So many are done."""
+    def to(self, done: int, note: str = "") -> None:
+        """So many are done. `note`: said beside it, such as how fast."""
         self._done = done
         if self._progress is not None and self._task is not None:
-            self._progress.update(self._task, completed=done)
+            self._progress.update(self._task, completed=done, note=note)
         elif self._total and done >= self._next:
             self._next = (done * 10 // self._total + 1) * self._total / 10
-            say(f"{self._what}: {done:,} of {self._total:,}")
+            say(f"{self._what}: {done:,} of {self._total:,}{f', {note}' if note else ''}")
 
 
 @contextmanager
@@ -125,6 +125,7 @@ def bar(what: str, total: int | None, *, quiet: bool = False) -> Iterator[Bar]:
         return
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+        TextColumn("{task.fields[note]}"),
     )  # fmt: skip
     with Progress(*columns, console=console, transient=True) as progress:
         yield Bar(progress, what, total)

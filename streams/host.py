@@ -282,6 +282,25 @@ def _write(path: Path, document: dict[str, Any]) -> None:
     scratch.replace(path)
 
 
+class SchemaLearner:
+    """Asks the registry for schema ids; those that are not ours come back. It asks for one of these again after
+    `ask_again_s`: somebody may have registered it since, and redrives what has died of it."""
+
+    def __init__(self, codec: Codec, registry: Registry, ask_again_s: float = 2.0) -> None:
+        self._codec, self._registry, self._ask_again_s = codec, registry, ask_again_s
+        self._refused: dict[int, float] = {}
+
+    def __call__(self, schema_ids: set[int]) -> set[int]:
+        now = time.monotonic()
+        still = {i for i in schema_ids if i in self._refused and now - self._refused[i] < self._ask_again_s}
+        refused = set(still)
+        learn_schemas(self._codec, self._registry, schema_ids, refused)
+        if len(self._refused) > 10_000:
+            self._refused.clear()
+        self._refused.update(dict.fromkeys(refused - still, now))
+        return refused
+
+
 def build_app(
     kafka: KafkaConfig, registry_url: str, world: str, options: HostOptions, ready_file: Path | None, data_dir: Path,
     metrics: MetricsAddress,
@@ -290,20 +309,12 @@ def build_app(
     topics = Topics(world)
     registry = Registry(registry_url)
     codec = registry.codec()
-    refused: set[int] = set()
-
-    def learn(schema_ids: set[int]) -> set[int]:
-        if len(refused) > 10_000:
-            refused.clear()
-        learn_schemas(codec, registry, schema_ids, refused)
-        return refused
-
     reply_partitions = partition_counts(kafka).get(topics.replies, 0)
     outlets = Outlets(
         topics.submitted, topics.journal, topics.state, topics.dead, topics.replies, options.partitions,
         reply_partitions, options.message_bytes_max,
     )  # fmt: skip
-    settlement = Settlement(codec, outlets, learn)
+    settlement = Settlement(codec, outlets, SchemaLearner(codec, registry))
     data_dir.mkdir(parents=True, exist_ok=True)
     app = _App(
         f"{topics.group}-{options.slot}", broker=f"kafka://{kafka.bootstrap}", datadir=str(data_dir),

@@ -12,6 +12,7 @@ from schemas.records import COMMANDS, Crossing
 PARTNER_CHARS_MAX = 256
 KEY_CHARS_MAX = 128
 MESSAGE_BYTES_MAX = 1_000_000
+LEAST_BYTES_MAX = 1_024  # no settings take less
 DAY_MS = 86_400_000
 QUARTERS = 4
 STEPS = ("reserve", "reserved", "refused", "commit", "void")

@@ -6,10 +6,14 @@ kept in memory.
 
 from __future__ import annotations
 
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from clearline.connection import Connection
+from clearline.deadletters.edits import corrected, exported, read_edits
 from clearline.deadletters.groups import Group, group
 from clearline.deadletters.judge import Judge
 from clearline.deadletters.letters import Found, all_letters, letters_at, place_of
@@ -116,3 +120,63 @@ class Desk:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """Letters in groups, and the newest of them: what there is to say of each, and where it came from."""
+
+    groups: list[Group]
+    newest: list[tuple[Facts, Found]]
+
+    @property
+    def reasons(self) -> dict[str, int]:
+        """How many there are of each reason."""
+        counts: Counter[str] = Counter()
+        for g in self.groups:
+            counts[g.reason] += g.count
+        return dict(sorted(counts.items()))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "total": sum(g.count for g in self.groups),
+            "open": sum(g.open for g in self.groups),
+            "reasons": self.reasons,
+            "groups": [g.to_dict() for g in self.groups],
+            "letters": [
+                {**found.to_dict(), "attempts": f.attempts, "state": f.state, "original": f.original}
+                for f, found in self.newest
+            ],
+        }
+
+
+def look(desk: Desk, match: Match, newest_max: int) -> Seen:
+    """All that matches in groups, and the newest `newest_max`. Raises PartUnavailableError."""
+    moves = desk.refresh()
+    newest: deque[tuple[Facts, Found]] = deque(maxlen=newest_max)
+
+    def seen() -> Iterator[Facts]:
+        for found in all_letters(desk.system):
+            facts = facts_of(found, moves, desk.judge)
+            if match(facts):
+                newest.append((facts, found))
+                yield facts
+
+    groups = group(seen())
+    in_order = sorted(newest, key=lambda n: (n[0].received, n[1].partition, n[1].offset), reverse=True)
+    return Seen(groups, in_order)
+
+
+def export(desk: Desk, match: Match) -> Iterator[dict[str, Any]]:
+    """What matches, as it is written into a file. Raises PartUnavailableError."""
+    moves = desk.refresh()
+    for found in all_letters(desk.system):
+        if match(facts_of(found, moves, desk.judge)):
+            yield exported(found, moves, desk.judge)
+
+
+def plan_edited(desk: Desk, path: Path, rules: Rules) -> Plan:
+    """The plan for the corrections in a file or folder. Raises BadInputError that names the line and what is wrong."""
+    edits = read_edits(path)
+    return desk.plan_edited(corrected(edits, desk.find(list(edits)), desk.judge), rules)

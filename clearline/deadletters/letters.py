@@ -9,6 +9,7 @@ from hashlib import sha256
 from typing import Any
 
 from clearline.connection import Connection
+from clearline.deadletters.judge import Judge, schema_id_of
 from processors.settlement import REDRIVE_HEADER
 from schemas.codec import UndecodableError
 from schemas.errors import BadInputError
@@ -106,18 +107,18 @@ def find_letter(system: Connection, letter_id: str) -> Found:
     raise BadInputError(f"there is no dead letter {letter_id} in {system.topics.dead}: see `clearline dlq ls`")
 
 
-def explain(system: Connection, found: Found) -> dict[str, Any]:
+def explain(judge: Judge, found: Found) -> dict[str, Any]:
     """The letter with what can be said of its bytes: a preview, and the record when it decodes now."""
     value = found.letter.value or b""
     out = {**found.to_dict(), "hex": value[:_PREVIEW_BYTES].hex(), "hex_complete": len(value) <= _PREVIEW_BYTES}
-    if len(value) >= 5 and value[0] == 0:
-        out["schema_id"] = int.from_bytes(value[1:5], "big")
+    if schema_id_of(value) >= 0:
+        out["schema_id"] = schema_id_of(value)
     try:
         out["text"] = value[:_PREVIEW_BYTES].decode() if value else ""
     except UnicodeDecodeError:
         out["text"] = None
     try:
-        record = system.codec.decode(value)
+        record = judge.read(value)
         out["record_type"] = type(record).__name__
         out["record"] = {f: _plain(getattr(record, f)) for f in record.__struct_fields__}
     except UndecodableError as e:

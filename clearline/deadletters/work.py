@@ -137,6 +137,15 @@ class Work:
         told(progress)
         return progress
 
+    def to_dict(self) -> dict[str, Any]:
+        """How far it is and what came of it, as plain values."""
+        skipped, refused = self.plan.counts()
+        return {
+            **self.progress.to_dict(), "plan_digest": self.plan.digest.hex() if self.plan.puts else "",
+            "skipped": skipped, "refused": refused, "not_moved": self.plan.to_dict()["not_moved"],
+            "died": [o.to_dict() for o in self.died],
+        }  # fmt: skip
+
     def _record_act(self) -> None:
         """That an operator does this, and to which letters, becomes part of the journal."""
         from clearline.acts import record_act
