@@ -39,9 +39,11 @@ from clearline.commands import (
     reader,
     receipt,
     recon,
+    replay,
     report,
     sandbox,
     stack,
+    status,
     webhook,
 )
 from clearline.commands.common import PartlyDoneError
@@ -67,7 +69,22 @@ def build() -> typer.Typer:
         partner, account, freeze, access, limit, calendar, close, product, key, reader, recon, sandbox, onboard,
         migrate, prepare,
     )  # fmt: skip
-    for module in (stack, demo, publish, *nouns, report, operate, receipt, explain, dlq, webhook, document, bench):
+    for module in (
+        stack,
+        status,
+        demo,
+        publish,
+        *nouns,
+        report,
+        operate,
+        replay,
+        receipt,
+        explain,
+        dlq,
+        webhook,
+        document,
+        bench,
+    ):
         module.register(app)
     return app
 

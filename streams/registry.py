@@ -7,7 +7,8 @@ all that is needed; its Python client would load an OAuth stack for them, half a
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import httpx
 from tenacity import retry, retry_if_exception, stop_after_delay, wait_exponential
@@ -17,6 +18,15 @@ from schemas.errors import BadInputError, PartUnavailableError
 from schemas.records import RECORDS, Subjects
 
 _REFUSED = (409, 422)
+
+
+class Registered(NamedTuple):
+    """A schema as the registry has it."""
+
+    id: int
+    subject: str
+    version: int
+    schema: str
 
 
 class Registry:
@@ -62,9 +72,46 @@ class Registry:
                 if self._ask(client, "POST", f"/subjects/{Subjects.of(name)}", _document(name)) is None
             ]
 
+    def listing(self) -> list[Registered]:
+        """Every version of every schema of ours, by id: what a backup keeps of the registry."""
+        found: set[Registered] = set()
+        with self._client() as client:
+            for subject in {Subjects.of(name) for name in RECORDS}:
+                for version in self._ask(client, "GET", f"/subjects/{subject}/versions") or []:
+                    one = self._ask(client, "GET", f"/subjects/{subject}/versions/{version}")
+                    found.add(Registered(int(one["id"]), subject, int(version), str(one["schema"])))
+        return sorted(found)
+
+    def register_again(self, rows: Sequence[Registered]) -> int:
+        """Registers schemas so that they have the ids that they had; returns how many were not there.
+
+        Raises BadInputError when one gets another id: the registry has had other schemas before.
+        """
+        new = 0
+        with self._client() as client:
+            for row in sorted(rows):
+                document = {"schema": row.schema, "schemaType": "AVRO"}
+                known = self._ask(client, "POST", f"/subjects/{row.subject}", document)
+                answer = known or self._ask(client, "POST", f"/subjects/{row.subject}/versions", document)
+                if int(answer["id"]) != row.id:
+                    raise BadInputError(
+                        f"schema {row.subject} has id {row.id} in the journal, and the registry at {self.url} gives it "
+                        f"{answer['id']}: restore the registry's own backup first, or begin with an empty registry"
+                    )
+                new += known is None
+        return new
+
     def codec(self) -> Codec:
         """A codec with the registry's ids."""
         return Codec(self.ids())
+
+    def ping(self, timeout_s: float = 1.0) -> None:
+        """Raises PartUnavailableError when it does not answer within `timeout_s`."""
+        with self._client() as client:
+            try:
+                client.get("/config", timeout=timeout_s).raise_for_status()
+            except httpx.HTTPError as e:
+                raise PartUnavailableError("Schema registry", self.url, str(e) or type(e).__name__) from None
 
     def look(self, timeout_s: float = 1.0) -> dict[str, str]:
         """What is wrong with the committed schemas in the registry, by subject; empty when each is there. Nothing is

@@ -1,4 +1,4 @@
-"""`clearline setup`, `up`, `down`, `status`: the embedded stack and its roles."""
+"""`clearline setup`, `up`, `down`: the embedded stack and its roles."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ def register(app: typer.Typer) -> None:
     app.command("setup", **example("clearline setup"))(setup)
     app.command("up", **example("clearline up", "clearline up --role worker --slot 0"))(up)
     app.command("down", **example("clearline down"))(down)
-    app.command("status", **example("clearline status --json"))(status)
 
 
 def setup(as_json: screen.JsonFlag = False) -> None:
@@ -116,41 +115,6 @@ def down(as_json: screen.JsonFlag = False) -> None:
     screen.answer({"stopped": stopped, "data_dir": str(settings.data_dir)}, as_json, [text])
 
 
-def status(as_json: screen.JsonFlag = False) -> None:
-    """Every part and role with its pid, every address, and how far each role is behind."""
-    from clearline import detached, lag
-    from clearline.config import load_settings
-    from clearline.embedded.folder import DataFolder
-    from clearline.stack import check_world
-
-    settings = load_settings()
-    folder = DataFolder(settings.data_dir)
-    run = detached.running(folder)
-    external = all((settings.kafka.bootstrap, settings.registry.url, settings.clickhouse.host, settings.redis.url))
-    if run is None and not external:
-        document: dict[str, Any] = {"state": "stopped", "world": settings.world, "data_dir": str(settings.data_dir)}
-        screen.answer(document, as_json, [f"nothing is running on {settings.data_dir}; start it with `./run up`"])
-        raise typer.Exit(3)
-    if run is not None and not external:
-        check_world(settings, run)
-        lag.mark_troubled(run, folder)
-    shown = run or {"state": "external", "world": settings.world, "parts": {}, "roles": {}}
-    in_flight = lag.in_flight(shown["roles"])
-    document = {
-        "state": shown["state"], **_summary(shown), "lag": lag.measure(settings, folder), "in_flight": in_flight,
-        "tieout": lag.tie_out(folder),
-    }  # fmt: skip
-    screen.answer(
-        document,
-        as_json,
-        [*_readable(shown), *_lag_table(document["lag"]), *_flight_line(in_flight), *_tie_lines(document["tieout"])],
-    )
-    troubled = [n for n, c in {**shown["parts"], **shown["roles"]}.items() if c["state"] != "ready"]
-    lags = document["lag"]
-    if shown["state"] not in ("running", "external") or troubled or lags.get("error") or lags["waiting"]:
-        raise typer.Exit(3)
-
-
 def _summary(run: dict[str, Any]) -> dict[str, Any]:
     """run.json without what only the supervisor needs."""
     keep = ("pid", "state", "restarts", "error", "log")
@@ -200,37 +164,6 @@ def _readable(run: dict[str, Any]) -> list[RenderableType]:
         "",
         *([screen.table("", ("address", ""), addresses)] if at else []),
     ]
-
-
-def _lag_table(lag: dict[str, Any]) -> list[RenderableType]:
-    if lag.get("error"):
-        return [f"lag is not known: {lag['error']}"]
-    rows = [(role, sum(by.values()), " ".join(f"{p}:{n}" for p, n in by.items())) for role, by in lag["roles"].items()]
-    waiting = [f"{role} waits: {why}" for role, why in lag["waiting"].items()]
-    return ["", screen.table("", ("records behind", "total", "by partition"), rows, right=["total"]), *waiting]
-
-
-def _flight_line(in_flight: dict[str, Any] | None) -> list[RenderableType]:
-    """What is under way between partitions, when anything is."""
-    from ledger.money import format_minor
-
-    if not in_flight or not (in_flight["transactions"] or in_flight["amounts"]):
-        return []
-    sums = (
-        f"{format_minor(a['set_aside'], c)} {c} set aside, {format_minor(a['decided'], c)} {c} decided and not in yet"
-        for c, a in in_flight["amounts"].items()
-    )
-    return [f"between partitions: {in_flight['transactions']} transactions under way; {'; '.join(sums)}"]
-
-
-def _tie_lines(word: dict[str, Any] | None) -> list[RenderableType]:
-    """What the role `tieout` said last, and the first differences."""
-    if word is None:
-        return []
-    parts = ", ".join(f"{name} {p['verdict']}" for name, p in word["parts"].items())
-    why = "; ".join(p["said"] for p in word["parts"].values() if p["said"])
-    said = f"tie-out: {word['verdict']}, {word['lag_seconds']:.1f} s behind ({parts})"
-    return [said + (f": {why}" if why else ""), *(f"      {d['text']}" for d in word["differences"][:5])]
 
 
 def _short(text: str) -> str:
