@@ -73,6 +73,9 @@ class _Span:
         self.given_back: dict[int, int] = {}
 
 
+_COLUMNS = ("offsets", "kinds", "products", "starts", "accounts", "amounts")
+
+
 class _Numbers(dict[str, int]):
     """Account ids and products by number, in the order in which they came; `names` has them by their number."""
 
@@ -164,6 +167,31 @@ class EntryLog:
         oldest = event_time // self._span_ms - GENERATIONS
         for g in [g for g in self._spans if g < oldest]:
             del self._spans[g]
+
+    def dump(self) -> tuple[list[str], list[tuple[int, list[bytes], list[tuple[int, int]]]]]:
+        """All that is remembered, as plain values: names by their number; of each generation its columns, and what was
+        given back by source offset."""
+        spans = [
+            (g, [bytes(getattr(s, name)) for name in _COLUMNS], sorted(s.given_back.items()))
+            for g, s in sorted(self._spans.items())
+        ]
+        return list(self._numbers.names), spans
+
+    def load(
+        self, names: Sequence[str], spans: Sequence[tuple[int, Sequence[bytes], Sequence[tuple[int, int]]]]
+    ) -> None:
+        """Takes what `dump` gave into a memory that is empty."""
+        for name in names:
+            self._numbers[name]  # numbered in this order
+        for generation, columns, given_back in spans:
+            span = self._spans[generation] = _Span()
+            for name, data in zip(_COLUMNS, columns, strict=True):
+                column = getattr(span, name)
+                if isinstance(column, bytearray):
+                    column.extend(data)
+                else:
+                    column.frombytes(data)
+            span.given_back.update(given_back)
 
     def __len__(self) -> int:
         return sum(len(s.offsets) for s in self._spans.values())

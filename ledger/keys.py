@@ -198,6 +198,23 @@ class KeyIndex:
         """Start of the oldest generation that is still remembered at `event_time`; a rebuild reads from there."""
         return max(0, (self.generation(event_time) - GENERATIONS) * self.span_ms)
 
+    def dump(self) -> list[tuple[int, bytes]]:
+        """All that is remembered, as plain values: generation and rows of four 64-bit integers each."""
+        out = []
+        for generation, table in sorted(self._tables.items()):
+            kept = np.ascontiguousarray(table.columns[:, table.columns[0] != 0].T)
+            if table.recent:
+                firsts = list(table.recent.values())
+                recent = _rows(list(table.recent), [f[0] for f in firsts], [f[1] for f in firsts])
+                kept = np.concatenate([kept, recent])
+            out.append((generation, kept.tobytes()))
+        return out
+
+    def load(self, dumped: Sequence[tuple[int, bytes]]) -> None:
+        """Takes what `dump` gave into an index that is empty."""
+        for generation, rows in dumped:
+            self._table(generation).insert(np.frombuffer(rows, np.uint64).reshape(-1, 4))
+
     def __len__(self) -> int:
         return sum(t.count + len(t.recent) for t in list(self._tables.values()))
 

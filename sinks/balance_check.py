@@ -51,6 +51,22 @@ if ARGV[3] == '' then redis.call('HDEL', KEYS[1], ARGV[1]) else redis.call('HSET
 return 1
 """
 
+# KEYS: accounts. ARGV: the partition, then the texts. Answers how many were written: one that stands at a newer offset
+# is the sink's own and stays. Every account is there at every moment.
+_OVERWRITE = """
+local written = 0
+for i = 1, #KEYS do
+  local have = redis.pcall('HGET', KEYS[i], ARGV[1])
+  if type(have) == 'table' then redis.call('UNLINK', KEYS[i]) have = false end
+  local at = have and tonumber(string.match(have, '^%d+'))
+  if not at or at <= tonumber(string.match(ARGV[i + 1], '^%d+')) then
+    redis.call('HSET', KEYS[i], ARGV[1], ARGV[i + 1])
+    written = written + 1
+  end
+end
+return written
+"""
+
 
 class Unlike(NamedTuple):
     """An account whose text in Redis is not the one that was given. `found`: what is there; empty for nothing."""
@@ -119,6 +135,13 @@ class BalanceCheck(Balances):
         with self._errors():
             done = self._redis.eval(_REPAIR, 1, self._account(account), partition, found, text)
         return bool(done)
+
+    def overwrite(self, partition: int, accounts: Sequence[tuple[str, str]]) -> int:
+        """Writes accounts (id, text) over what is there, unless that is newer; returns how many. At most
+        ACCOUNTS_PER_SCRIPT at once."""
+        keys = [self._account(a) for a, _ in accounts]
+        with self._errors():
+            return int(self._redis.eval(_OVERWRITE, len(keys), *keys, partition, *(text for _, text in accounts)))
 
     def drop_field(self, account: str, field: str) -> None:
         """Takes out what is no partition's shard."""

@@ -231,7 +231,7 @@ def tie_out(
 
 
 @contextmanager
-def _logs_on_stderr() -> Iterator[None]:
+def logs_on_stderr() -> Iterator[None]:
     """A command's stdout is its answer."""
     before = structlog.get_config()
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(file=sys.stderr))
@@ -251,7 +251,7 @@ def tieout_whole(
 
     began = time.monotonic()
     once = Once(settings, progress)
-    with _logs_on_stderr(), closing(once):
+    with logs_on_stderr(), closing(once):
         done, word = once.repair(repair) if repair else (None, once.look())
     tie = tieout(settings)
     for d in word.differences:

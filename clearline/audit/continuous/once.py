@@ -13,6 +13,7 @@ from dataclasses import replace
 from clearline.audit.continuous.difference import CLICKHOUSE, REDIS, Verdict
 from clearline.audit.continuous.machine import Machine, Word
 from clearline.audit.continuous.repair import ClickHouseRepair, Repaired, repair_redis
+from clearline.audit.continuous.repair import rebuild_redis as rebuild_balances
 from clearline.audit.continuous.role import options_of
 from clearline.config import Settings
 from clearline.connection import clickhouse_config, kafka_config, redis_config, registry_of
@@ -62,6 +63,35 @@ class Once:
                     break
                 done.months |= now.months
                 done.accounts += now.accounts
+                word = self._settled()
+            return word
+
+        return done, self._with_feed(body)
+
+    def rebuild(self, part: str, tell: Callable[[str, int, int], None]) -> tuple[Repaired, Word]:
+        """Builds a projection anew as a whole, right or wrong, and looks whether it is right; what is not is mended.
+        `tell`: what is done, how much of it, of how much; it may raise while no sink is locked out.
+
+        Raises PartUnavailableError, InvariantError.
+        """
+        done = Repaired()
+
+        def body() -> Word:
+            word = self._settled()
+            if part == REDIS:
+                done.accounts += rebuild_balances(self._machine, lambda n, of: tell("accounts", n, of)).accounts
+            else:
+                total = sum(word.cut.values())
+                repair = ClickHouseRepair(
+                    self._machine, self._progress, lambda n: tell("records of the journal", n, max(n, total))
+                )
+                done.months |= repair.run(every=True).months
+            word = self._settled()
+            for _ in range(REPAIRS_MAX):
+                now = self._mend({part}, word)
+                if not now:
+                    break
+                done.months |= now.months
                 word = self._settled()
             return word
 

@@ -12,6 +12,7 @@ from clearline.audit.continuous.machine import Machine
 from clearline.audit.continuous.running import sums_of
 from schemas.errors import InvariantError
 from schemas.failpoints import failpoint
+from sinks.balance_check import ACCOUNTS_PER_SCRIPT
 from sinks.checksums import TABLES, Table, rows_of
 from sinks.month_repair import MonthRepair, beside
 from sinks.rows import JournalRows
@@ -55,22 +56,45 @@ def repair_redis(machine: Machine) -> Repaired:
     return done
 
 
-class ClickHouseRepair:
-    """Puts right the months in which the machine's last round found ClickHouse wrong."""
+def rebuild_redis(machine: Machine, counted: Callable[[int, int], None] = lambda *_: None) -> Repaired:
+    """Writes every account of ledger.state that the machine has read over what Redis has, right or wrong, some at a
+    time; none is away meanwhile. `counted`: accounts done, and in all. Raises PartUnavailableError."""
+    done, total = Repaired(), machine.shards.count
+    for p, shards in machine.shards.partitions.items():
+        every = [(a, kept.text) for a, kept in shards.accounts.items()]
+        for i in range(0, len(every), ACCOUNTS_PER_SCRIPT):
+            piece = every[i : i + ACCOUNTS_PER_SCRIPT]
+            machine.balances.overwrite(p, piece)
+            done.accounts += [a for a, _ in piece]
+            counted(len(done.accounts), total)
+    return done
 
-    def __init__(self, machine: Machine, progress: Progress = lambda _: None) -> None:
-        self._machine, self._progress = machine, progress
+
+class ClickHouseRepair:
+    """Puts right the months in which the machine's last round found ClickHouse wrong.
+
+    `counted`: records of the journal that were filled in beside so far, while nobody is locked out yet.
+    """
+
+    def __init__(
+        self, machine: Machine, progress: Progress = lambda _: None, counted: Callable[[int], None] = lambda _: None
+    ) -> None:
+        self._machine, self._progress, self._counted = machine, progress, counted
+        self._filled = 0
         self._tables = {t.name: t for t in TABLES}
         self._gathered: dict[Key, Sums] = {}
 
-    def run(self) -> Repaired:
-        """Builds the months beside the tables, locks sinks out, adds what came meanwhile, proves that what was gathered
-        is what was journaled, and swaps: each month of each table at one moment. Raises InvariantError when what was
-        gathered is not right (nothing is swapped then), PartUnavailableError."""
+    def run(self, *, every: bool = False) -> Repaired:
+        """Builds the months (`every`: all months, right or wrong) beside the tables, locks sinks out, adds what came
+        meanwhile, proves that what was gathered is what was journaled, and swaps: each month of each table at one
+        moment. Raises InvariantError when what was gathered is not right (nothing is swapped then),
+        PartUnavailableError."""
         statements = MonthRepair(self._machine.clickhouse)
         try:
             statements.clear()
             wrong = self._machine.stored.wrong_months()
+            for key in self._machine.running.sums if every else ():
+                wrong.setdefault(key.table, set()).add(key.month)
             if wrong:
                 return self._months(statements, wrong)
             if statements.locked():  # an earlier repair had swapped everything, and was killed
@@ -85,9 +109,17 @@ class ClickHouseRepair:
         ends = {p: at.cut.offset + 1 for p, at in self._machine.running.partitions.items()}
         for p, first, end in self._ranges(set().union(*wrong.values()), ends):
             self._progress(f"partition {p}, journal offsets {first} to {end}")
-            self._fill(statements, wrong, self._machine.again(p, first, end))
+            self._fill(statements, wrong, self._machine.again(p, first, end), self._counted)
         failpoint("repair.after_fill")
         statements.lock()
+        try:
+            return self._swap(statements, wrong, ends)
+        except KeyboardInterrupt:
+            statements.unlock()  # each month is old or new, and a sink goes on from either
+            raise
+
+    def _swap(self, statements: MonthRepair, wrong: dict[str, set[int]], ends: dict[int, int]) -> Repaired:
+        """The last stretch and the swap, while sinks are locked out."""
         failpoint("repair.after_lock")
         heads = self._machine.heads()
         for p, end in ends.items():
@@ -107,8 +139,13 @@ class ClickHouseRepair:
         statements.clear()
         return done
 
-    def _fill(self, statements: MonthRepair, wrong: dict[str, set[int]], records: Iterable[JournalRows]) -> None:
+    def _fill(
+        self, statements: MonthRepair, wrong: dict[str, set[int]], records: Iterable[JournalRows],
+        counted: Callable[[int], None] = lambda _: None,
+    ) -> None:  # fmt: skip
         for j in records:
+            self._filled += len(j)
+            counted(self._filled)
             for name, months in wrong.items():
                 statements.fill(name, j, months)
                 for key, sums in sums_of(name, [rows_of(self._tables[name], j)]).items():
