@@ -118,7 +118,7 @@ class Work:
         self._follower = TriageFollower(s.kafka, s.topics, s.codec)
         watched = wait_s > 0 and progress.what == "redrive"
         tail = OutcomeTail(s.kafka, s.topics, s.codec) if watched else None
-        matcher: Matcher[None] = Matcher(self._became)
+        matcher: Matcher[Put] = Matcher(self._became)
         try:
             self._write_own("started", total=progress.total, state=progress.what)
             progress.state = "running"
@@ -164,7 +164,7 @@ class Work:
         self._writer.write([], lambda _: [(TASKS_PARTITION, row)])
 
     def _move_all(
-        self, matcher: Matcher[None] | None, tail: OutcomeTail | None, told: Callable[[Progress], None]
+        self, matcher: Matcher[Put] | None, tail: OutcomeTail | None, told: Callable[[Progress], None]
     ) -> None:
         progress = self.progress
         began = time.monotonic()
@@ -180,7 +180,7 @@ class Work:
             progress.seconds = time.monotonic() - began
             if matcher is not None and tail is not None:
                 for (put, _), offset in zip(batch, offsets, strict=True):
-                    matcher.sent(None, put.to_partition, offset)
+                    matcher.sent(put, put.to_partition, offset)
                 for outcome in tail.poll(0.0):
                     matcher.came(outcome)
             told(progress)
@@ -235,7 +235,7 @@ class Work:
             ],
         )
 
-    def _became(self, _token: None, outcome: Outcome) -> None:
+    def _became(self, _put: Put, outcome: Outcome) -> None:
         self.progress.outcomes[outcome.outcome] += 1
         if outcome.outcome in ("dead", "rejected") and len(self.died) < _DIED_SHOWN:
             self.died.append(outcome)
