@@ -14,9 +14,9 @@ from processors.settlement import REDRIVE_HEADER
 from schemas.codec import UndecodableError
 from schemas.errors import BadInputError
 from schemas.records import DeadLetter
+from streams.letters import letter_of
 from streams.places import KafkaLog, records_at
 from streams.reader import LogRecord, end_offsets, read_to_end
-from streams.sink_host import letter_of
 
 REASONS = ("contract", "empty", "not_framed", "too_large", "undecodable", "unknown_schema")
 _PREVIEW_BYTES = 4_096

@@ -22,8 +22,8 @@ from clearline.generator_shelf import shelf_of
 from schemas.codec import Codec, schema_of
 from schemas.examples import record_of
 from schemas.records import COMMANDS, RECORDS, Limit, SetLimit
+from streams.letters import letter_of
 from streams.reader import LogRecord
-from streams.sink_host import letter_of
 from streams.topics import Topics
 from tests.books import Books
 

@@ -36,10 +36,10 @@ from sinks.clickhouse import ClickHouseConfig
 from sinks.dead_letters import DeadLetterSink, Letter
 from sinks.ledger_sink import Arrival, LedgerSink
 from streams.clients import KafkaConfig
+from streams.letters import letter_of
 from streams.publisher import CommandPublisher
 from streams.reader import read_to_end
 from streams.registry import Registry
-from streams.sink_host import letter_of
 from streams.topics import Topics, create_topics, topic_ids
 from tests.faults.known_bugs.mini import Killed, MiniWorker
 from tests.faults.known_bugs.sink import RetriesBlindly
