@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from schemas.errors import PartUnavailableError
-from streams.clients import KafkaConfig
+from streams.clients import KafkaConfig, refused, told
 
 _STALL_S = 60.0
 _ASK_S = 30.0
@@ -63,7 +63,8 @@ class LogReader:
         self._consumer.assign([TopicPartition(topic, p, o) for p, o in self.position.items()])
 
     def poll(self, records_max: int = 10_000, timeout_s: float = 0.1) -> list[LogRecord]:
-        """What came, at most `records_max` after at most `timeout_s`. Raises KafkaException on a fatal error only."""
+        """What came, at most `records_max` after at most `timeout_s`. Raises KafkaException on a fatal error, and
+        when the broker does not let us read."""
         out: list[LogRecord] = []
         got: list[Any] = self._consumer.consume(records_max, timeout_s)
         for m in got:
@@ -76,7 +77,7 @@ class LogReader:
             elif error.code() == KafkaError._PARTITION_EOF:
                 self.position[m.partition()] = max(self.position[m.partition()], m.offset())
                 self.at_end.add(m.partition())
-            elif error.fatal():
+            elif error.fatal() or refused(error):  # who may not read waits for nothing
                 raise KafkaException(error)
         return out
 
@@ -100,8 +101,8 @@ def _patiently(kafka: KafkaConfig, ask: Callable[[], T]) -> T:
         try:
             return ask()
         except KafkaException as e:
-            if time.monotonic() > deadline:
-                raise PartUnavailableError("Kafka", kafka.bootstrap, e.args[0].str()) from None
+            if time.monotonic() > deadline or refused(e.args[0]):
+                raise PartUnavailableError("Kafka", kafka.bootstrap, told(kafka, e)) from None
         time.sleep(0.1)
 
 
@@ -115,7 +116,7 @@ def _partitions(consumer: Consumer, kafka: KafkaConfig, topic: str) -> list[int]
     try:
         described = consumer.list_topics(topic, timeout=10).topics[topic]
     except KafkaException as e:
-        raise PartUnavailableError("Kafka", kafka.bootstrap, e.args[0].str()) from None
+        raise PartUnavailableError("Kafka", kafka.bootstrap, told(kafka, e)) from None
     if described.error is not None:
         raise PartUnavailableError("Kafka", kafka.bootstrap, f"topic {topic}: {described.error.str()}")
     return sorted(described.partitions)
@@ -125,6 +126,12 @@ def spans(kafka: KafkaConfig, topic: str) -> dict[int, tuple[int, int]]:
     """First offset that is kept, and last stable offset, of each partition now: a client that reads only what is
     committed is told that one as the high watermark."""
     return _spans(kafka, topic, kafka.consumer("clearline-reader"))
+
+
+def spans_uncommitted(kafka: KafkaConfig, topic: str) -> dict[int, tuple[int, int]]:
+    """First offset that is kept and the next offset to be written, of each partition now: also of what is not committed
+    or was aborted."""
+    return _spans(kafka, topic, kafka.consumer("clearline-reader", isolation_level="read_uncommitted"))
 
 
 def _spans(kafka: KafkaConfig, topic: str, settings: dict[str, Any]) -> dict[int, tuple[int, int]]:
@@ -174,8 +181,7 @@ def read_to_end(kafka: KafkaConfig, topic: str, start: Mapping[int, int] | None 
 
     Raises PartUnavailableError when nothing moves for 60 s before the end (a Kafka transaction that stays open).
     """
-    found = _spans(kafka, topic, kafka.consumer("clearline-reader", isolation_level="read_uncommitted"))
-    ends = {p: high for p, (_, high) in found.items()}
+    ends = {p: high for p, (_, high) in spans_uncommitted(kafka, topic).items()}
     with LogReader(kafka, topic, start) as reader:
         open_parts = {p for p in reader.position if reader.position[p] < ends[p]}
         deadline = time.monotonic() + _STALL_S

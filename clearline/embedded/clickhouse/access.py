@@ -18,8 +18,10 @@ FOLDER: Final = "access"
 READER_ROLE: Final = "clearline_reader"
 _OWNER_ROLE: Final = "clearline_owner"
 
+# BACKUP may name any folder: the owner alone may use it, and can write files in other ways, too.
 _CONFIG: Final = """<clickhouse>
     <users_config>{users}</users_config>
+    <backups><allowed_path>/</allowed_path></backups>
 </clickhouse>
 """
 _USERS: Final = f"""<clickhouse>
