@@ -19,6 +19,7 @@ from clearline import redaction, screen
 from clearline.commands import (
     access,
     account,
+    backup,
     bench,
     calendar,
     close,
@@ -67,7 +68,7 @@ def build() -> typer.Typer:
     app.callback()(_settings)
     nouns = (
         partner, account, freeze, access, limit, calendar, close, product, key, reader, recon, sandbox, onboard,
-        migrate, prepare,
+        migrate, prepare, backup,
     )  # fmt: skip
     for module in (
         stack,

@@ -101,7 +101,7 @@ def restore(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be written and change nothing.")] = False,
     as_json: screen.JsonFlag = False,
 ) -> None:
-    """Restore a backup where the world is not: topics at their offsets, schemas with their ids, what only ClickHouse had.
+    """Restore a backup where the world is not: topics at their offsets, schemas with their ids, ClickHouse's own rows.
 
     Stop the roles before. Start them after: they go on from there. Then run `clearline verify`.
     """
