@@ -187,7 +187,8 @@ class PortSettings(_Section):
 class GatewaySettings(_Section):
     """The HTTP way in (docs/gateway.md). Instance N listens on `ports.gateway` + N. `public_url` empty: the address it
     listens on. `master_key`: 32 bytes in base64url that encrypt webhook secrets at rest; empty: one is made and kept in
-    the data folder. `certificate`, `key`: PEM files, TLS when given; `client_ca`: asks clients for certificates."""
+    the data folder. `certificate`, `key`: PEM files, TLS when given; `client_ca`: asks clients for certificates.
+    `console`: the page for operators, `/operations`; a gateway that only partners reach needs none."""
 
     instances: int = Field(default=1, ge=1, le=64)
     host: str = "127.0.0.1"
@@ -211,6 +212,7 @@ class GatewaySettings(_Section):
     tables_max: int = Field(default=20, ge=1, le=10_000)
     table_rows_max: int = Field(default=200_000, ge=1, le=1_000_000)
     table_bytes_max: int = Field(default=20_000_000, ge=1024, le=100_000_000)
+    console: bool = True
 
 
 class WebhookSettings(_Section):
@@ -245,6 +247,16 @@ class MetricsSettings(_Section):
     lag_s_max: float = Field(default=30.0, gt=0, le=86_400)
 
 
+class TraceSettings(_Section):
+    """Traces by OpenTelemetry, the extra `traces` (docs/metrics.md). `endpoint`: base of a collector that takes OTLP over
+    HTTP; None: off. `ratio`: the share of calls that are followed. `believe_callers`: a caller's `traceparent` is
+    continued; else it is only linked to, because anybody may send one."""
+
+    endpoint: Annotated[str, _url("http", "https")] | None = None
+    ratio: float = Field(default=0.01, ge=0, le=1)
+    believe_callers: bool = False
+
+
 class StatusSettings(_Section):
     """`roles`: where /readyz and /metrics of each role are, for `clearline status` of a system whose roles run elsewhere,
     such as {"worker-0": "http://10.0.0.7:9100"}; those of the embedded stack are known."""
@@ -276,6 +288,7 @@ class Settings(BaseSettings):
     gateway: GatewaySettings = GatewaySettings()
     webhooks: WebhookSettings = WebhookSettings()
     tieout: TieOutSettings = TieOutSettings()
+    traces: TraceSettings = TraceSettings()
     status: StatusSettings = StatusSettings()
 
     @property

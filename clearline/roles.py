@@ -8,17 +8,20 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import structlog
 
-from clearline import redaction
+from clearline import __version__, redaction
 from clearline.config import Settings
 from clearline.connection import clickhouse_config, kafka_config, redis_config, registry_of
 from clearline.metrics import metrics_address
 from schemas.errors import BadInputError
 from streams.topics import Topics
+
+_MANY = ("worker", "gateway", "webhooks")  # roles of which there are several
 
 
 def run_role(name: str, settings: Settings, slot: int) -> None:
@@ -34,7 +37,26 @@ def run_role(name: str, settings: Settings, slot: int) -> None:
     redaction.know(settings)
     log_to_stderr()
     ready = os.environ.get("CLEARLINE_READY_FILE")
-    _RUN[name](settings, slot, Path(ready) if ready else None)
+    with traced(settings, f"{name}-{slot}" if name in _MANY else name):
+        _RUN[name](settings, slot, Path(ready) if ready else None)
+
+
+@contextmanager
+def traced(settings: Settings, role: str) -> Iterator[None]:
+    """Traces while the block runs, if the settings say so. Raises BadInputError when OpenTelemetry is not installed."""
+    if not settings.traces.endpoint:
+        yield
+        return
+    from streams import traces
+
+    t = settings.traces
+    traces.switch_on(
+        traces.TraceOptions(t.endpoint or "", t.ratio, t.believe_callers, settings.world, role, __version__)
+    )
+    try:
+        yield
+    finally:
+        traces.switch_off()
 
 
 def _slots(name: str, settings: Settings) -> tuple[str, int]:

@@ -33,6 +33,7 @@ ATTEMPTS_HEADER = "clearline-attempts"
 REDRIVE_HEADER = "clearline-redrive-of"
 _LETTER_ID = re.compile(rb"\d{1,6}:\d{1,18}")
 _REPLY_DIGITS_MAX = 6
+CARRIED_BYTES_MAX = 64
 META_KEY = b"meta"
 PARTNER_ID_MAX = 256
 KEY_MAX = 128
@@ -108,6 +109,7 @@ class Settlement:
         self.codec = codec
         self.outlets = outlets
         self.stages = Stages()
+        self.carries = ""  # the name of a header that goes along, to the journal and to other partitions; none
         self._learn = learn
         self._places: dict[str, int] = {}
 
@@ -272,8 +274,9 @@ class Settlement:
     def _send(self, book: Book, m: Inbound, produce: Produce) -> None:
         """Commands for other partitions. Who waits travels with them, so that it is answered in the end; no other
         header does, because a step must fit into the log whatever came with the command that caused it."""
-        where = _who_waits(m.headers() or [])
-        headers = [(REPLY_HEADER, where)] if where else []
+        came = m.headers() or []
+        where = _who_waits(came)
+        headers = [*([(REPLY_HEADER, where)] if where else []), *(self._carried(came) if self.carries else [])]
         for c in book.outbox:
             root = root_of(owner_of(c.legs[0].account_id) if c.legs else c.asker)
             value = self.codec.encode(c)
@@ -316,16 +319,23 @@ class Settlement:
         for m, r, value in zip(messages, records, values, strict=True):
             if r is None:
                 continue
-            produce(journal, value, m.key(), r.source_partition, timestamp=r.booked_at)
+            headers = m.headers()
+            if self.carries and headers and (carried := self._carried(headers)):
+                produce(journal, value, m.key(), r.source_partition, timestamp=r.booked_at, headers=carried)
+            else:
+                produce(journal, value, m.key(), r.source_partition, timestamp=r.booked_at)
             if r.binds_key:
                 ids.append(r.command_id)
                 digests.append(r.payload_digest)
                 offsets.append(r.source_offset)
                 times.append(r.booked_at)
-            headers = m.headers()
             if headers and is_final(r):
                 self._reply(headers, r, produce)
         part.draft.bound.update(zip(ids, zip(digests, offsets, times, strict=True), strict=True))
+
+    def _carried(self, headers: list[tuple[str, bytes]]) -> list[tuple[str, bytes]]:
+        """The header that is to be beside what comes of a command, as it came: no longer than it may be."""
+        return [h for h in headers if h[0] == self.carries and h[1] is not None and len(h[1]) <= CARRIED_BYTES_MAX][:1]
 
     def _reply(self, headers: list[tuple[str, bytes]], r: JournalRecord, produce: Produce) -> None:
         """Sends the outcome to the gateway instance that asked for it, if its header names one."""

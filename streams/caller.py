@@ -21,6 +21,7 @@ from schemas.codec import Codec, UndecodableError
 from schemas.errors import BadInputError, PartUnavailableError
 from schemas.identity import route_of
 from schemas.records import Command, Reply
+from streams import traces
 from streams.calls import OPEN_MAX, Call, Called, Calls, Kept, Place, Waiting
 from streams.clients import KafkaConfig
 from streams.publisher import REPLY_HEADER
@@ -73,6 +74,7 @@ class Caller:
         self._ended = threading.Event()
         self._threads: list[threading.Thread] = []
         self._headers: list[tuple[str, str | bytes | None]] = []
+        self._spans: dict[bytes, Any] = {}  # of commands that are followed and not acknowledged
         self.skew_ms = Least()  # this machine's clock less the broker's, never less than they differ
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -166,20 +168,26 @@ class Caller:
         except Exception as e:  # a record that fits no schema: nothing was sent
             self._calls.failed(call, BadInputError(f"{type(command).__name__} cannot be encoded: {e}"))
             return call
+        headers = self._headers
+        if traces.active is not None and (made := traces.active.publishing(self._topics.submitted, call.command_id)):
+            self._spans[call.command_id] = made[0]
+            headers = [*headers, (traces.HEADER, made[1])]
         for p in partitions:
-            while call.error is None and not self._queued(call, value, key, p):
+            while call.error is None and not self._queued(call, value, key, p, headers):
                 if asyncio.get_running_loop().time() > began + self._acknowledge_s:
                     self._calls.failed(call, self._unavailable("the queue of the client is full"))
                     break
                 await asyncio.sleep(_FULL_S)
         return call
 
-    def _queued(self, call: Call, value: bytes, key: bytes, partition: int) -> bool:
+    def _queued(
+        self, call: Call, value: bytes, key: bytes, partition: int, headers: list[tuple[str, str | bytes | None]]
+    ) -> bool:
         """Whether the client took it; what it will never take is in the call."""
         delivered = partial(self._delivered, call)
         try:
             self._producers[-1].produce(
-                self._topics.submitted, value, key, partition, on_delivery=delivered, headers=self._headers
+                self._topics.submitted, value, key, partition, on_delivery=delivered, headers=headers
             )
         except BufferError:
             return False
@@ -204,6 +212,9 @@ class Caller:
 
     def _take_acknowledgements(self, batch: list[Acknowledgement]) -> None:
         for call, partition, offset, error in batch:
+            if self._spans and (span := self._spans.pop(call.command_id, None)) is not None:
+                assert traces.active is not None
+                traces.active.published(span, partition, offset, error.str() if error is not None else "")
             if error is not None:
                 self._calls.failed(call, self._unavailable(error.str()))
                 if error.fatal() and len(self._producers) == 1:

@@ -33,7 +33,7 @@ from sinks.balances import RedisConfig
 from sinks.clickhouse import ClickHouseConfig
 from streams.clients import KafkaConfig
 from streams.core import Flow, HostOptions
-from streams.host import SettlementService
+from streams.host import Dropped, SettlementService
 from streams.sink_host import SinkOptions
 from streams.topics import Topics
 from tests.simulation.world.clients import Cluster
@@ -151,7 +151,7 @@ def worker(world: Any, slot: int) -> Callable[[], None]:
         settlement = Settlement(world.codec, outlets, lambda ids: ids)
         host: Any = SimpleNamespace(
             channel=_Channel(world, settlement), kafka=KAFKA, topics=TOPICS, codec=world.codec, flow=Flow(), core=None,
-            options=_of_slot(slot, n, world.batch_records_max), stopped={}, _ending=Event(world.sim),
+            options=_of_slot(slot, n, world.batch_records_max), stopped={}, dropped=Dropped(), _ending=Event(world.sim),
         )  # fmt: skip
         world.hosts[slot] = host
         host._run_core = partial(SettlementService._run_core, host)
