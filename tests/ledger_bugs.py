@@ -7,7 +7,23 @@ from typing import Any
 
 import msgspec
 
-from ledger import calendars, closing, control_partners, crossing, exchange, flights, limits, operations, parts, rules
+from ledger import (
+    calendars,
+    closing,
+    control,
+    control_accounts,
+    control_acts,
+    control_partners,
+    crossing,
+    exchange,
+    flights,
+    freezes,
+    limits,
+    operations,
+    parts,
+    rules,
+    shelf,
+)
 from ledger.accounts import Account
 from ledger.book import Book
 from ledger.days import iso_date
@@ -17,6 +33,7 @@ from ledger.operations import OPERATIONS
 from ledger.partners import Standing
 from ledger.rules import Legs
 from ledger.state import Draft
+from schemas.records import BlockAccount
 
 Bug = Callable[[Any], None]
 
@@ -283,6 +300,68 @@ def _a_day_is_sealed_again(monkeypatch):
 
 def _a_day_closed_with_a_later_one_is_taken_for_open(monkeypatch):
     monkeypatch.setattr(closing, "_closed", lambda draft, day, closed_through: draft.row(f"y:{iso_date(day)}"))
+
+
+def _freezing_a_partner_leaves_those_below_free(monkeypatch):
+    monkeypatch.setattr(Standing, "frozen_by", lambda self, p: p if self._is_frozen("partner", p) else "")
+
+
+def _a_frozen_partner_is_still_paid(monkeypatch):
+    monkeypatch.setattr(rules, "owner_frozen", lambda field, a, standing: None)
+
+
+def _a_frozen_partner_is_paid_from_other_partitions(monkeypatch):
+    monkeypatch.setattr(crossing, "owner_frozen", lambda field, a, standing: None)
+
+
+def _a_frozen_world_takes_plain_transfers(monkeypatch):
+    monkeypatch.setattr(Standing, "_is_free", lambda self, partner_id: not self.frozen_by(partner_id))
+
+
+def _a_frozen_product_takes_plain_transfers(monkeypatch):
+    plain = shelf.plain_version
+
+    def version(draft, t, day):
+        flag, draft.freezes = draft.freezes, False
+        try:
+            return plain(draft, t, day)
+        finally:
+            draft.freezes = flag
+
+    monkeypatch.setattr(shelf, "plain_version", version)
+
+
+def _a_freeze_stops_voids(monkeypatch):
+    monkeypatch.setattr(freezes, "UNSTOPPED", frozenset({"adjustment"}))
+
+
+def _one_person_lifts_a_freeze(monkeypatch):
+    monkeypatch.setattr(control_acts, "_BY_TWO", ())
+
+
+def _a_block_that_lifts_a_freeze_leaves_its_row(monkeypatch):
+    plain = control_accounts.block_account
+
+    def block(book, c, offset):
+        rows = dict(book.draft.rows)
+        changes = plain(book, c, offset)
+        book.draft.rows = rows
+        return changes
+
+    monkeypatch.setitem(control._HANDLERS, BlockAccount, block)
+
+
+def _a_second_freeze_takes_the_place_of_the_first(monkeypatch):
+    plain = Draft.row
+
+    def row(self, key):
+        return None if key.startswith("f:account") else plain(self, key)
+
+    monkeypatch.setattr(Draft, "row", row)
+
+
+def _a_partner_that_is_frozen_still_gives_commands(monkeypatch):
+    monkeypatch.setattr(freezes, "check_asker", lambda draft, standing, partner_id: None)
 
 
 BUGS: tuple[Bug, ...] = tuple(

@@ -90,13 +90,16 @@ def check_rows(draft: Draft, model: Model) -> None:
     rows: dict[str, Any] = dict(draft.base.rows)
     for d in (*reversed(draft.under), draft):
         rows.update(d.rows)
-    kinds: dict[str, dict[str, Any]] = {k: {} for k in "lucdxy"}
+    kinds: dict[str, dict[str, Any]] = {k: {} for k in "fulcdxy"}
     for key_, row in rows.items():
         if row is not None:
             kinds[key_[0]][key_[2:]] = row
     assert {k: r.limits for k, r in kinds["l"].items()} == {f"{lv}:{s}": v for (lv, s), v in model.limits.items()}
     used: dict[str, UsageState] = kinds["u"]
     assert {k: r.used for k, r in used.items() if r.used} == {f"{lv}:{s}": v for (lv, s), v in model.usage.items()}
+    assert {k: (r.requested_by, r.note, r.approved_by, r.since) for k, r in kinds["f"].items()} == {
+        f"{level}:{subject}": tuple(f) for (level, subject), f in model.freezes.items()
+    }
     fields = ("subject_id", "zone", "offsets", "closed_weekdays", "closed_days")
     assert {k: [getattr(r, f) for f in fields] for k, r in kinds["c"].items()} == {
         k: [getattr(c, f) for f in fields] for k, c in model.calendars.items()

@@ -16,11 +16,13 @@ from schemas.records import (
     ClosedDay,
     Limit,
     OpenAccount,
+    OperatorAct,
     SealDay,
     SealedPlace,
     SealedTotal,
     SetAccountLimit,
     SetCalendar,
+    SetFreeze,
     SetLimit,
     SetPartnerState,
     Tick,
@@ -35,16 +37,20 @@ TYPES = ("liability", "liability", "liability", "asset", "income", "expense", "e
 HOUR = 3_600_000
 KINDS = {
     "admit": 6, "state": 12, "open": 12, "block": 14, "account_limit": 6, "close": 2, "limits": 14, "calendar": 4,
-    "day": 3, "seal": 3, "tick": 8, "product": 7,
+    "day": 3, "seal": 3, "tick": 8, "product": 7, "freeze": 16, "act": 2,
 }  # fmt: skip
 
 
 def control(random: Random, model: Model, by: str, key: str, partners: list[str], accounts: list[str]) -> Any:
     """One control command, mostly of the bank; `by`: the partner that asks otherwise."""
     kind = random.choices(list(KINDS), list(KINDS.values()))[0]
+    if not model.limits and random.random() < 0.3:  # as long as nothing is limited, plain transfers are settled quickly
+        kind = "freeze"
     if random.random() < 0.7 or kind in ("state", "calendar", "day", "seal"):
         by = "bank" if random.random() < 0.95 else by
     name = random.choice(accounts)
+    if ("world", "world") in model.freezes and random.random() < 0.4:  # or the run would stand still
+        return SetFreeze("bank", key, "world", "world", False, "ops", "it is over", "second")
     match kind:
         case "admit":
             subject = random.choice(
@@ -75,6 +81,10 @@ def control(random: Random, model: Model, by: str, key: str, partners: list[str]
             return CloseDay(by, key, random.choices((today - 1, today, today - 4, today + 2, -1), (5, 3, 3, 1, 1))[0])
         case "seal":
             return _seal(random, model, by, key)
+        case "freeze":
+            return _freeze(random, model, by, key, partners, accounts)
+        case "act":
+            return _act(random, by if random.random() < 0.1 else "bank", key)
         case "product":
             return odd_publish(random, key, model, model.now // (24 * HOUR))
         case _:
@@ -121,6 +131,34 @@ def _state(random: Random, model: Model, by: str, key: str, partners: list[str])
         ("second", "", why[0]), (93, 5, 2) if (now, state) == ("sandbox", "live") else (5, 94, 1)
     )
     return SetPartnerState(by, key, subject, state, *why, *approved)
+
+
+def _freeze(random: Random, model: Model, by: str, key: str, partners: list[str], accounts: list[str]) -> SetFreeze:
+    """Mostly by the bank, and mostly what lets things go on; now and then with nobody behind it, or nobody beside."""
+    by = by if random.random() < 0.05 else "bank"
+    level = random.choices(("account", "partner", "product", "world", "city"), (28, 40, 22, 9, 1))[0]
+    names = {"account": (*accounts, "bank:crossing:CNY"), "partner": (*partners[1:], "nobody"), "world": ("world",)}
+    subject = random.choice((*names.get(level, (*model.shelf, "nothing")), "world"))
+    frozen, approved = random.random() < 0.6, random.choices(("second", ""), (1, 3))[0]
+    if model.freezes and random.random() < 0.6:
+        level, subject = random.choice(list(model.freezes))
+        frozen = random.random() < 0.15
+    if not frozen and level in ("partner", "world"):
+        approved = random.choices(("second", ""), (9, 1))[0]
+    who, why = (
+        ("ops", "a note") if random.random() < 0.95 else random.choice((("", "x"), ("ops", ""), ("o" * 1_025, "x")))
+    )
+    return SetFreeze(by, key, level, subject, frozen, who, why, who if random.random() < 0.03 else approved)
+
+
+def _act(random: Random, by: str, key: str) -> OperatorAct:
+    act, digest = "replay.apply", random.choice(("", "0123456789abcdef" * 4))
+    subject, who, second = "replay-1", "ops", random.choice(("", "second"))
+    if random.random() < 0.3:
+        act, subject, digest, second = random.choice(
+            (("Replay", subject, "", ""), (act, "", "", ""), (act, subject, "0" * 63, ""), (act, subject, "", who))
+        )
+    return OperatorAct(by, key, act, subject, digest, who if random.random() < 0.95 else "", second, "a note")
 
 
 WINDOWS = ("transaction", "minute", "hour", "day", "month")

@@ -206,7 +206,7 @@ class Crossings(Rules):
             c.transaction_id, NO_DIGEST, False, c.from_partition, c.asker, c.asker_key, c.product, c.product_version,
             c.operation, c.value_date, c.reference, c.metadata, legs, offset, offset,
         )  # fmt: skip
-        why = self._unacceptable(c.asker, legs)
+        why = self.stopped(BANK, c.product, "transfer") or self._unacceptable(c.asker, legs)
         if why:
             return Done("rejected", why, emits=(f.step(REFUSED, self.partition, c.from_partition, (), why),))
         f.legs = [(TRANSIT + cur, "debit", n, cur) for cur, n in by_currency(legs).items()] + legs
@@ -222,6 +222,8 @@ class Crossings(Rules):
             return "account_unknown"
         if any(self.unpaid(asker, a, "paid") for a, _, _, _ in legs):
             return "owner_state"
+        if any(self.kept_by(BANK, a) for a, _, _, _ in legs):
+            return "owner_frozen"
         why = self.unfit(legs)
         if why:
             return why

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from clearline.audit.contract import Terms
 from schemas.identity import BANK
-from schemas.records import JournalRecord, PendingLeg, PostedLeg
+from schemas.records import FreezeState, JournalRecord, PendingLeg, PostedLeg
 
 LONG_MAX = 2**63 - 1
 COUNTER_MAX = 10**38 - 1
@@ -40,6 +40,7 @@ class Figures:
         self.debits_blocked: dict[str, bool] = {}
         self.credits_blocked: dict[str, bool] = {}
         self.frozen: dict[str, bool] = {}
+        self.freezes: dict[tuple[str, str], FreezeState] = {}  # by level and subject
         self.closed: dict[str, bool] = {}
         self.debits: dict[str, int] = {}
         self.credits: dict[str, int] = {}

@@ -240,6 +240,9 @@ class Following(Crossings):
                 self.put_version(offset, subject, version.version, version.effective_from, version.document)
         elif record.command == "SetLimit":
             self._follow_limits(offset, (changes["level"], subject), int(changes["limits"]), rows)
+        elif record.command == "SetFreeze":
+            who, why, second = (changes.get(k, "") for k in ("requested_by", "note", "approved_by"))
+            self.put_freeze(offset, changes["level"], subject, changes["frozen"] == "true", who, why, second)
         elif record.command in OF_ACCOUNTS:
             self._follow_account(record.command, offset, subject, changes)
 
@@ -265,6 +268,8 @@ class Following(Crossings):
             self.debits_blocked[a] = changes["block_debits"] == "true"
             self.credits_blocked[a] = changes["block_credits"] == "true"
             self.frozen[a] = changes.get("freeze") == "true"
+            if not self.frozen[a]:
+                self.freezes.pop(("account", a), None)
         else:
             self.closed[a] = True
         self.touched[a] = offset

@@ -70,7 +70,7 @@ class Limits(Calendars):
 
     def set_limit(self, offset: int, c: SetLimit, *, on_shelf: bool) -> str:
         """The reason why limits are not set, or empty. `on_shelf`: the product that it may name is published."""
-        why = self.denied(c.partner_id, "sets")
+        why = self.denied(c.partner_id, "sets") or self.barred(c.partner_id)
         if why:
             return why
         if c.partner_id != BANK:

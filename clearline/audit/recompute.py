@@ -28,9 +28,11 @@ from schemas.records import (
     CloseDay,
     Crossing,
     JournalRecord,
+    OperatorAct,
     PublishProduct,
     SealDay,
     SetCalendar,
+    SetFreeze,
     SetLimit,
     SetPartnerState,
     Tick,
@@ -184,6 +186,13 @@ class Recomputation(Following):
             return why, day, sealed | said
         if isinstance(c, Tick):
             return "" if c.partner_id == BANK else "not_permitted", "", {}
+        if isinstance(c, SetFreeze):
+            why = self.set_freeze(offset, c, on_shelf=c.subject_id in self.shelf)
+            frozen = {"level": c.level, "frozen": "true" if c.frozen else "false", "approved_by": c.approved_by}
+            return why, c.subject_id, frozen | said
+        if isinstance(c, OperatorAct):
+            acted = {"act": c.act, "digest": c.digest, "approved_by": c.approved_by}
+            return self.misact(c), c.subject_id, acted | said
         if isinstance(c, PublishProduct):
             why = self.publish(offset, c)
             return why, c.product, None if why else self.changes_of(c)

@@ -9,7 +9,8 @@ import re
 
 from clearline.audit.currencies import CURRENCIES
 from clearline.audit.figures import LONG_MAX, TRANSIT
-from clearline.audit.partners import PARTNER_PATH, Partners, is_below
+from clearline.audit.freezes import Freezes
+from clearline.audit.partners import PARTNER_PATH, is_below
 from schemas.identity import BANK, owner_of
 from schemas.records import BlockAccount, CloseAccount, OpenAccount, SetAccountLimit
 
@@ -23,12 +24,13 @@ def is_account_name(account: str) -> bool:
     return bool(PARTNER_PATH.fullmatch(owner) and ACCOUNT_NAME.fullmatch(name))
 
 
-class Registrations(Partners):
+class Registrations(Freezes):
     """What is asked of accounts by commands of their own."""
 
     def of_account(self, offset: int, c: OpenAccount | BlockAccount | SetAccountLimit | CloseAccount) -> str:
         """The reason why the command is refused, or empty."""
         why = self.denied(c.partner_id, "opens" if isinstance(c, OpenAccount) else "sets")
+        why = why or self.barred(c.partner_id)
         if why:
             return why
         own = is_below(owner_of(c.account_id), c.partner_id)
@@ -47,6 +49,8 @@ class Registrations(Partners):
         if c.currency not in CURRENCIES:
             return "currency_unknown"
         why = self.unlimitable(c) or self.denied(owner_of(a), "opens")
+        if not why and self.frozen_above(owner_of(a)):
+            why = "partner_frozen"
         if why:
             return why
         if a.startswith(TRANSIT):
@@ -85,6 +89,8 @@ class Registrations(Partners):
             if c.partner_id != BANK and any(x > y for x, y in zip(before, after, strict=True)):
                 return "not_permitted"
             self.debits_blocked[a], self.credits_blocked[a], self.frozen[a] = after
+            if not c.freeze:
+                self.freezes.pop(("account", a), None)
         elif isinstance(c, SetAccountLimit):
             self.limit[a], self.credit_limit[a] = c.min_available, c.credit_limit
         else:

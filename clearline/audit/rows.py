@@ -17,6 +17,7 @@ from schemas.records import (
     CalendarState,
     CrossingState,
     DayState,
+    FreezeState,
     HoldState,
     LimitState,
     PartitionState,
@@ -27,7 +28,7 @@ from schemas.records import (
 )
 
 META_KEY = b"meta"
-DELETABLE = (b"h:", b"l:", b"u:", b"x:")
+DELETABLE = (b"f:", b"h:", b"l:", b"u:", b"x:")
 
 
 @dataclass(slots=True)
@@ -40,6 +41,7 @@ class StateRows:
     partners: dict[str, PartnerState] = field(default_factory=dict)
     holds: dict[bytes, HoldState] = field(default_factory=dict)
     usage: dict[Subject, UsageState] = field(default_factory=dict)
+    freezes: dict[Subject, FreezeState] = field(default_factory=dict)
     said: Rows = field(default_factory=Rows)
 
     def keep(self, key: bytes | None, row: object) -> tuple[int, int] | None:
@@ -63,6 +65,7 @@ class StateRows:
             HoldState: lambda r: (f"h:{r.hold_id.hex()}", self.holds, r.hold_id),
             LimitState: lambda r: (f"l:{r.level}:{r.subject_id}", self.said.limits, (r.level, r.subject_id)),
             UsageState: lambda r: (f"u:{r.level}:{r.subject_id}", self.usage, (r.level, r.subject_id)),
+            FreezeState: lambda r: (f"f:{r.level}:{r.subject_id}", self.freezes, (r.level, r.subject_id)),
             CalendarState: lambda r: (f"c:{r.subject_id}", self.said.calendars, r.subject_id),
             ProductState: lambda r: (f"d:{r.product}:{r.version}", self.said.products, (r.product, r.version)),
             DayState: lambda r: (f"y:{iso(r.day)}", self.said.days, r.day),
@@ -80,6 +83,8 @@ class StateRows:
         try:
             if key.startswith(b"h:"):
                 self.holds.pop(bytes.fromhex(parts[1]), None)
+            elif key.startswith(b"f:"):
+                self.freezes.pop((parts[1], parts[2]), None)
             elif key.startswith(b"l:"):
                 self.said.limits.pop((parts[1], parts[2]), None)
             elif key.startswith(b"u:"):

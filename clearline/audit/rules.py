@@ -70,7 +70,8 @@ class Rules(Originals):
         if t.partner_id != BANK and self.unknown(t.partner_id):
             return "partner_unknown", Plan("")
         why, plan = self.plan(t, today)
-        why = why or self.denied(t.partner_id, OF_KIND.get(plan.kind, "business")) or self.misfilled(t, plan)
+        why = why or self.denied(t.partner_id, OF_KIND.get(plan.kind, "business"))
+        why = why or self.stopped(t.partner_id, t.product, plan.kind) or self.misfilled(t, plan)
         if not why and not is_free(t, plan) and plan.kind not in OF_AN_ORIGINAL:
             why = self.misnamed(t, plan)
         why = why or self.malformed(t, plan) or self.uninvited(t, plan)
@@ -284,6 +285,8 @@ class Rules(Originals):
         word = "repaid" if plan.kind in ("refund", "reversal") else "paid" if plan.kind in COUNTS else ""
         if word and any(self.unpaid(t.partner_id, a, word) for a, side, _, _ in local if side == "credit"):
             return "owner_state"
+        if not corrects and any(self.kept_by(t.partner_id, a) for a, _, _, _ in local):
+            return "owner_frozen"
         return self.unfit(local, corrects=corrects) or ("same_account" if plan.same else "")
 
     def unpaid(self, asker: str, account: str, word: str) -> bool:

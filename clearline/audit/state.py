@@ -117,6 +117,7 @@ class StateCheck:
         self._same("partner", kept.partners, partner_rows(model))
         self._same("limits", kept.said.limits, limit_rows(model, kept.said.limits))
         self._same("usage", ordered(kept.usage), ordered(usage_rows(model, kept.usage)))
+        self._same("frozen", kept.freezes, model.freezes)
         self._same("calendar", kept.said.calendars, calendar_rows(model, kept.said.calendars))
         self._same("product", kept.said.products, product_rows(model))
         self._same("day", kept.said.days, day_rows(model))

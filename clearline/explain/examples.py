@@ -14,6 +14,9 @@ DETAILS: dict[Reason, dict[str, str]] = {
     Reason.OPERATION_UNKNOWN: {"field": "operation", "operation": "transfr"},
     Reason.PARTNER_SUSPENDED: {"field": "partner_id", "partner": "acme", "state": "suspended"},
     Reason.PARTNER_STATE: {"field": "partner_id", "partner": "acme/shop-17", "state": "sandbox"},
+    Reason.WORLD_FROZEN: {"level": "world"},
+    Reason.PARTNER_FROZEN: {"field": "partner_id", "partner": "acme"},
+    Reason.PRODUCT_FROZEN: {"field": "product", "product": "wallet"},
     Reason.FIELD_INVALID: {"field": "expires_at", "rule": "after the time at which the hold is booked"},
     Reason.ROLE_UNKNOWN: {"field": "accounts", "role": "payeee", "roles": "payee,payer"},
     Reason.ROLE_MISSING: {"field": "accounts", "role": "payee", "roles": "payee,payer"},
@@ -39,6 +42,7 @@ DETAILS: dict[Reason, dict[str, str]] = {
     Reason.OWNER_STATE: {
         "field": "accounts.payee", "account": _TILL, "partner": "acme/shop-17", "state": "suspended",
     },
+    Reason.OWNER_FROZEN: {"field": "accounts.payee", "account": _TILL, "partner": "acme/shop-17"},
     Reason.ACCOUNT_CLOSED: {"field": "accounts.payee", "account": _TILL},
     Reason.ACCOUNT_FROZEN: {"field": "accounts.payer", "account": _ALICE},
     Reason.ACCOUNT_CURRENCY: {

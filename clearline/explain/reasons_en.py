@@ -32,6 +32,18 @@ REASONS: dict[Reason, Said] = {
         ("Partner {partner} is in state {state}, which does not permit this (field {field}).",),
         ("It passes once the bank has taken {partner} to a state that permits it: docs/operations.md has the table.",),
     ),
+    Reason.WORLD_FROZEN: Said(
+        ("The bank has frozen the whole {level}: it takes nothing but voids.",),
+        ("Wait until the bank lifts the freeze; then send it again under a new key.",),
+    ),
+    Reason.PARTNER_FROZEN: Said(
+        ("Partner {partner} is frozen by the bank, so it and all below it may ask for nothing but voids ({field}).",),
+        ("The bank must lift the freeze of {partner}; then send it again under a new key.",),
+    ),
+    Reason.PRODUCT_FROZEN: Said(
+        ("Product {product} is frozen by the bank: nothing of it is taken but voids (field {field}).",),
+        ("Use another product, or wait until the bank lifts the freeze and send it again under a new key.",),
+    ),
     Reason.FIELD_INVALID: Said(
         ("Field {field} breaks a rule: {rule}.",),
         ("Correct {field} and send it with a new key.",),
@@ -116,6 +128,10 @@ REASONS: dict[Reason, Said] = {
     Reason.OWNER_STATE: Said(
         ("Account {account} belongs to a partner that may not do this now: {partner} is in state {state} ({field}).",),
         ("It passes once {partner} is in a state that permits it; the bank changes states.",),
+    ),
+    Reason.OWNER_FROZEN: Said(
+        ("Account {account} belongs to a partner that the bank has frozen: {partner} ({field}).",),
+        ("The bank must lift the freeze of {partner}; then send it again under a new key.",),
     ),
     Reason.ACCOUNT_CLOSED: Said(
         ("Account {account} is closed for good (field {field}).",),

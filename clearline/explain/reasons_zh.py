@@ -31,6 +31,18 @@ REASONS: dict[Reason, Said] = {
         ("合作方 {partner} 处于 {state} 状态，该状态不允许此操作（字段 {field}）。",),
         ("待银行将 {partner} 转入允许此操作的状态后即可通过，状态表见 docs/operations.md。",),
     ),
+    Reason.WORLD_FROZEN: Said(
+        ("银行已冻结整个环境（{level}）：除撤销外一律不受理。",),
+        ("请等待银行解除冻结，之后用新的键重新发送。",),
+    ),
+    Reason.PARTNER_FROZEN: Said(
+        ("合作方 {partner} 已被银行冻结，它及其下级除撤销外不得提出任何请求（{field}）。",),
+        ("须由银行解除 {partner} 的冻结，之后请用新的键重新发送。",),
+    ),
+    Reason.PRODUCT_FROZEN: Said(
+        ("产品 {product} 已被银行冻结：除撤销外一律不受理（字段 {field}）。",),
+        ("请改用其他产品，或等待银行解除冻结后用新的键重新发送。",),
+    ),
     Reason.FIELD_INVALID: Said(
         ("字段 {field} 违反规则：{rule}。",),
         ("请更正 {field}，并使用新的键重新发送。",),
@@ -115,6 +127,10 @@ REASONS: dict[Reason, Said] = {
     Reason.OWNER_STATE: Said(
         ("账户 {account} 的所有者目前不能进行此操作：{partner} 处于 {state} 状态（{field}）。",),
         ("待 {partner} 转入允许的状态后即可通过；状态由银行变更。",),
+    ),
+    Reason.OWNER_FROZEN: Said(
+        ("账户 {account} 所属合作方的资金已被银行冻结：被冻结的是 {partner}（{field}）。",),
+        ("须由银行解除 {partner} 的冻结，之后请用新的键重新发送。",),
     ),
     Reason.ACCOUNT_CLOSED: Said(
         ("账户 {account} 已永久销户（字段 {field}）。",),

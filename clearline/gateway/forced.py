@@ -4,8 +4,9 @@ The ledger is the ordinary one and knows nothing of it. What comes back is its o
 ordinary path: same documents, same repeats. What a rejection needs beforehand (a frozen account, a suspended partner, a
 hold that has lapsed) is prepared below the partner, once, or for each call under keys that follow from the caller's.
 
-A reason is numbered as in docs/REASONS.md: the amount 770000036 asks for the 36th; so does an account `X:force:REASON`.
-Three reasons no caller can meet; the gateway gives them itself, and says so.
+A reason is numbered as in docs/sandbox.md: the amount 770000036 asks for the 36th; so does an account `X:force:REASON`.
+Numbers stay as they are: a reason that came later is numbered after all before it, wherever the ledger looks for it.
+Five reasons no caller can meet on purpose; the gateway gives them itself, and says so.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from schemas.records import (
     PublishProduct,
     SealDay,
     SealedPlace,
+    SetFreeze,
     SetLimit,
     SetPartnerState,
     Transaction,
@@ -48,11 +50,14 @@ from schemas.records import (
 
 AMOUNT = 770_000_000  # and the number of the reason
 FORCE = ":force:"
-REASONS = tuple(Reason)
+_LATER = (Reason.WORLD_FROZEN, Reason.PARTNER_FROZEN, Reason.PRODUCT_FROZEN, Reason.OWNER_FROZEN)
+REASONS = (*(r for r in Reason if r not in _LATER), *_LATER)
 SIMULATED = {
     Reason.COUNTER_OVERFLOW: "takes more postings than any ledger will ever have",
     Reason.CROSSING_UNKNOWN: "is an answer between partitions, never one to a caller",
     Reason.DAY_SEALED: "is met only by the program that closes the bank's days",
+    Reason.WORLD_FROZEN: "would stop everybody in this sandbox",
+    Reason.PRODUCT_FROZEN: "would stop everybody's transactions of a product",
 }
 _LAST_DAY = 120_529
 _DEEPEST = 7  # levels above those that are prepared below a partner
@@ -182,7 +187,7 @@ async def _state_of(parts: Parts, partner_id: str) -> str:
 # What the ground is rejected with when its keys are over 30 days old, and everything stands already.
 _AGAIN = (
     Reason.ACCOUNT_EXISTS, Reason.ACCOUNT_CLOSED, Reason.PARTNER_EXISTS, Reason.STATE_TRANSITION, Reason.PARTNER_STATE,
-    Reason.PARTNER_SUSPENDED,
+    Reason.PARTNER_SUSPENDED, Reason.PARTNER_FROZEN,
 )  # fmt: skip
 
 
@@ -227,6 +232,11 @@ def _ground(scene: Scene) -> list[Command]:
     opens(f"{below['leaving']}:w", amount=1_000)
     blocks(f"{below['leaving']}:w", True, True)
     becomes(below["leaving"], "exiting")
+    # What came later stands at the end: the keys above are those of partners that were prepared before.
+    frozen = _below(scene, "frozen")
+    out.append(AdmitPartner(BANK, key(), frozen, "Magic: frozen", WHO, "magic", "live"))
+    opens(f"{frozen}:w")
+    out.append(SetFreeze(BANK, key(), "partner", frozen, True, WHO, "magic"))
     return out
 
 
@@ -341,6 +351,7 @@ _MADE: dict[Reason, Callable[[Scene], Any]] = {
     _R.OPERATION_UNKNOWN: lambda s: s.pay("teleport"),
     _R.PARTNER_SUSPENDED: lambda s: s.open(f"{_below(s, 'suspended')}:new"),
     _R.PARTNER_STATE: lambda s: s.open(f"{_below(s, 'applied')}:new"),
+    _R.PARTNER_FROZEN: lambda s: s.open(f"{_below(s, 'frozen')}:new"),
     _R.FIELD_INVALID: lambda s: s.pay(original="magic"),
     _R.ROLE_UNKNOWN: lambda s: s.pay(
         accounts={"payer": s.account("a"), "payee": s.account("b"), "stranger": s.account("b")}
@@ -366,6 +377,7 @@ _MADE: dict[Reason, Callable[[Scene], Any]] = {
     _R.ACCOUNT_UNKNOWN: lambda s: s.to(s.key("nowhere")),
     _R.ACCOUNT_NOT_OWNED: lambda s: s.pay(accounts={"payer": "somebody-else:w", "payee": s.account("b")}),
     _R.OWNER_STATE: lambda s: s.pay(accounts={"payer": s.account("a"), "payee": f"{_below(s, 'suspended')}:w"}),
+    _R.OWNER_FROZEN: lambda s: s.pay(accounts={"payer": s.account("a"), "payee": f"{_below(s, 'frozen')}:w"}),
     _R.ACCOUNT_CLOSED: lambda s: s.to("closed"),
     _R.ACCOUNT_FROZEN: lambda s: s.to("frozen"),
     _R.ACCOUNT_CURRENCY: lambda s: s.to("usd"),

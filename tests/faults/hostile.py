@@ -21,7 +21,15 @@ from schemas.records import (
     SetPartnerState,
     Transaction,
 )
-from tests.faults.hostile_whole import elsewhere, exchange, from_below, of_product, republished, whole_command
+from tests.faults.hostile_whole import (
+    elsewhere,
+    exchange,
+    from_below,
+    frozen_for_a_while,
+    of_product,
+    republished,
+    whole_command,
+)
 
 START_MS = 1_760_000_000_000
 STEP_MS = 3
@@ -57,6 +65,8 @@ def hostile_stream(
     rnd = random.Random(seed)
     sent: list[Transaction] = []
     for i in range(n):
+        if whole:
+            yield from frozen_for_a_while(i)
         kind = rnd.random()
         if kind < 0.04 and sent:
             t = rnd.choice(sent)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from hashlib import sha256
 from itertools import pairwise
 from typing import Any
@@ -24,6 +24,7 @@ from schemas.records import (
     Limit,
     NamedAmount,
     OpenAccount,
+    OperatorAct,
     Posting,
     PublishProduct,
     SealDay,
@@ -31,6 +32,7 @@ from schemas.records import (
     SealedTotal,
     SetAccountLimit,
     SetCalendar,
+    SetFreeze,
     SetLimit,
     SetPartnerState,
     Tick,
@@ -128,6 +130,8 @@ def whole_command(rnd: random.Random, i: int) -> Command:
             _account,
             _no_step,
             _broken_product,
+            _freeze,
+            _freeze if i % 3 else _act,
         )
     )(rnd, i)
 
@@ -261,6 +265,48 @@ def _account(rnd: random.Random, i: int) -> Command:
                                f"bank:crossing:{currency}"))  # fmt: skip
             credit = rnd.choice((0, 0, 700))
             return OpenAccount(by, f"f-{i}", name, "liability", currency, rnd.choice((0, 0, None)), credit_limit=credit)
+
+
+def _freeze(rnd: random.Random, i: int) -> Command:
+    """A lifting that nobody needs or that may not be, or a freeze that is refused; the others come in turn."""
+    partner, currency = rnd.choice(PARTNERS), rnd.choice(CURRENCIES)
+    level = rnd.choice(("account", "partner", "partner", "product", "world", "world", "realm"))
+    subject = {
+        "account": f"{partner}:{rnd.choice(('a', 'b', 'open', 'none'))}:{currency}",
+        "partner": rnd.choice((partner, partner, f"{partner}/young-{rnd.randrange(6)}", "ghost")),
+        "product": rnd.choice(("shop", "wallet", "nothing")), "world": rnd.choice(("world", "world", "world", "demo")),
+    }.get(level, partner)  # fmt: skip
+    if rnd.random() < 0.05:
+        level, subject = "account", f"bank:crossing:{currency}"
+    who = rnd.choice((WHO, WHO, WHO, {"requested_by": "", "note": "x"}, {"requested_by": "x", "note": ""}))
+    frozen = rnd.random() < 0.4
+    approved = who["requested_by"] if frozen else rnd.choice(("second", "second", "second", "", who["requested_by"]))
+    by = "bank" if rnd.random() < 0.9 else partner
+    return SetFreeze(by, f"z-{i}", level, subject, frozen, **who, approved_by=approved)
+
+
+_IN_TURN = (("partner", "acme"), ("partner", "acme/shop-1"), ("product", "shop"), ("world", "world"),
+            ("partner", "globex"), ("account", "acme:a:CNY"), ("product", "wallet"))  # fmt: skip
+
+
+def frozen_for_a_while(i: int) -> Iterator[Command]:
+    """Freezes one thing after the other, each for a few commands, so that business goes on in between. Given twice, by
+    another person; the account's is lifted by BlockAccount."""
+    turn, at = divmod(i, 40)
+    level, subject = _IN_TURN[turn % len(_IN_TURN)]
+    if at in (20, 23):
+        who = WHO if at == 20 else {"requested_by": "somebody else", "note": "again"}
+        yield SetFreeze("bank", f"turn-{i}", level, subject, True, **who)
+    elif at == 29 and level == "account":
+        yield BlockAccount("bank", f"turn-{i}", subject, False, False, "ops", "lifted")
+    elif at == 29:
+        yield SetFreeze("bank", f"turn-{i}", level, subject, False, **WHO, approved_by="second")
+
+
+def _act(rnd: random.Random, i: int) -> Command:
+    act, digest = rnd.choice(("replay.apply", "dlq.discard", "Bad act")), rnd.choice(("", "ab" * 32, "AB" * 32))
+    by, second = rnd.choice(("bank", "bank", "bank", "acme")), rnd.choice(("", "second", WHO["requested_by"]))
+    return OperatorAct(by, f"o-{i}", act, rnd.choice(("replay-1", "")), digest, **WHO, approved_by=second)
 
 
 def _no_step(rnd: random.Random, i: int) -> Command:

@@ -15,15 +15,17 @@ from schemas.records import (
     CloseAccount,
     CloseDay,
     OpenAccount,
+    OperatorAct,
     PublishProduct,
     SealDay,
     SetAccountLimit,
     SetCalendar,
+    SetFreeze,
     SetLimit,
     SetPartnerState,
     Tick,
 )
-from tests.model import calendars, documents, limits, partners
+from tests.model import calendars, documents, freezes, limits, partners
 from tests.model.state import State
 from tests.model.values import (
     DAY_MAX,
@@ -73,6 +75,7 @@ def _money_limits(c: OpenAccount | SetAccountLimit) -> Iterator[Against]:
 
 def _open(m: State, c: OpenAccount) -> Iterator[Against]:
     yield from partners.stands_against(m.partners, c.partner_id, "opens")
+    yield from freezes.against_command(m, c.partner_id)
     who = owner(c.account_id)
     if c.partner_id != "bank":
         if not is_below(who, c.partner_id):
@@ -89,6 +92,8 @@ def _open(m: State, c: OpenAccount) -> Iterator[Against]:
         yield against("currency_unknown")
     yield from _money_limits(c)
     yield from partners.stands_against(m.partners, who, "opens")
+    if freezes.first_frozen(m, who):
+        yield against("partner_frozen", partner=freezes.first_frozen(m, who), field="account_id")
     if c.account_id.startswith(TRANSIT):
         yield against("account_not_owned")
     if c.account_id in m.accounts:
@@ -97,6 +102,7 @@ def _open(m: State, c: OpenAccount) -> Iterator[Against]:
 
 def _account(m: State, c: BlockAccount | SetAccountLimit | CloseAccount) -> Iterator[Against]:
     yield from partners.stands_against(m.partners, c.partner_id, "manages")
+    yield from freezes.against_command(m, c.partner_id)
     by_bank = c.partner_id == "bank"
     if not by_bank and (isinstance(c, SetAccountLimit) or not is_below(owner(c.account_id), c.partner_id)):
         yield against("not_permitted")
@@ -245,6 +251,7 @@ def _tick(m: State, c: Tick) -> Iterator[Against]:
 
 def _limit(m: State, c: SetLimit) -> Iterator[Against]:
     yield from partners.stands_against(m.partners, c.partner_id, "manages")
+    yield from freezes.against_command(m, c.partner_id)
     if c.partner_id != "bank":
         below = c.level == "partner" and c.subject_id != c.partner_id and is_below(c.subject_id, c.partner_id)
         own = c.level == "account" and is_below(owner(c.subject_id), c.partner_id)
@@ -285,7 +292,7 @@ def _publish(m: State, c: PublishProduct) -> Iterator[Against]:
 
 _BANKS: dict[Any, Any] = {
     AdmitPartner: _admit, SetPartnerState: _state, SetCalendar: _calendar, CloseDay: _day, SealDay: _seal, Tick: _tick,
-    PublishProduct: _publish,
+    PublishProduct: _publish, SetFreeze: freezes.against_set_freeze, OperatorAct: freezes.against_act,
 }  # fmt: skip
 
 
@@ -346,6 +353,8 @@ def _apply(m: State, c: Any) -> tuple[str, dict[str, object]]:
             m.accounts[c.account_id] = m.accounts[c.account_id]._replace(
                 no_debits=c.block_debits, no_credits=c.block_credits, frozen=c.freeze
             )
+            if not c.freeze:
+                m.freezes.pop(("account", c.account_id), None)
             changes = {"block_debits": c.block_debits, "block_credits": c.block_credits, "freeze": c.freeze}
             return c.account_id, changes
         case SetAccountLimit():
@@ -374,6 +383,11 @@ def _apply(m: State, c: Any) -> tuple[str, dict[str, object]]:
             return calendars.iso(c.day), changes
         case SetLimit():
             return _set_limits(m, c)
+        case SetFreeze():
+            freezes.apply(m, c)
+            return c.subject_id, {"level": c.level, "frozen": c.frozen}
+        case OperatorAct():
+            return c.subject_id, {"act": c.act, "digest": c.digest}
         case PublishProduct():
             product = Product(c.version, c.effective_from, json.loads(c.document), c.document)
             m.shelf[c.product] = (*m.shelf.get(c.product, ()), product)

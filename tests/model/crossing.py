@@ -9,7 +9,7 @@ import msgspec
 
 from schemas.identity import command_id, partition_of
 from schemas.records import Crossing, Posting
-from tests.model import partners, transactions
+from tests.model import freezes, partners, transactions
 from tests.model.state import State, version_of
 from tests.model.transactions import Case
 from tests.model.values import TRANSIT, Against, Answer, Flight, Key, Known, Leg, Other, against, owner
@@ -105,6 +105,9 @@ def _reserve(m: State, c: Crossing, offset: int) -> Answer:
 
 
 def _against_credits(m: State, c: Crossing) -> Iterator[Against]:
+    if ("world", "world") in m.freezes:
+        yield against("world_frozen")
+    yield from freezes.against_product(m, c.product)
     if any(leg.account_id not in m.accounts for leg in c.legs):
         yield against("account_unknown")
         return
@@ -115,6 +118,7 @@ def _against_credits(m: State, c: Crossing) -> Iterator[Against]:
             name = partners.not_permitting(m.partners, a.owner, "paid")
             if name:
                 yield against("owner_state", account=leg.account, partner=name, state=m.partners[name])
+    yield from freezes.against_legs(m, c.asker, legs)
     if any(a.closed for _, a in known):
         yield against("account_closed")
     if any(a.frozen for _, a in known):

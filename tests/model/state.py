@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from schemas.records import Limit, SetCalendar, Transaction, Used
 from tests.model import calendars
+from tests.model.freezes import Freeze
 from tests.model.values import Entry, Flight, Hold, Key, Known, Other, Product
 
 
@@ -28,6 +29,7 @@ class State:
     calendars: dict[str, SetCalendar] = field(default_factory=dict)
     limits: dict[tuple[str, str], tuple[Limit, ...]] = field(default_factory=dict)
     usage: dict[tuple[str, str], tuple[Used, ...]] = field(default_factory=dict)
+    freezes: dict[tuple[str, str], Freeze] = field(default_factory=dict)  # by level and subject
     counts: Counter[str] = field(default_factory=Counter)
     closed_through: int = -1
     closes: dict[int, int] = field(default_factory=dict)  # day -> sequence of the record that closed it

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from schemas.identity import partition_of
 from schemas.records import Transaction
-from tests.model import calendars, limits, originals, partners, templates
+from tests.model import calendars, freezes, limits, originals, partners, templates
 from tests.model.values import (
     COUNTER_MAX,
     DAY_MAX,
@@ -101,6 +101,7 @@ def stands_against(m: State, t: Transaction) -> Iterator[Against]:
         yield case
         return
     yield from partners.stands_against(m.partners, t.partner_id, case.kind)
+    yield from freezes.against_transaction(m, t, case.kind)
     yield from _fields(m, case)
     yield from _money(case)
     callers = (case.operation or {}).get("callers", ["partner"])
@@ -371,6 +372,8 @@ def _accounts(m: State, case: Case, legs: list[Leg]) -> Iterator[Against]:
             name = ""
         if name:
             yield against("owner_state", account=leg.account, partner=name, state=m.partners[name])
+    if kind not in freezes.FREE:
+        yield from freezes.against_legs(m, t.partner_id, local)
     yield from _standing(known, free=kind == "adjustment")
 
 

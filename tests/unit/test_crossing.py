@@ -28,6 +28,7 @@ from schemas.records import (
     Posting,
     PublishProduct,
     SetAccountLimit,
+    SetFreeze,
     SetPartnerState,
     Transaction,
 )
@@ -200,6 +201,7 @@ def reserve_of(world: Between, p: int = 1) -> Crossing:
         ([BlockAccount("bank", "f", "zeta:w:b", False, False, freeze=True)], "account_frozen", "account"),
         ([BlockAccount("bank", "b", "zeta:w:b", False, True)], "credits_blocked", "account"),
         ([SetPartnerState("bank", "s", "zeta", "suspended", "ops", "x")], "owner_state", "partner"),
+        ([SetFreeze("bank", "z", "partner", "zeta", True, "ops", "x")], "owner_frozen", "partner"),
         ([], "account_unknown", "account"),
         ([], "account_currency", "account_currency"),
         ([], "insufficient_funds", "short"),
@@ -228,6 +230,37 @@ def test_every_refusal_of_the_other_partition(before: list[Any], reason: str, na
     )  # fmt: skip
     assert refused.detail[named]
     assert world.shown(ACME) == "500"
+    assert done(world)
+
+
+def test_what_is_frozen_before_it_is_reserved_is_refused_there_and_given_back_at_home() -> None:
+    """The freeze stands after the payment at home, and before the reserve in the other partition."""
+    world = bank(("acme", "zeta"))
+    before = world.shown(ACME)
+    world.submit(pay("p", 100, ACME, ZETA), SetFreeze("bank", "z", "world", "world", True, "ops", "x"))
+    world.run()
+    refused = [r for r in world.records(0) if r.idempotency_key == "p" and r.outcome == "rejected"]
+    assert [(r.reason, r.detail) for r in refused] == [("world_frozen", {"level": "world"})]
+    assert world.shown(ACME) == before
+    assert done(world)
+
+
+@pytest.mark.parametrize(("level", "subjects"), [("world", ["world"]), ("partner", ["acme", "zeta"])])
+@pytest.mark.parametrize("refused", [False, True])
+def test_what_is_reserved_goes_on_whatever_is_frozen_then(level: str, subjects: list[str], refused: bool) -> None:
+    """Commit and void both: nothing stays between the partitions."""
+    world = bank(("acme", "zeta", "stark"), 3)
+    if refused:
+        world.submit(BlockAccount("bank", "b", STARK, False, True))
+        world.run()
+    world.submit(split("p", (ACME, "debit", 100), (ZETA, "credit", 60), (STARK, "credit", 40)))
+    world.deliver(0)
+    for p in (1, 2):
+        world.deliver(p)
+    world.submit(*(SetFreeze("bank", f"z-{s}", level, s, True, "ops", "x") for s in subjects))
+    world.run()
+    (final,) = [r for r in world.records(0) if r.idempotency_key == "p" and r.outcome != "applied"]
+    assert final.outcome == ("rejected" if refused else "settled")
     assert done(world)
 
 

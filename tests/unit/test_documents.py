@@ -50,11 +50,11 @@ def test_reasons_are_stable_codes():
     """A code may be added here; none is ever taken away or renamed."""
     assert [r.value for r in Reason] == [
         "idempotency_conflict", "partner_unknown", "product_unknown", "operation_unknown", "partner_suspended",
-        "partner_state", "field_invalid", "role_unknown", "role_missing", "currency_unknown", "product_currency",
+        "partner_state", "world_frozen", "partner_frozen", "product_frozen", "field_invalid", "role_unknown", "role_missing", "currency_unknown", "product_currency",
         "exponent_mismatch", "amount_not_positive", "amount_too_large", "rate_invalid", "postings_count",
         "postings_unbalanced", "not_permitted", "original_unknown", "original_mismatch", "hold_expired",
         "hold_closed", "capture_exceeds_hold", "refund_exceeds_payment", "account_unknown", "account_not_owned",
-        "owner_state", "account_closed", "account_frozen", "account_currency", "debits_blocked", "credits_blocked",
+        "owner_state", "owner_frozen", "account_closed", "account_frozen", "account_currency", "debits_blocked", "credits_blocked",
         "same_account", "split_exceeds_amount", "nothing_to_move", "insufficient_funds", "counter_overflow",
         "limit_exceeded", "account_exists", "account_not_empty", "partner_exists", "parent_unknown",
         "state_unknown", "state_transition", "partner_not_empty", "product_version", "product_invalid",
@@ -68,9 +68,11 @@ def test_the_package_depends_on_what_is_pinned():
     lines = (ROOT / "requirements" / "runtime.in").read_text().splitlines()
     wanted = [line.split("#")[0].strip() for line in lines]
     assert project["dependencies"] == [line for line in wanted if line and not line.startswith("-")]
+    traces = (ROOT / "requirements" / "traces.in").read_text().splitlines()
+    assert project["optional-dependencies"] == {"traces": [line for line in traces if not line.startswith("-")]}
 
 
-@pytest.mark.parametrize("name", ["runtime", "dev"])
+@pytest.mark.parametrize("name", ["runtime", "dev", "traces"])
 def test_every_requirement_is_pinned_with_its_hash_and_no_address(name):
     text = (ROOT / "requirements" / f"{name}.txt").read_text()
     for block in re.split(r"\n(?=\S)", text.strip()):

@@ -185,6 +185,7 @@ def test_every_reason_is_reachable_and_explained():
         Reason.TEMPLATE_UNBALANCED, Reason.SPLIT_EXCEEDS_AMOUNT, Reason.NOTHING_TO_MOVE,  # products
         Reason.CROSSING_UNKNOWN,  # test_crossing.py
         Reason.DAY_OPEN, Reason.DAY_SEALED,  # test_closing.py
+        Reason.WORLD_FROZEN, Reason.PARTNER_FROZEN, Reason.PRODUCT_FROZEN, Reason.OWNER_FROZEN,  # test_freezes.py
     }  # fmt: skip
     assert {c[0] for c in CASES} | told_by_other_tests == set(Reason)
     assert set(MEANING) == set(Reason)
