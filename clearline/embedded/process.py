@@ -27,7 +27,6 @@ from schemas.errors import ClearlineError
 _LEASH = Path(__file__).with_name("leash.py")
 _PROBE_INTERVAL_S = 0.05
 _BACKOFF_FIRST_S = 0.2
-_BACKOFF_MAX_S = 5.0
 _STEADY_S = 10.0
 _BAD_NEWS = re.compile(
     r"error|exception|fatal|critical|caused by|cannot|can't|could not|failed|failure|denied|refused|no space", re.I
@@ -54,7 +53,8 @@ class ProcessSpec:
 
     `probe` returns a description once the process serves, None before; it gets the pid and must answer within a second
     or two. `before` runs before every start, `after` after every end. `starts_max`: how often the first start is tried
-    before the whole start fails. `niceness`: 0 to 19, how much it yields the processor to the others.
+    before the whole start fails. `backoff_max_s`: how long one that ends again and again is left alone before the next
+    try. `niceness`: 0 to 19, how much it yields the processor to the others.
     """
 
     name: str
@@ -67,6 +67,7 @@ class ProcessSpec:
     ready_timeout_s: float = 180.0  # far more than any start takes; on a crowded machine it may take minutes
     stop_timeout_s: float = 15.0
     starts_max: int = 1
+    backoff_max_s: float = 5.0
     niceness: int = 0
 
 
@@ -172,7 +173,7 @@ class Child:
             if time.monotonic() - started > _STEADY_S:
                 backoff_s = 0.0  # whatever ended a steady process, the next one is not made to wait for it
             self._stop.wait(backoff_s)
-            backoff_s = min(max(backoff_s * 2, _BACKOFF_FIRST_S), _BACKOFF_MAX_S)
+            backoff_s = min(max(backoff_s * 2, _BACKOFF_FIRST_S), self.spec.backoff_max_s)
         self._set(State.STOPPED)
 
     def _fail(self, problem: str) -> None:

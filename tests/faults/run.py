@@ -213,8 +213,8 @@ class FaultRun:
         target = self._busy(fault.target)
         self._recover("worker kill -9", target, lambda: self.stack.shoot(target))
 
-    def _do_worker_point(self, fault: Fault) -> None:
-        self.stack.kill_at(self._busy(fault.target), fault.point, fault.hit, timeout_s=BACK_S)
+    def _do_worker_points(self, fault: Fault) -> None:
+        self.stack.kill_at(self._busy(fault.target), *fault.points, hit=fault.hit, timeout_s=BACK_S)
         self._settles_everywhere()
 
     def _do_broker(self, _: Fault) -> None:
@@ -242,11 +242,11 @@ class FaultRun:
         self._recover("forced recovery", other, lambda: self.stack.shoot(other))
         self._no_stale_rows(fault)
 
-    def _do_sink_point(self, fault: Fault) -> None:
-        self.stack.kill_at(fault.target, fault.point, fault.hit, timeout_s=BACK_S)
+    def _do_sink_points(self, fault: Fault) -> None:
+        self.stack.kill_at(fault.target, *fault.points, timeout_s=BACK_S)
 
     def _do_rebuild(self, fault: Fault) -> None:
-        self.stack.arm(fault.target, fault.point, fault.hit)
+        self.stack.arm(fault.target, fault.points[0])
         before = self.stack.shoot(fault.target)
         self._flush_redis()
         wait_for(f"{fault}", lambda: self.stack.restarts(fault.target) >= before + 2, BACK_S)

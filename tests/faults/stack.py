@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +49,8 @@ class FaultStack(Stack):
             before()
             env[VARIABLE] = orders.pop(0) if orders else ""
 
-        # Killed again and again on purpose, a role must not be taken for one that cannot start.
-        return replace(spec, env=env, before=prepare, starts_max=20)
+        # Killed again and again on purpose, a role must not be taken for one that cannot start, nor be made to wait.
+        return replace(spec, env=env, before=prepare, starts_max=20, backoff_max_s=0.2)
 
     def arm(self, name: str, point: str, hit: int = 1) -> None:
         """The next start of this role has a fail point armed: it kills itself at the `hit`-th time it comes by."""
@@ -61,6 +62,9 @@ class FaultStack(Stack):
         self.kill(name, signal.SIGKILL)
         self.killed[name] += 1
         return before
+
+    def _restarted(self, name: str, times: int) -> bool:
+        return self.restarts(name) >= times
 
     def pause(self, name: str) -> int:
         """SIGSTOP. Returns the pid to continue with `signal.SIGCONT`."""
@@ -80,16 +84,19 @@ class FaultStack(Stack):
             return {}
         return found if isinstance(found, dict) else {}
 
-    def kill_at(self, name: str, point: str, hit: int = 1, timeout_s: float = 60.0) -> None:
-        """Kills the role, starts it armed, and waits until it has died at the point and serves again.
+    def kill_at(self, name: str, *points: str, hit: int = 1, timeout_s: float = 60.0) -> None:
+        """Kills the role, starts it armed, and waits until it has died at the point and serves again; of several points,
+        each start after a death has the next one armed.
 
-        Two kills: one at any moment, one exactly there. Raises TimeoutError when it never comes by.
+        A kill at any moment, then one exactly at each point. Raises TimeoutError when it does not come by one in time.
         """
-        self.arm(name, point, hit)
+        for point in points:
+            self.arm(name, point, hit)
         before = self.shoot(name)
-        wait_for(f"{name} to die at {point}", lambda: self.restarts(name) >= before + 2, timeout_s)
-        self.killed[f"{name} at {point}"] += 1
-        wait_for(f"{name} to serve after {point}", lambda: self.serves(name), READY_S)
+        for deaths, point in enumerate(points, before + 2):
+            wait_for(f"{name} to die at {point}", partial(self._restarted, name, deaths), timeout_s)
+            self.killed[f"{name} at {point}"] += 1
+        wait_for(f"{name} to serve after {', '.join(points)}", lambda: self.serves(name), READY_S)
 
 
 def fault_settings(data_dir: Path, **overrides: Any) -> Settings:
