@@ -130,7 +130,8 @@ class ClickHouseSettings(_Section):
     """`host` None: the development server over chDB is run here. `database` empty: `clearline_<world>`.
 
     `reader_user` may only read; reports and `clearline sql` run as it. `data_user` writes partners' own tables and
-    nothing else; empty: `user` does. `secure`: TLS. `cluster`, `storage_policy`, `cold_volume`, `cold_after_months`,
+    nothing else; empty: `user` does. `secure`: TLS; `ca_file`: PEM file of who must have signed the server's certificate,
+    None for those whom every browser believes. `cluster`, `storage_policy`, `cold_volume`, `cold_after_months`,
     `calls_keep_days`: for production, docs/clickhouse.md.
     """
 
@@ -144,6 +145,7 @@ class ClickHouseSettings(_Section):
     data_user: str = ""
     data_password: str = Field(default="", repr=False)
     secure: bool = False
+    ca_file: Path | None = None
     database: str = Field(default="", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$|^$")
     cluster: str = Field(default="", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$|^$")
     storage_policy: str = Field(default="", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$|^$")

@@ -18,12 +18,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from clearline.contract import ContractError
 from clearline.gateway import routes
 from clearline.gateway.answers import problem_of, problem_response
+from clearline.gateway.console.desk import Console
 from clearline.gateway.finance.pages import Finance
 from clearline.gateway.guard import Guard
 from clearline.gateway.metrics import Metrics
 from clearline.gateway.parts import Parts
 from clearline.gateway.problems import Problem
 from schemas.errors import BadInputError, PartUnavailableError
+from streams import traces
 
 TITLE = "Clearline"
 _TOLD = (Problem, ContractError, RequestValidationError, HTTPException, PartUnavailableError, BadInputError)
@@ -42,6 +44,8 @@ def create_app(parts: Parts) -> FastAPI:
     for kind in _TOLD:
         app.add_exception_handler(kind, _told)
     app.add_middleware(Finance, parts=parts)
+    if parts.console is not None:
+        app.add_middleware(Console, parts=parts)
     app.add_middleware(Edge, parts=parts, metrics=app.state.metrics)
     own = parts.settings.gateway
     app.add_middleware(
@@ -89,6 +93,7 @@ class Edge:
             return
         status = 0
         began = time.perf_counter()
+        followed = traces.active and traces.active.call(scope["method"], scope["path"], scope["headers"])
 
         async def sent(message: Message) -> None:
             nonlocal status
@@ -104,3 +109,5 @@ class Edge:
             await problem_response(problem_of(e), self._parts.base_url)(scope, receive, sent)
         finally:
             self._metrics.answered(scope, status, time.perf_counter() - began)
+            if followed and traces.active is not None:
+                traces.active.answered(followed, getattr(scope.get("route"), "path", "other"), status)

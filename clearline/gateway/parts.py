@@ -20,6 +20,7 @@ from sinks.gate import Taken, What
 from streams.calls import Called, Found, Later, Place, Unsettled
 
 if TYPE_CHECKING:
+    from clearline.gateway.console.parts import ConsoleParts
     from clearline.gateway.outcomes import Outcomes
     from clearline.gateway.reads import Reads
 
@@ -126,7 +127,8 @@ class Parts:
     a test's; `ready`: why this gateway cannot serve, one sentence each, empty when it can; `figures`: of status;
     `tree`: all that the state has of a root, read anew; `memory`: what routes remember while the process lives;
     `reporting`: what makes reports; `tables`: partners' own; `meter`: what counts the calls for the platform's day,
-    None for nobody."""
+    None for nobody; `console`: of the page for operators, None for a gateway without it; `stopping`: whether this
+    gateway takes nothing new any more, so that what would never end must end."""
 
     settings: Settings
     base_url: str
@@ -147,3 +149,5 @@ class Parts:
     meter: CallMeter | None = None
     reporting: Reporting = field(default_factory=NoReports)
     tables: PartnerTables = field(default_factory=NoTables)
+    console: ConsoleParts | None = None
+    stopping: Callable[[], bool] = lambda: False

@@ -27,6 +27,9 @@ from clearline.config import Settings
 from clearline.connection import Connection, clickhouse_config, connect, redis_config, registry_of
 from clearline.gateway.app import create_app
 from clearline.gateway.call_meter import CallMeter
+from clearline.gateway.console.live import LiveSource
+from clearline.gateway.console.live_works import LiveWorks
+from clearline.gateway.console.parts import ConsoleParts
 from clearline.gateway.metrics import Metrics, Skew
 from clearline.gateway.outcomes import Outcomes, keep_ms
 from clearline.gateway.partner_tables import tables_pool
@@ -90,6 +93,7 @@ async def _serve(settings: Settings, slot: int, ready_file: Path | None) -> None
                 server_header=False, timeout_graceful_shutdown=STOP_S, timeout_keep_alive=75, backlog=2048, **options,
             )
         )  # fmt: skip
+        parts.stopping = lambda: server.should_exit
         for number in (signal.SIGTERM, signal.SIGINT):
             # uvicorn takes both while it serves, and hands them on at its end: then there is nothing left to do.
             signal.signal(number, lambda *_: setattr(server, "should_exit", True))
@@ -184,6 +188,10 @@ async def _parts(settings: Settings, slot: int, stack: AsyncExitStack, url: str)
         webhooks=WebhookParts(QueuedInKafka(system.kafka, system.topics, system.codec)), reporting=reporting,
         tables=tables,
     )  # fmt: skip
+    if g.console:
+        source = LiveSource(settings, system, registry, rows, house)
+        parts.console = ConsoleParts(source, LiveWorks(system, registry, house, parts.now_ms))
+        stack.push_async_callback(parts.console.close)
     return parts, health, counted
 
 

@@ -11,7 +11,7 @@ from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from clearline import keys
 from clearline.config import Settings
@@ -86,6 +86,17 @@ class _Message:
         return self.head
 
 
+class TwinLetter(NamedTuple):
+    """A dead letter: where its command stood, its bytes and key, why it died and when."""
+
+    place: Place
+    value: bytes
+    key: bytes
+    reason: str
+    detail: str
+    at_ms: int
+
+
 @dataclass
 class _Side:
     """One partition: what a worker has of it, its log and its journal."""
@@ -110,6 +121,7 @@ class LedgerTwin:
         self.held = self.paused = self.down = self.lossy = False
         self.partitions = partitions
         self.dead: list[tuple[str, str]] = []  # reason and detail of each
+        self.letters: list[TwinLetter] = []  # the same ones with their bytes
         self.journal: list[JournalRecord] = []  # of all partitions, in the order in which they were written
         self.published = 0  # records that callers wrote into the logs
         self.calls = Calls()
@@ -227,6 +239,12 @@ class LedgerTwin:
         self.published += len(places)
         return [self._write(p, raw, key, headers) for p in places]
 
+    def put_bytes(self, partition: int, raw: bytes, tree: bytes = b"acme") -> Place:
+        """Puts any bytes into a partition's log, as a producer that knows no contract does, and settles them."""
+        place = self._write(partition, raw, tree, [])
+        self.run()
+        return place
+
     def _write(self, partition: int, raw: bytes, tree: bytes, headers: list[tuple[str, bytes]]) -> Place:
         self.now_ms += 1
         log = self._sides[partition].log
@@ -259,6 +277,7 @@ class LedgerTwin:
             elif topic == "dead":
                 named = dict(headers)
                 self.dead.append((named["reason"].decode(), named["detail"].decode()))
+                self.letters.append(TwinLetter(m.place, value or b"", m.tree, *self.dead[-1], m.time_ms))
 
     # ---- the ground of a test, and what is looked at -----------------------------------------------------------------
 
@@ -321,6 +340,11 @@ class LedgerTwin:
     def journal_of(self, partition: int) -> list[JournalRecord]:
         """The journal of one partition; an offset is a place in this list."""
         return self._sides[partition].journal
+
+    def command_at(self, partition: int, offset: int) -> Command:
+        """The command at a place of a partition's log."""
+        found: Command = codec().decode(self._sides[partition].log[offset].raw)
+        return found
 
     def account(self, account_id: str) -> Account | None:
         """A partner's account as it is now."""

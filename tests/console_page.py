@@ -1,0 +1,82 @@
+"""The console as its users have it: a gateway on a port over a ledger in memory, people with keys, a browser.
+
+`python -m tests.console_page` makes the pictures in docs/ anew, from a real stack with traffic.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import uvicorn
+from fastapi import FastAPI
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+
+from clearline.gateway.app import create_app
+from clearline.gateway.console.twin import TwinConsole, twin_console
+from tests.contract.gateway_world import GatewayWorld
+from tests.sink_servers import wait_for
+
+STAFF = ("status", "operate")
+
+
+class Room:
+    """The gateway with its console. `console`: what a test changes of it; time is the twin's, moved by `advance`."""
+
+    def __init__(self, base_url: str = "http://127.0.0.1", **changes: Any) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="clearline-console-")
+        self.world = GatewayWorld(base_url, data_dir=Path(self._folder.name), **changes)
+        self.parts, self.ledger = self.world.parts, self.world.ledger
+        self.parts.console, self.console = twin_console(self.ledger, self.parts.now_ms, self.parts.settings.world)
+        self.app: FastAPI = create_app(self.parts)
+        options = uvicorn.Config(self.app, port=0, log_config=None, access_log=False, lifespan="off")
+        self.server = uvicorn.Server(options)
+        self.parts.stopping = lambda: self.server.should_exit
+        self._thread = threading.Thread(target=self.server.run, daemon=True)
+        self._thread.start()
+        wait_for("the gateway", lambda: self.server.started)
+        self.url = f"http://127.0.0.1:{self.server.servers[0].sockets[0].getsockname()[1]}"
+
+    @property
+    def watch(self) -> Any:
+        assert self.parts.console is not None
+        return self.parts.console.watch
+
+    def key(self, holder: str = "li.wei", scopes: tuple[str, ...] = STAFF, **more: Any) -> str:
+        """A key of a person of the staff."""
+        return self.world.key("bank", scopes, holder=holder, **more)
+
+    def client(self) -> httpx.Client:
+        """A browser without a session, that follows nothing."""
+        return httpx.Client(base_url=self.url, timeout=30)
+
+    @contextmanager
+    def signed_in(self, key: str = "") -> Iterator[httpx.Client]:
+        """A client with a session."""
+        with self.client() as client:
+            answer = client.post("/operations/sign-in", data={"key": key or self.key(), "next": "/operations"})
+            assert answer.status_code == 303, answer.text
+            yield client
+
+    def stop(self) -> None:
+        """Ends the gateway."""
+        self.server.should_exit = True
+        self._thread.join(20)
+        assert not self._thread.is_alive(), "the gateway does not end"
+        self._folder.cleanup()
+
+
+def sign_in(browser: webdriver.Chrome, at: Room, key: str = "") -> None:
+    """Signs in with a new key, or this one."""
+    browser.get(f"{at.url}/operations")
+    browser.find_element(By.ID, "f-key").send_keys(key or at.key())
+    browser.find_element(By.CSS_SELECTOR, ".sign-in button").click()
+
+
+__all__ = ["Room", "TwinConsole", "sign_in"]
