@@ -20,6 +20,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from redis import Redis
@@ -315,6 +316,15 @@ class FaultRun:
         wait_for("all commands to be settled", settled, DRAIN_S, 0.5)
         self.watch.stop()
         self._note("all commands are settled")
+        if self.full:  # the auditor, told that all is drained, judges what a sink has only half written as well
+            for sink in ("sink-clickhouse", "sink-redis"):
+                wait_for(
+                    f"{sink} to have caught up", lambda s=sink: self.stack.figures(s).get("lag") == 0, DRAIN_S, 0.5
+                )
+            self._note("the sinks have caught up")
+
+    def _caught_up(self, sink: str) -> bool:
+        return self.stack.figures(sink).get("lag") == 0
 
     def _judge(self) -> None:
         """The auditor's verdict; while only a projection still lags, it is asked again."""

@@ -25,8 +25,8 @@ def test_ci_does_what_is_promised_and_walks_every_fail_point() -> None:
     assert kinds["clickhouse"] >= 3
     assert kinds["flushall"] >= 1
     # These are walked elsewhere: test_tieout_repair.py of tests/contract, test_sealer_kafka.py, test_webhooks_kafka.py and test_gateway.py of tests/integration.
-    # SINK_LOGS in tests/contract/test_sinks_logs.py, closing a day and repairs in tests of their own.
-    others = (*SINK_LOGS, "sealer.", "webhooks.", "gateway.", "close.", "repair.")
+    # SINK_LOGS in tests/contract/test_sinks_logs.py, closing a day, repairs, replays and redrives in tests of their own.
+    others = (*SINK_LOGS, "sealer.", "webhooks.", "gateway.", "close.", "repair.", "replay.", "triage.")
     assert plan.kills >= 45
     assert {point for f in faults for point in f.points} == {n for n in NAMES if not n.startswith(others)}
 
