@@ -130,8 +130,8 @@ class ClickHouseSettings(_Section):
     """`host` None: the development server over chDB is run here. `database` empty: `clearline_<world>`.
 
     `reader_user` may only read; reports and `clearline sql` run as it. `data_user` writes partners' own tables and
-    nothing else; empty: `user` does. `secure`: TLS; `ca_file`: PEM file of who must have signed the server's certificate,
-    None for those whom every browser believes. `cluster`, `storage_policy`, `cold_volume`, `cold_after_months`,
+    nothing else; empty: `user` does. `secure`: TLS; `ca_file`: PEM file of who must have signed the server's
+    certificate, None for those whom every browser believes. `cluster`, `storage_policy`, `cold_volume`, `cold_after_months`,
     `calls_keep_days`: for production, docs/clickhouse.md.
     """
 

@@ -76,6 +76,7 @@ def clickhouse_config(settings: Settings) -> ClickHouseConfig:
     return ClickHouseConfig(
         house.host, house.port, house.database, house.user, house.password,
         reader_user=house.reader_user, reader_password=house.reader_password, secure=house.secure,
+        ca=str(house.ca_file or ""),
         cluster=house.cluster, storage_policy=house.storage_policy, cold_volume=house.cold_volume,
         cold_after_months=house.cold_after_months, calls_keep_days=house.calls_keep_days,
     )  # fmt: skip

@@ -42,6 +42,7 @@ ON_A_CLUSTER: dict[str, Any] = {
 class ClickHouseConfig:
     """Where the server is and which database is ours. `reader_user` may only read; people's own SQL runs as it.
 
+    `secure`: TLS; `ca`: PEM file of the authorities that are believed, empty for those that every browser believes.
     `cluster`: its name on the servers; empty for a server of its own (see `sinks.layout`). `storage_policy`: of the
     tables that grow with the ledger, empty for the server's own; `cold_after_months`: after so many months of booking
     their parts go to the policy's `cold_volume`, 0 never; `calls_keep_days`: for so long counts of calls are kept, 0
@@ -56,6 +57,7 @@ class ClickHouseConfig:
     reader_user: str = "clearline_reader"
     reader_password: str = field(default="", repr=False)
     secure: bool = False
+    ca: str = ""
     timeout_s: float = 30.0
     cluster: str = ""
     storage_policy: str = ""
@@ -150,6 +152,7 @@ class Database:
             user=config.reader_user if self._reader else config.user,
             password=config.reader_password if self._reader else config.password,
             secure=config.secure,
+            **({"ca_certs": config.ca} if config.ca else {}),
             compression="lz4",  # its frames carry checksums
             connect_timeout=self._connect_s,
             send_receive_timeout=config.timeout_s,
