@@ -318,9 +318,7 @@ class FaultRun:
         self._note("all commands are settled")
         if self.full:  # the auditor, told that all is drained, judges what a sink has only half written as well
             for sink in ("sink-clickhouse", "sink-redis"):
-                wait_for(
-                    f"{sink} to have caught up", lambda s=sink: self.stack.figures(s).get("lag") == 0, DRAIN_S, 0.5
-                )
+                wait_for(f"{sink} to have caught up", partial(self._caught_up, sink), DRAIN_S, 0.5)
             self._note("the sinks have caught up")
 
     def _caught_up(self, sink: str) -> bool:
