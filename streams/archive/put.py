@@ -11,6 +11,7 @@ time during the restore, and the broker's again after it.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 from confluent_kafka.admin import (  # type: ignore[attr-defined]  # exported, but not said so
     AlterConfigOpType,
     ConfigEntry,
@@ -112,6 +113,8 @@ class _Writer:
     _wrong: list[str] = field(default_factory=list)
     _plain: Any = None
     _transactional: Any = None
+    _looker: Any = None
+    _marker: int = -1  # where a marker is to be that may not be written yet
 
     def write(self, folder: Path, facts: FileFacts) -> int:
         self._plain = Producer(self._settings())
@@ -124,6 +127,9 @@ class _Writer:
         for run in runs(chain([first] if first else [], records), facts.end):
             self._put(run)
             count += len(run.records)
+        self._await_marker()
+        if self._looker is not None:
+            self._looker.close()
         return count
 
     def _put(self, run: Run) -> None:
@@ -132,12 +138,13 @@ class _Writer:
             return
         self._written(run.records)
         if self.exact and run.gap:
-            self._aborted(run.gap, run.records[-1].timestamp_ms)
+            self._aborted(run.records[-1].offset, run.gap, run.records[-1].timestamp_ms)
 
     def _settings(self, **more: Any) -> dict[str, Any]:
         return self.kafka.producer(message_max_bytes=DEAD_BYTES_MAX, message_timeout_ms=100_000, **more)
 
     def _written(self, records: Sequence[Kept]) -> None:
+        self._await_marker()
         for r in records:
             self._send(self._plain, r)
         self._flush(self._plain)
@@ -153,8 +160,9 @@ class _Writer:
             self._send(producer, r)
         producer.commit_transaction(_FLUSH_S)
         self._check()
+        self._marker = records[-1].offset + 1
 
-    def _aborted(self, gap: int, at_ms: int) -> None:
+    def _aborted(self, before: int, gap: int, at_ms: int) -> None:
         """At least two offsets that no reader of committed records sees: fillers, and the marker that takes them back.
         They bear the time of the record before, so that the log can be searched by time as before."""
         while gap:
@@ -166,6 +174,24 @@ class _Writer:
             self._flush(producer)
             producer.abort_transaction(_FLUSH_S)
             gap -= now
+            before += now
+            self._marker = before
+
+    def _await_marker(self) -> None:
+        """Waits until the last marker is in the log. A commit is answered before that, and another producer's records
+        could come before it; those of the same producer cannot."""
+        if self._marker < 0:
+            return
+        if self._looker is None:
+            settings = self.kafka.consumer("clearline-reader", isolation_level="read_uncommitted")
+            self._looker = Consumer(settings)
+        place, deadline = TopicPartition(self.topic, self.partition), time.monotonic() + _FLUSH_S
+        while self._looker.get_watermark_offsets(place, timeout=10)[1] <= self._marker:
+            if time.monotonic() > deadline:
+                hint = f"{self.topic}[{self.partition}]: no end marker at {self._marker} within {_FLUSH_S:.0f} s"
+                raise PartUnavailableError("Kafka", self.kafka.bootstrap, hint)
+            time.sleep(0.002)
+        self._marker = -1
 
     def _fill(self, count: int, at_ms: int) -> None:
         """Offsets of what retention had dropped, as fillers that are dropped at once. `at_ms` 0: now."""
