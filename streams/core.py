@@ -19,7 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 from ledger.posting import LAPSED_MAX
 from ledger.state import Draft
@@ -356,7 +356,8 @@ class TransactionalCore:
         for m in got:
             error = m.error()
             if error is not None:
-                if error.fatal():
+                # A consumer that another one of its instance id has fenced says _FATAL, and not that it is fatal.
+                if error.fatal() or error.code() == KafkaError._FATAL:
                     raise KafkaException(error)
             elif m.partition() in self.ledgers:
                 out.append(m)

@@ -30,15 +30,19 @@ from processors.agents import add_settlement_agent
 from processors.settlement import Batch, Outlets, Settlement
 from schemas.codec import Codec
 from schemas.errors import BadInputError, InvariantError, PartUnavailableError
+from schemas.states import FreezeState
 from streams.clients import KafkaConfig
 from streams.core import CoreDroppedError, Flow, HostOptions, TransactionalCore
 from streams.ends import EndsWatch
 from streams.metrics import Check, MetricsAddress, MetricsServer, RoleFacts, lag_check
 from streams.metrics_worker import OUTCOMES, WorkerCollector
+from streams.recovery import PartitionLedger
 from streams.registry import Registry, learn_schemas
 from streams.times import Rate
 from streams.topics import Topics, partition_counts
 
+FROZEN_SHOWN = 50
+_FROZEN_S = 2.0
 EXIT_SETTINGS = 2
 EXIT_HUNG = 70
 EXIT_INVARIANT = 78
@@ -101,6 +105,7 @@ class SettlementService(mode.Service):
         self.core: TransactionalCore | None = None
         self.stopped: dict[int, str] = {}  # partitions that broke an invariant, and how
         self.dropped = Dropped()
+        self._frozen_now: tuple[float, list[dict[str, Any]]] = (float("-inf"), [])
         self._metrics_server: MetricsServer | None = None
         self._watch: EndsWatch | None = None
         self._rate = Rate()
@@ -234,7 +239,7 @@ class SettlementService(mode.Service):
             "latency_ms": f.latency.last_minute(), "rate_per_second": self._rate_now, "lag_seconds": self._lag_s(),
             "clock_skew_ms": round(skew_ms, 1) if skew_ms is not None else None, "cores": f.cores,
             "heads": {str(p): _head(x.base.head) for p, x in ledgers.items()},
-            "dropped": asdict(self.dropped),
+            "dropped": asdict(self.dropped), "frozen": self._frozen(list(ledgers.values())),
             "accounts": sum(len(x.base.accounts) for x in ledgers.values()),
             "keys": sum(len(x.keys) for x in ledgers.values()),
             "keys_bytes": sum(x.keys.memory_bytes for x in ledgers.values()),
@@ -246,6 +251,20 @@ class SettlementService(mode.Service):
             "gather_s": f.gather_s, "wait_s": f.wait_s, "commit_s": f.commit_s,
             "stages": {n: getattr(self.settlement.stages, n) for n in self.settlement.stages.__slots__},
         }  # fmt: skip
+
+    def _frozen(self, ledgers: list[PartitionLedger]) -> list[dict[str, Any]]:
+        """The first of what is frozen by a freeze of its own, looked for at most every two seconds: rows are many."""
+        at, found = self._frozen_now
+        if time.monotonic() - at > _FROZEN_S:
+            having = [x.base for x in ledgers if x.base.freezes]
+            rows = [b.rows.get(key) for b in having for key in list(b.rows) if key.startswith("f:")]
+            found = [
+                {"level": r.level, "subject_id": r.subject_id, "requested_by": r.requested_by, "note": r.note,
+                 "approved_by": r.approved_by, "since": r.since}
+                for r in rows if isinstance(r, FreezeState)
+            ][:FROZEN_SHOWN]  # fmt: skip
+            self._frozen_now = (time.monotonic(), found)
+        return found
 
     async def on_stop(self) -> None:
         self._ending.set()
