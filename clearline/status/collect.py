@@ -29,7 +29,7 @@ from schemas.errors import ClearlineError, PartUnavailableError
 from sinks.look import StoreLook, look_clickhouse, look_redis
 
 BUDGET_S = 2.8
-ASK_S = 1.0
+ASK_S = 1.3
 SCHEMAS_AGAIN_S = 10.0
 RATE_PAUSE_S = 0.7
 _FOLLOWERS = ("sink-clickhouse", "sink-redis", "sealer", "tieout")
@@ -101,7 +101,8 @@ class Collector:
         }
         questions: dict[str, Callable[[], Any]] = {
             "kafka": lambda: self._kafka(settings).look(followers),
-            "registry": lambda: self._registry(settings),
+            "registry": lambda: registry_of(settings).ping(ASK_S),
+            "schemas": lambda: self._wrong_schemas(settings),
             "clickhouse": lambda: look_clickhouse(clickhouse_config(settings), ASK_S),
             "redis": lambda: look_redis(redis_config(settings), ASK_S),
             "disks": self._disks.look,
@@ -122,15 +123,12 @@ class Collector:
             self._flows = (at, FlowReader(settings))
         return self._flows[1]
 
-    def _registry(self, settings: Settings) -> dict[str, str]:
-        """What is wrong with our schemas there, asked of it now and then; in between only whether it answers."""
+    def _wrong_schemas(self, settings: Settings) -> dict[str, str]:
+        """What is wrong with our schemas in the registry, asked now and then: it is many questions."""
         at, wrong = self._schemas
-        registry = registry_of(settings)
         if wrong or time.monotonic() - at > SCHEMAS_AGAIN_S:
-            wrong = registry.look(ASK_S)
+            wrong = registry_of(settings).look(ASK_S)
             self._schemas = (time.monotonic(), wrong)
-        else:
-            registry.ping(ASK_S)
         return wrong
 
     def _figures(self, settings: Settings, run: Mapping[str, Any] | None) -> dict[str, dict[str, Any]]:
@@ -163,7 +161,7 @@ class Collector:
         figures: Mapping[str, dict[str, Any]], answers: dict[str, Any],
     ) -> Status:  # fmt: skip
         flows, disks = answers["kafka"], answers["disks"]
-        registry = answers["registry"]
+        schemas = answers["schemas"]
         children = (run or {}).get("parts", {})
         found = replace(
             base,
@@ -173,7 +171,7 @@ class Collector:
             addresses=(run or {}).get("addresses", {}),
             parts=tuple(_part(name, settings, children.get(name, {}), answers[name]) for name in PARTS),
             roles=roles,
-            schemas=Section(registry) if isinstance(registry, dict) else Section(unknown=str(registry)),
+            schemas=Section(schemas) if isinstance(schemas, dict) else Section(unknown=str(schemas)),
             in_flight=lag.in_flight({n: {"ready": f} for n, f in figures.items()}),
             tieout=_tie_out(figures.get("tieout", {})),
             disks=(*(disks if isinstance(disks, tuple) else ()), *_disks_of(answers["clickhouse"], base.embedded)),

@@ -40,7 +40,9 @@ class Disks:
         for path, used in by_device.values():
             with suppress(OSError):
                 space = shutil.disk_usage(path)
-                found.append(Disk(str(path), space.free, space.total, FREE_BYTES_MIN, used))
+                # Without so much in the data folder nothing starts; what is mounted below it may be a small disk.
+                needed = FREE_BYTES_MIN if path == there else min(FREE_BYTES_MIN, space.total // 10)
+                found.append(Disk(str(path), space.free, space.total, needed, used))
         return tuple(found)
 
 

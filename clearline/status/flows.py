@@ -18,7 +18,7 @@ from streams.topics import Topics as TopicNames
 HALF_MINUTE_MS = 30_000
 _RATE_S = 10.0  # rates are of about the last so many seconds
 _NEWEST = 100
-_ASK_S = 1.0
+_ASK_S = 1.3
 _PEEK_S = 0.4
 
 
