@@ -304,3 +304,52 @@ def test_without_secrets_docker_compose_refuses(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=bare)
     assert done.returncode != 0
     assert "Missing mandatory value" in done.stderr
+
+
+def overlay(services: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The services with docker-compose.tls.yml on top: keys of environments and mounted paths are added or replaced."""
+    given = {**example(), "CERTIFICATES": "/run/certificates"}
+    over = filled(yaml.safe_load((ROOT / "docker-compose.tls.yml").read_text())["services"], given)
+    assert set(over) <= set(services)
+    return {
+        name: {**service, **over.get(name, {}), "environment": {
+            **service.get("environment", {}), **over.get(name, {}).get("environment", {}),
+        }}
+        for name, service in services.items()
+    }  # fmt: skip
+
+
+def test_with_tls_nothing_of_ours_speaks_plainly(services, clean):
+    secured = overlay(services)
+    for name, service in roles(secured).items():
+        settings = settings_of(service, clean)
+        assert settings.kafka.security_protocol == "SASL_SSL", name
+        assert settings.clickhouse.secure, name
+        assert str(settings.redis.url).startswith("rediss://"), name
+        mounted = {v.split(":")[1] for v in service["volumes"]}
+        files = settings.kafka.ca_file, settings.clickhouse.ca_file, service["environment"]["SSL_CERT_FILE"]
+        assert {str(f) for f in files} <= mounted, name
+    tls = ET.parse(ROOT / "deploy" / "clickhouse" / "tls.xml").getroot()
+    assert tls.findtext("tcp_port_secure") == secured["worker-0"]["environment"]["CLEARLINE_CLICKHOUSE__PORT"]
+    inside = {v.split(":")[1] for v in secured["clickhouse"]["volumes"]}
+    assert {tls.findtext(f"openSSL/server/{f}") for f in ("certificateFile", "privateKeyFile", "caConfig")} <= inside
+    for name in BROKERS:
+        e = secured[name]["environment"]
+        assert "PLAINTEXT" not in e["KAFKA_LISTENER_SECURITY_PROTOCOL_MAP"], name
+        lines = (ROOT / secured[name]["env_file"][0]).read_text().splitlines()
+        given = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+        kept = {v.split(":")[1] for v in secured[name]["volumes"]}
+        assert {given["KAFKA_SSL_KEYSTORE_LOCATION"], given["KAFKA_SSL_TRUSTSTORE_LOCATION"]} <= kept
+
+
+def test_docker_compose_takes_it_with_tls(tmp_path):
+    tool = shutil.which("docker-compose")
+    if tool is None:
+        pytest.skip("docker-compose is not installed; the other tests here have read the file")
+    env = tmp_path / "tls.env"
+    env.write_text((ROOT / ".env.example").read_text() + "CERTIFICATES=/run/certificates\n")
+    files = ["-f", "docker-compose.yml", "-f", "docker-compose.tls.yml"]
+    done = subprocess.run(
+        [tool, *files, "--env-file", str(env), "config", "-q"], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr
