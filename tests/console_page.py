@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,7 +34,10 @@ class Room:
         self._folder = tempfile.TemporaryDirectory(prefix="clearline-console-")
         self.world = GatewayWorld(base_url, data_dir=Path(self._folder.name), **changes)
         self.parts, self.ledger = self.world.parts, self.world.ledger
-        self.parts.console, self.console = twin_console(self.ledger, self.parts.now_ms, self.parts.settings.world)
+        began = time.monotonic()
+        self.parts.console, self.console = twin_console(
+            self.ledger, lambda: self.parts.now_ms() + int((time.monotonic() - began) * 1000), self.parts.settings.world
+        )
         self.app: FastAPI = create_app(self.parts)
         options = uvicorn.Config(self.app, port=0, log_config=None, access_log=False, lifespan="off")
         self.server = uvicorn.Server(options)

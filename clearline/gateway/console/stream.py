@@ -7,7 +7,7 @@ open somewhere costs nothing for ever.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any
 
 import orjson
@@ -27,23 +27,27 @@ SESSION_ENDED = "The session has ended: load the page again to sign in."
 class Stream(StreamingResponse):
     """Events, one message each, to a viewer who takes them in time."""
 
-    def __init__(self, events: AsyncIterator[bytes]) -> None:
+    def __init__(self, events: AsyncGenerator[bytes, None], stalled_s: float = STALLED_S) -> None:
         super().__init__(events, media_type="text/event-stream", headers=HEADERS)
+        self._events = events
+        self._stalled_s = stalled_s
 
     async def stream_response(self, send: Send) -> None:
         """As Starlette's, but a viewer who takes nothing is let go: the server closes the connection then."""
 
         async def within(message: Message) -> None:
-            async with asyncio.timeout(STALLED_S):
+            async with asyncio.timeout(self._stalled_s):
                 await send(message)
 
         try:
             await super().stream_response(within)
         except TimeoutError:
             return
+        finally:
+            await self._events.aclose()  # whoever is let go is not counted any more
 
 
-async def events(watch: Watch, why_end: Callable[[], str], stopping: Callable[[], bool]) -> AsyncIterator[bytes]:
+async def events(watch: Watch, why_end: Callable[[], str], stopping: Callable[[], bool]) -> AsyncGenerator[bytes, None]:
     """Events for one viewer: `board` with the sections that changed, `ended` with the reason as the last one.
 
     `why_end`: why the viewer may not go on, empty while he may; `stopping`: whether the gateway stops.
@@ -51,7 +55,7 @@ async def events(watch: Watch, why_end: Callable[[], str], stopping: Callable[[]
     with watch.viewing():
         yield f"retry: {RETRY_MS}\n\n".encode()
         has: dict[str, str] = {}
-        number, quiet = -1, 0.0
+        number, quiet = 0, 0.0
         while not stopping():
             if why := why_end():
                 yield _event("ended", {"text": why})

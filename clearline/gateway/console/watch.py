@@ -24,7 +24,7 @@ log = structlog.get_logger()
 
 INTERVAL_S = 1.0
 LINGER_S = 3.0  # a page that is loaded anew is no reason to begin again
-FIRST_S = 4.0  # for so long a page waits for its first picture
+FIRST_S = 6.0  # for so long a page waits for its first picture
 VIEWERS_MAX = 32
 HISTORY = 11  # pictures: rates are of the last ten seconds
 
@@ -67,7 +67,7 @@ class Watch:
         self._interval_s, self._viewers_max = interval_s, viewers_max
         self._thread = ThreadPoolExecutor(1, "console")
         self._history: deque[Facts] = deque(maxlen=HISTORY)
-        self._picture = Picture(0, 0.0, {}, "nobody has looked yet")
+        self._picture = Picture(0, 0.0, {}, "the first look takes longer than usual; load the page again")
         self._newer = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._seen = 0.0  # when somebody last watched
