@@ -103,8 +103,10 @@ def _sealer(settings: Settings, _slot: int, ready_file: Path | None) -> None:
 
 def _tieout(settings: Settings, _slot: int, ready_file: Path | None) -> None:
     from clearline.audit.continuous import role
+    from clearline.incident_metrics import IncidentWatch
 
-    role.run(settings, ready_file)
+    with IncidentWatch(settings) as watch:
+        role.run(settings, ready_file, beside=[watch])
 
 
 def _gateway(settings: Settings, slot: int, ready_file: Path | None) -> None:

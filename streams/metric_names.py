@@ -57,6 +57,10 @@ class Name(StrEnum):
         "clearline_role_waiting", "gauge", "yes or no", EVERY, ("role", "part"),
         "1 while this role waits for a part: kafka, registry, clickhouse or redis. Else 0.",
     )  # fmt: skip
+    ROLE_WAITING_CODE = (
+        "clearline_role_waiting_code", "gauge", "yes or no", EVERY, ("role", "code"),
+        "1 while what this role waits for answers and does not take writes: read_only or no_space. Else 0.",
+    )  # fmt: skip
     ROLE_INFO = (
         "clearline_role_info", "gauge", "", EVERY, ("role", "world", "version"),
         "Always 1: which role of which world this is, and its version.",
@@ -131,6 +135,10 @@ class Name(StrEnum):
     CORES = (
         "clearline_cores_total", "counter", "", WORKER, (),
         "Cores that this process has begun with: each after the first took over after an error or a fencing.",
+    )  # fmt: skip
+    FENCED = (
+        "clearline_fenced_total", "counter", "", WORKER, (),
+        "Times that another process took this worker's slot while it was at work.",
     )  # fmt: skip
     LAST_COMMIT = (
         "clearline_last_commit_timestamp_seconds", "gauge", "unix seconds", WORKER, (),
@@ -266,6 +274,14 @@ class Name(StrEnum):
     TIEOUT_VERDICT = (
         "clearline_tieout_verdict", "gauge", "", TIEOUT, ("part",),
         "0 equal, 1 behind, 2 checking, 3 rebuilding, 4 unavailable, 5 differs.",
+    )  # fmt: skip
+    INCIDENTS = (
+        "clearline_incidents", "gauge", "", TIEOUT, ("code",),
+        "How many incidents of this code the tie-out sees, as `clearline status` does: of parts, topics and schemas.",
+    )  # fmt: skip
+    INCIDENTS_AT = (
+        "clearline_incidents_last_look_timestamp_seconds", "gauge", "unix seconds", TIEOUT, (),
+        "When incidents were last looked for, by this machine's clock; 0 before the first time.",
     )  # fmt: skip
     TIEOUT_ROUND_AT = (
         "clearline_tieout_last_round_timestamp_seconds", "gauge", "unix seconds", TIEOUT, (),

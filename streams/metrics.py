@@ -22,7 +22,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import ThreadingWSGIServer
 from prometheus_client.registry import Collector
 
-from schemas.errors import BadInputError
+from schemas.errors import NO_SPACE, READ_ONLY, BadInputError
 from streams.metric_names import PARTS, Name
 from streams.times import Times
 
@@ -56,11 +56,13 @@ class Check:
 @dataclass(frozen=True, slots=True)
 class RoleFacts:
     """A role as its server needs it. `name`: with the slot, as in worker-0; `checks`: of readiness, cheap, from any
-    thread; `waiting_for`: the part that does not answer, by its name in PARTS, or empty."""
+    thread; `waiting_for`: the part that does not answer, by its name in PARTS, or empty; `waiting_code`: what is wrong
+    with it, where that is known (schemas.errors)."""
 
     name: str
     checks: Callable[[], Sequence[Check]]
     waiting_for: Callable[[], str] = field(default=lambda: "")
+    waiting_code: Callable[[], str] = field(default=lambda: "")
 
     def readiness(self) -> tuple[bool, dict[str, Any]]:
         """Whether every check holds, and all of them as a document."""
@@ -124,6 +126,8 @@ class RoleCollector(Collector):
         yield by_label(Name.ROLE_CHECK, {c: said["ok"] for c, said in document["checks"].items()}, name)
         waits = self._role.waiting_for()
         yield by_label(Name.ROLE_WAITING, {part: part == waits for part in PARTS}, name)
+        code = self._role.waiting_code()
+        yield by_label(Name.ROLE_WAITING_CODE, {c: c == code for c in (READ_ONLY, NO_SPACE)}, name)
         yield one(Name.ROLE_INFO, 1, name, at.world, at.version)
         if at.disk is not None:
             disk = shutil.disk_usage(_existing(at.disk))

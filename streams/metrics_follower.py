@@ -78,5 +78,7 @@ def serve_follower(
     report: Report, at: MetricsAddress, name: str, collectors: Iterable[Collector] = ()
 ) -> MetricsServer:
     """Serves a follower's figures until it is closed. Raises BadInputError when it cannot listen there."""
-    facts = RoleFacts(name, lambda: checks_of(report, at.lag_s_max), lambda: part_waited_for(report))
+    facts = RoleFacts(
+        name, lambda: checks_of(report, at.lag_s_max), lambda: part_waited_for(report), lambda: report.waiting_code
+    )  # fmt: skip
     return MetricsServer(at, facts, [FollowerCollector(report, name), *collectors])

@@ -46,6 +46,7 @@ class WorkerCollector(Collector):
         yield by_label(
             Name.PARTITION_STOPPED, _in_order({**dict.fromkeys(assigned, 0), **dict.fromkeys(stopped, 1)})
         )  # fmt: skip
+        yield family(Name.FENCED, f["dropped"]["fenced"])
         for name, key in _BY_PARTITION.items():
             yield by_label(name, _in_order(f[key]))
         outcomes = family(Name.PARTITION_OUTCOMES)

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from schemas.errors import BadInputError, PartUnavailableError
+from schemas.errors import READ_ONLY, BadInputError, PartUnavailableError
 from streams.metric_names import EVERY, FOLLOWERS, WORKER, Name, named, of_role, sample_names
 from streams.metrics import Check, MetricsAddress, MetricsServer, RoleFacts
 from streams.metrics_follower import serve_follower
@@ -35,7 +35,7 @@ def figures() -> dict[str, Any]:
         "next_offset": {"0": 7, "1": 0, "3": 12_000}, "accounts": 40, "keys": 900, "keys_bytes": 46_000,
         "commands": 1_000, "commits": 30, "aborts": 2, "last_commit_at": 1_795_000_000.5, "gather_s": 0.5,
         "wait_s": 1.5, "commit_s": 2.5, "stages": {"commands": 1_000, "decode": 0.25, "settle": 3.0},
-        "in_flight": {"transactions": 2, "amounts": {"CNY": [500, -20]}}, "cores": 1, "lag_seconds": 0.25,
+        "in_flight": {"transactions": 2, "amounts": {"CNY": [500, -20]}}, "cores": 1, "dropped": {"count": 3, "fenced": 1}, "lag_seconds": 0.25,
         "end_offset": {"0": 9, "1": 0, "3": 12_000}, "lag": {"0": 2, "1": 0, "3": 0}, "clock_skew_ms": 1.5,
         "sequence": {"0": 6, "1": 0, "3": 11_990},
         "outcomes": {"0": {"settled": 4, "rejected": 1, "repeated": 0, "applied": 1, "dead": 1}},
@@ -88,7 +88,8 @@ def test_every_metric_is_served_with_its_value(server: MetricsServer) -> None:
         "clearline_role_ready{worker-0}": 1, "clearline_role_check{store}{worker-0}": 1,
         "clearline_role_info{worker-0}{1.2}{live}": 1,
         **{f"clearline_role_waiting{{{p}}}{{worker-0}}": 0 for p in ("kafka", "registry", "clickhouse", "redis")},
-        "clearline_cores_total": 1, "clearline_worker_lag_seconds": 0.25,
+        **{f"clearline_role_waiting_code{{{c}}}{{worker-0}}": 0 for c in ("read_only", "no_space")},
+        "clearline_fenced_total": 1, "clearline_cores_total": 1, "clearline_worker_lag_seconds": 0.25,
         "clearline_clock_skew_seconds{worker-0}": 0.0015,
         "clearline_partition_end_offset{0}": 9, "clearline_partition_end_offset{1}": 0,
         "clearline_partition_end_offset{3}": 12_000, "clearline_partition_lag_records{0}": 2,
@@ -175,9 +176,10 @@ def test_what_follows_the_log_serves_what_the_list_says_of_it(role: str, tmp_pat
         assert found[f"clearline_follower_lag_records{{0}}{{{role}}}"] == 2
         assert found[f"clearline_follower_next_offset{{1}}{{{role}}}"] == 5
         assert found[f"clearline_follower_records_total{{{role}}}"] == 3
-        report.wait(PartUnavailableError("ClickHouse", "there:9000"))
+        report.wait(PartUnavailableError("ClickHouse", "there:9000", code=READ_ONLY))
         assert get(server, "/readyz").json()["why"][0] == "it has not found where to go on from"
         assert samples(server.url)[f"clearline_role_waiting{{clickhouse}}{{{role}}}"] == 1
+        assert samples(server.url)[f"clearline_role_waiting_code{{read_only}}{{{role}}}"] == 1
         told = orjson.loads((tmp_path / "ready.json").read_bytes())
         assert (told["waiting_part"], told["lag"], told["records"]) == ("ClickHouse", 2, 3)
     finally:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
@@ -32,6 +32,7 @@ class _Collector(Collector):
         yield family(Name.TIEOUT_ROUND_AT, last.get("round_at", 0) / 1000)
 
 
-def serve(at: MetricsAddress, report: Report) -> MetricsServer:
-    """Serves the tie-out's figures until it is closed. Raises BadInputError when it cannot listen there."""
-    return serve_follower(report, at, "tieout", [_Collector(report)])
+def serve(at: MetricsAddress, report: Report, beside: Iterable[Collector] = ()) -> MetricsServer:
+    """Serves the tie-out's figures, and those of `beside`, until it is closed. Raises BadInputError when it cannot
+    listen there."""
+    return serve_follower(report, at, "tieout", [_Collector(report), *beside])

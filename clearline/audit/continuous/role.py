@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import structlog
+from prometheus_client.registry import Collector
 
 from clearline.audit.continuous import metrics
 from clearline.audit.continuous.difference import PARTS, Verdict
@@ -42,13 +44,16 @@ def options_of(settings: Settings) -> Options:
     )
 
 
-def run(settings: Settings, ready_file: Path | None, stop: threading.Event | None = None) -> None:
-    """Blocks until SIGTERM, SIGINT or `stop`. Waits out what does not answer; a difference does not end it.
+def run(
+    settings: Settings, ready_file: Path | None, stop: threading.Event | None = None, beside: Iterable[Collector] = ()
+) -> None:
+    """Blocks until SIGTERM, SIGINT or `stop`. Waits out what does not answer; a difference does not end it. `beside`:
+    what is served with its own figures.
 
     Raises InvariantError when the journal holds what is none of its records, BadInputError when the metrics cannot be
     served where the settings say.
     """
-    role = _Role(settings, ready_file)
+    role = _Role(settings, ready_file, beside)
     try:
         keep_feeding(
             kafka_config(settings), Topics(settings.world), registry_of(settings), role.report, role.session, stop
@@ -60,10 +65,10 @@ def run(settings: Settings, ready_file: Path | None, stop: threading.Event | Non
 class _Role:
     """The machine over sessions, and what it says."""
 
-    def __init__(self, settings: Settings, ready_file: Path | None) -> None:
+    def __init__(self, settings: Settings, ready_file: Path | None, beside: Iterable[Collector]) -> None:
         self.machine = Machine(clickhouse_config(settings), redis_config(settings), options_of(settings))
         self.report = Report("tieout", ready_file, 0.5)
-        self._metrics = metrics.serve(metrics_address(settings, "tieout"), self.report)
+        self._metrics = metrics.serve(metrics_address(settings, "tieout"), self.report, beside)
         self.report.metrics = self._metrics.url
         self.report.more = {"verdict": Verdict.CHECKING.word}
         self._interval_s = settings.tieout.interval_s
