@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from sinks.clickhouse import ClickHouseConfig, Database
@@ -11,7 +12,11 @@ QUERIES = {
     "GROUP BY topic, partition",
     "by_command": "SELECT partition, offset, source_offset, sequence, outcome, reason, command, first_offset "
     "FROM {database}.outcomes WHERE command_id = unhex(%(id)s) AND topic = %(topic)s",
+    "by_commands": "SELECT lower(hex(command_id)), partition, offset, source_offset, sequence, outcome, reason, "
+    "command, first_offset FROM {database}.outcomes "
+    "WHERE command_id IN (SELECT CAST(unhex(arrayJoin(%(ids)s)) AS FixedString(16))) AND topic = %(topic)s",
 }
+_IDS_MAX = 5_000  # in one query
 
 
 class Stored(NamedTuple):
@@ -45,6 +50,15 @@ class Lookup:
         """Every outcome of a command that is stored."""
         asked = {"topic": self._topic, "id": command_id.hex()}
         return [Stored(*row) for row in self._database.rows(self._text("by_command"), asked)]
+
+    def by_commands(self, command_ids: Sequence[bytes]) -> dict[bytes, list[Stored]]:
+        """The same of many commands; those of which something is stored."""
+        out: dict[bytes, list[Stored]] = {}
+        for i in range(0, len(command_ids), _IDS_MAX):
+            asked = {"topic": self._topic, "ids": [c.hex() for c in command_ids[i : i + _IDS_MAX]]}
+            for name, *row in self._database.rows(self._text("by_commands"), asked):
+                out.setdefault(bytes.fromhex(name), []).append(Stored(*row))
+        return out
 
     def close(self) -> None:
         self._database.close()

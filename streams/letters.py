@@ -8,7 +8,7 @@ from streams.reader import LogRecord
 
 def letter_of(r: LogRecord) -> DeadLetter:
     """The dead letter in a record of transactions.dead: headers tell where it came from."""
-    h = {k: v.decode("utf-8", "replace") for k, v in r.headers or []}
+    h = {k: (v or b"").decode("utf-8", "replace") for k, v in r.headers or []}
 
     def number(name: str, otherwise: int) -> int:
         text = h.get(name, "")

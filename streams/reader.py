@@ -196,3 +196,19 @@ def read_to_end(kafka: KafkaConfig, topic: str, start: Mapping[int, int] | None 
             elif time.monotonic() > deadline:
                 where = ", ".join(f"{topic}[{p}] at {reader.position[p]} of {ends[p]}" for p in sorted(open_parts))
                 raise PartUnavailableError("Kafka", kafka.bootstrap, f"a Kafka transaction stays open: {where}")
+
+
+def read_decided(
+    kafka: KafkaConfig, topic: str, ends: Mapping[int, int], start: Mapping[int, int] | None = None
+) -> Iterator[LogRecord]:
+    """Every committed record from `start` up to these ends, which are last stable offsets (`end_offsets`): nothing that
+    is undecided is waited for. Raises PartUnavailableError when nothing moves for 60 s."""
+    with LogReader(kafka, topic, start) as reader:
+        deadline = time.monotonic() + _STALL_S
+        while any(reader.position[p] < ends[p] for p in reader.position):
+            before = dict(reader.position)
+            yield from (r for r in reader.poll(10_000, 0.2) if r.offset < ends[r.partition])
+            if reader.position != before:
+                deadline = time.monotonic() + _STALL_S
+            elif time.monotonic() > deadline:
+                raise PartUnavailableError("Kafka", kafka.bootstrap, f"{topic}: no records within {_STALL_S:.0f} s")

@@ -20,7 +20,7 @@ from schemas.errors import ClearlineError, PartUnavailableError
 from schemas.failpoints import failpoint
 from schemas.records import Triage
 from streams.clients import KafkaConfig
-from streams.reader import LogReader, LogRecord, end_offsets, read_to_end
+from streams.reader import LogReader, LogRecord, end_offsets, read_decided
 from streams.topics import DEAD_BYTES_MAX, Topics
 
 __all__ = ["PutBack", "Row", "TakenOverError", "TriageFollower", "TriageWriter", "read_triage", "say"]
@@ -174,12 +174,10 @@ def row_of(r: LogRecord, codec: Codec) -> Row:
 def read_triage(
     kafka: KafkaConfig, topics: Topics, codec: Codec, start: Mapping[int, int] | None = None
 ) -> tuple[list[Row], dict[int, int]]:
-    """What was done, from `start` on (None: ever), and from where on to read the next time."""
-    rows, after = [], end_offsets(kafka, topics.triage)
-    for r in read_to_end(kafka, topics.triage, start):
-        rows.append(row_of(r, codec))
-        after[r.partition] = max(after[r.partition], r.offset + 1)
-    return rows, after
+    """What was done, from `start` on (None: ever), and from where on to read the next time. What is not decided yet is
+    not done; whoever must know has fenced its writer before."""
+    ends = end_offsets(kafka, topics.triage)
+    return [row_of(r, codec) for r in read_decided(kafka, topics.triage, ends, start)], ends
 
 
 class TriageFollower:

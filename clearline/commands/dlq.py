@@ -255,11 +255,9 @@ def cancel(
 
 
 def _desk() -> Desk:
-    from clearline.connection import connect, registry_of
     from clearline.deadletters import Desk
 
-    settings = live_settings()
-    return Desk(connect(settings), registry_of(settings))
+    return Desk.of(live_settings())
 
 
 def _plan(desk: Desk, match: Match, rules: Rules) -> Plan:

@@ -6,30 +6,36 @@ kept in memory.
 
 from __future__ import annotations
 
+import time
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clearline.connection import Connection
+from clearline.config import Settings
+from clearline.connection import Connection, clickhouse_config, connect, registry_of
+from clearline.deadletters.answered import AnsweredBefore, nobody_says
 from clearline.deadletters.edits import corrected, exported, read_edits
 from clearline.deadletters.groups import Group, group
 from clearline.deadletters.judge import Judge
 from clearline.deadletters.letters import Found, all_letters, letters_at, place_of
 from clearline.deadletters.match import Facts, Match
 from clearline.deadletters.moves import Moves
-from clearline.deadletters.plan import Plan, Planner, Rules, facts_of
-from schemas.errors import BadInputError
+from clearline.deadletters.plan import Answered, Plan, Planner, Rules, facts_of
+from schemas.errors import BadInputError, PartUnavailableError
 from streams.places import KafkaLog, Placed, find_outcome, last_word
 from streams.registry import Registry, learn_schemas
+from streams.topics import DAY_MS
 from streams.triage import Row, read_triage
 
 
 class Desk:
     """See the module. Not thread-safe; blocking. Every call raises PartUnavailableError."""
 
-    def __init__(self, system: Connection, registry: Registry) -> None:
+    def __init__(
+        self, system: Connection, registry: Registry, answered: Answered = nobody_says, memory_ms: int = 30 * DAY_MS
+    ) -> None:
         self.system = system
         self.moves = Moves()
         self.log = KafkaLog(system.kafka)
@@ -40,7 +46,18 @@ class Desk:
             learn_schemas(system.codec, registry, ids, set())
 
         self.judge = Judge(system.codec, learn, system.partitions, system.message_bytes_max)
-        self.planner = Planner(self.judge, self.outcome_of)
+        self.planner = Planner(self.judge, self.outcome_of, answered, memory_ms)
+
+    @classmethod
+    def of(cls, settings: Settings) -> Desk:
+        """The desk of a running world, whose settings hold all addresses (`clearline.stack.resolved_settings`)."""
+        system = connect(settings)
+        memory_ms = settings.settlement.idempotency_days * DAY_MS
+        try:
+            answered: Answered = AnsweredBefore(system, clickhouse_config(settings), memory_ms)
+        except PartUnavailableError:
+            answered = nobody_says
+        return cls(system, registry_of(settings), answered, memory_ms)
 
     def refresh(self) -> Moves:
         """Reads what was done since the last time."""
@@ -64,12 +81,16 @@ class Desk:
 
     def plan(self, match: Match, rules: Rules) -> Plan:
         """What a redrive or discard of all that matches would do."""
-        return self.planner.plan(all_letters(self.system), self.refresh(), match, rules)
+        moves = self.refresh()
+        return self._prove(self.planner.plan(all_letters(self.system), moves, match, rules))
 
     def plan_edited(self, edits: Mapping[str, bytes], rules: Rules) -> Plan:
         """What putting back these corrections, by the letter's id, would do. Raises BadInputError for an unknown id."""
         letters = self.find(list(edits))
-        return self.planner.plan_edited(letters, edits, self.refresh(), rules)
+        return self._prove(self.planner.plan_edited(letters, edits, self.refresh(), rules))
+
+    def _prove(self, plan: Plan) -> Plan:
+        return self.planner.prove(plan, self.moves, time.time_ns() // 1_000_000)
 
     def find(self, ids: list[str]) -> list[Found]:
         """The letters with these ids, in their order. Raises BadInputError when one is not there."""

@@ -16,7 +16,7 @@ from schemas.errors import BadInputError
 from schemas.records import DeadLetter
 from streams.letters import letter_of
 from streams.places import KafkaLog, records_at
-from streams.reader import LogRecord, end_offsets, read_to_end
+from streams.reader import LogRecord, end_offsets, read_decided, read_to_end
 
 REASONS = ("contract", "empty", "not_framed", "too_large", "undecodable", "unknown_schema")
 _PREVIEW_BYTES = 4_096
@@ -66,7 +66,8 @@ def found_of(r: LogRecord) -> Found:
 
 def all_letters(system: Connection, start: Mapping[int, int] | None = None) -> Iterator[Found]:
     """Every letter that is kept, each partition's in order, from `start` on. Raises PartUnavailableError."""
-    return map(found_of, read_to_end(system.kafka, system.topics.dead, start))
+    dead = system.topics.dead
+    return map(found_of, read_decided(system.kafka, dead, end_offsets(system.kafka, dead), start))
 
 
 def letters_at(log: KafkaLog, dead_topic: str, ids: list[tuple[int, int]]) -> dict[tuple[int, int], Found]:

@@ -8,7 +8,7 @@ applied, so another one is put back only when those before are known to have die
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import Any
@@ -18,6 +18,7 @@ from clearline.deadletters.letters import Found
 from clearline.deadletters.match import Facts, Match, partner_of, pattern_of
 from clearline.deadletters.moves import REDRIVEN, Moves
 from schemas.codec import UndecodableError
+from schemas.errors import PartUnavailableError
 from schemas.identity import command_id
 from schemas.records import Command, Crossing, Triage
 from streams.triage import PutBack, Row
@@ -25,6 +26,12 @@ from streams.triage import PutBack, Row
 ATTEMPTS_MAX = 3
 SKIPPED = ("already_redriven", "already_discarded")  # nothing is wrong with these
 _SHOWN = 100
+# A partner may have given the same key long before; what the ledger has forgotten of it by the time that its letter is
+# put back, it would apply again. So an older letter is put back only if no outcome of its key is stored.
+PROOF_AFTER_MS = 3_600_000
+# Outcomes that are stored of commands, by their ids: each one's partition and offset in the log, and the outcome.
+# Raises PartUnavailableError.
+Answered = Callable[[Sequence[bytes]], Mapping[bytes, Sequence[tuple[int, int, str]]]]
 # What became of a command that was put back: settled, applied, rejected, repeated, dead, or "" while nobody knows.
 OutcomeOf = Callable[[Row], str]
 
@@ -157,11 +164,14 @@ def facts_of(found: Found, moves: Moves, judge: Judge) -> Facts:
 
 
 class Planner:
-    """Makes plans. `outcome_of` is asked only where two different commands of one family meet."""
+    """Makes plans. `outcome_of` is asked only where two different commands of one family meet. `answered` is asked for
+    letters that are older than an hour; `memory_ms`: for how long the ledger remembers a key at least."""
 
-    def __init__(self, judge: Judge, outcome_of: OutcomeOf) -> None:
+    def __init__(self, judge: Judge, outcome_of: OutcomeOf, answered: Answered, memory_ms: int) -> None:
         self._judge = judge
         self._outcome_of = outcome_of
+        self._answered = answered
+        self._memory_ms = memory_ms
 
     def plan(self, letters: Iterable[Found], moves: Moves, match: Match, rules: Rules) -> Plan:
         """The plan for all letters that match."""
@@ -179,6 +189,40 @@ class Planner:
         for found in letters:
             self._decide(plan, planned, found, moves, edits[found.id])
         return plan
+
+    def prove(self, plan: Plan, moves: Moves, now_ms: int) -> Plan:
+        """The same plan without old letters whose key was answered before, or of which nobody can say so now."""
+        old = {p.command_id for p in plan.puts if p.command_id and now_ms - p.received_at > PROOF_AFTER_MS}
+        if not old:
+            return plan
+        away, stored = "", dict[bytes, Sequence[tuple[int, int, str]]]()
+        try:
+            stored = dict(self._answered(sorted(old)))
+        except PartUnavailableError as e:
+            away = str(e)
+        out = Plan(plan.rules, refused=list(plan.refused))
+        for put in plan.puts:
+            others = self._others(put, stored.get(put.command_id, ()), moves, now_ms)
+            if put.command_id in old and away:
+                why = f"it is older than an hour, and whether its key was used before is not known: {away}"
+                out.refused.append(Refused(put.id, "unproven", why))
+            elif others:
+                partition, offset, outcome = others[0]
+                told = f"{put.partner_id} {put.idempotency_key} is {outcome} already, by the command at "
+                told += f"{partition}:{offset}"
+                out.refused.append(Refused(put.id, "answered_before", told))
+            else:
+                out.puts.append(put)
+        return out
+
+    def _others(
+        self, put: Put, stored: Sequence[tuple[int, int, str]], moves: Moves, now_ms: int
+    ) -> list[tuple[int, int, str]]:
+        """Of the outcomes under a letter's key those that the ledger may have forgotten: all but those of commands that
+        were put back for it not long ago."""
+        since = now_ms - self._memory_ms // 2
+        own = {(r.triage.to_partition, r.triage.to_offset) for r in moves.family(put.first) if r.at > since}
+        return [s for s in stored if s[:2] not in own]
 
     def again(self, plan: Plan, moves: Moves) -> Plan:
         """The same plan after `moves` has learnt more: what was done meanwhile is not done again."""
