@@ -7,6 +7,7 @@ principals begin with their world, so nobody of the sandbox can name a topic of 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -228,8 +229,8 @@ def plan(kafka: KafkaConfig, topics: Topics, principals: Mapping[str, Iterable[s
 def apply(kafka: KafkaConfig, topics: Topics, principals: Mapping[str, Iterable[str]] = NAMED_BY_ROLE) -> AccessPlan:
     """Makes the brokers' ACLs of this world those of the table; returns what was done. Again changes nothing.
 
-    First what is missing is made, then what is too much is taken away, so that nobody who may is ever refused. Raises
-    PartUnavailableError.
+    First what is missing is made, then what is too much is taken away, so that nobody who may is ever refused. Returns
+    when a broker has it. Raises PartUnavailableError.
     """
     wanted, admin = table(topics, principals), admin_client(kafka)
     todo = _compare(topics, wanted, _found(kafka, admin))
@@ -237,6 +238,15 @@ def apply(kafka: KafkaConfig, topics: Topics, principals: Mapping[str, Iterable[
         _each(kafka, admin.create_acls([_binding(g) for g in todo.missing], request_timeout=_ANSWER_S))
     if todo.surplus:
         _each(kafka, admin.delete_acls([_filter(g) for g in todo.surplus], request_timeout=_ANSWER_S))
+    deadline = time.monotonic() + _ANSWER_S
+    while (left := _compare(topics, wanted, _found(kafka, admin))).missing or left.surplus:
+        # The controllers have it; the brokers hear of it in a moment.
+        if time.monotonic() > deadline:
+            hint = (
+                f"{len(left.missing) + len(left.surplus)} rules were changed and are not seen after {_ANSWER_S:.0f} s"
+            )
+            raise PartUnavailableError("Kafka", kafka.bootstrap, hint)
+        time.sleep(0.05)
     return todo
 
 
@@ -260,8 +270,19 @@ def missing_users(kafka: KafkaConfig, names: Iterable[str]) -> list[str]:
 
 
 def _users(kafka: KafkaConfig, admin: AdminClient) -> set[str]:
+    _may_look(kafka, admin)
     asked: Any = admin.describe_user_scram_credentials(request_timeout=_ANSWER_S)  # one answer when nobody is named
     return set(_each(kafka, {"users": asked})["users"])
+
+
+def _may_look(kafka: KafkaConfig, admin: AdminClient) -> None:
+    """Raises PartUnavailableError for whoever may not see rules and users. To be refused is not to be told so: the
+    client (librdkafka 2.16.0) takes it for an empty list of rules, and crashes when it asked for users."""
+    asked = admin.describe_cluster(include_authorized_operations=True, request_timeout=_ANSWER_S)
+    allowed = _each(kafka, {"cluster": asked})["cluster"].authorized_operations or []
+    if AclOperation.DESCRIBE not in allowed:
+        hint = f"Cluster authorization failed: only a super user such as {SUPER_USER} sees and makes users and rules"
+        raise PartUnavailableError("Kafka", kafka.bootstrap, hint)
 
 
 def _compare(topics: Topics, wanted: set[Grant], found: set[Grant]) -> AccessPlan:
@@ -281,6 +302,7 @@ def _touches(world: str, rule: Rule) -> bool:
 
 
 def _found(kafka: KafkaConfig, admin: AdminClient) -> set[Grant]:
+    _may_look(kafka, admin)
     anything: Any = None
     everything = AclBindingFilter(
         ResourceType.ANY, anything, ResourcePatternType.ANY, anything, anything, AclOperation.ANY, AclPermissionType.ANY

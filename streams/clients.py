@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from confluent_kafka import KafkaException, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]  # exported, but not said so
 
 from schemas.errors import PartUnavailableError
 
 # librdkafka repeats connection errors on stderr; callers report an unreachable broker once, in words.
 _QUIET: dict[str, Any] = {"log_level": 2, "log.connection.close": False}
+
+# The broker answered, and does not want this of us: no try again helps.
+_REFUSALS = (
+    KafkaError.TOPIC_AUTHORIZATION_FAILED,
+    KafkaError.GROUP_AUTHORIZATION_FAILED,
+    KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+    KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
+)
+_WHY_S = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,13 +111,36 @@ def _dotted(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {k.replace("_", "."): v for k, v in settings.items()}
 
 
+def refused(error: KafkaError) -> bool:
+    """Whether the broker denies us what we asked: an ACL is missing."""
+    return error.code() in _REFUSALS
+
+
+def told(kafka: KafkaConfig, error: KafkaException) -> str:
+    """What to tell people about an error. A broker that refuses a password or a certificate hangs up on most calls, and
+    why it did is told elsewhere: so whoever logs in asks once more there, for at most `_WHY_S`."""
+    text: str = error.args[0].str()
+    if kafka.security.protocol == "PLAINTEXT" or error.args[0].code() in _REFUSALS:
+        return text
+    said: list[KafkaError] = []
+    settings: dict[str, Any] = {**kafka.base(), "error_cb": said.append}
+    asking = AdminClient(settings)
+    deadline = time.monotonic() + _WHY_S
+    while time.monotonic() < deadline:
+        asking.poll(0.05)
+        for e in said:
+            if e.code() in (KafkaError._AUTHENTICATION, KafkaError._SSL):
+                return f"authentication failed: {e.str()}"
+    return text
+
+
 def admin_client(kafka: KafkaConfig, timeout_s: float = 5.0) -> AdminClient:
     """An admin client of a broker that has answered. Raises PartUnavailableError after `timeout_s`."""
     admin = AdminClient(kafka.base())
     try:
         admin.list_topics(timeout=timeout_s)
     except KafkaException as e:
-        hint = f"{e.args[0].str()}; start it with `./run up`, or set CLEARLINE_KAFKA__BOOTSTRAP"
+        hint = f"{told(kafka, e)}; start it with `./run up`, or set CLEARLINE_KAFKA__BOOTSTRAP"
         raise PartUnavailableError("Kafka", kafka.bootstrap, hint) from None
     return admin
 

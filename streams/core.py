@@ -27,7 +27,8 @@ from processors.settlement import Batch, Inbound, Part, merge
 from schemas.codec import Codec
 from schemas.errors import InvariantError
 from schemas.failpoints import failpoint
-from streams.clients import KafkaConfig
+from streams import traces
+from streams.clients import KafkaConfig, refused
 from streams.recovery import PartitionLedger, recover
 from streams.ticks import Ticker, due_holds
 from streams.times import Least, Times
@@ -96,6 +97,8 @@ class Transaction:
     messages: list[Inbound]
     batch: Batch
     offsets: list[TopicPartition] = field(default_factory=list)
+    began_ns: int = 0  # for traces, while they are on
+    settled_ns: int = 0
 
 
 class TransactionalCore:
@@ -357,7 +360,7 @@ class TransactionalCore:
             error = m.error()
             if error is not None:
                 # A consumer that another one of its instance id has fenced says _FATAL, and not that it is fatal.
-                if error.fatal() or error.code() == KafkaError._FATAL:
+                if error.fatal() or error.code() == KafkaError._FATAL or refused(error):
                     raise KafkaException(error)
             elif m.partition() in self.ledgers:
                 out.append(m)
@@ -382,8 +385,9 @@ class TransactionalCore:
             parts[p] = Part(ms, Draft(ledger.base, drafts), ledger.keys)
         batch = Batch(parts, producer.produce)
         offsets = [TopicPartition(self.topics.submitted, p, ms[-1].offset() + 1) for p, ms in by_partition.items()]
+        began_ns = time.time_ns() if traces.active is not None else 0
         self.hand_over(batch)
-        return Transaction(producer, messages, batch, offsets)
+        return Transaction(producer, messages, batch, offsets, began_ns)
 
     def _await_settled(self, t: Transaction) -> None:
         """Waits for the agent. Raises what the agent raised."""
@@ -394,6 +398,8 @@ class TransactionalCore:
             if not t.batch.claimed:
                 self.hand_over(t.batch)  # Faust drops channel events while its flow control is suspended
         self.flow.wait_s += time.perf_counter() - started
+        if traces.active is not None:
+            t.settled_ns = time.time_ns()
         if t.batch.error is not None:
             raise t.batch.error
 
@@ -423,6 +429,10 @@ class TransactionalCore:
         self.flow.taken_ms.popleft()
         for part in t.batch.parts.values():
             self.flow.latency.add_since(part.messages, int(now * 1000))
+        if traces.active is not None:
+            with suppress(Exception):  # whatever it is, money goes on
+                if followed := traces.followed(t.messages):
+                    traces.active.settled(t.began_ns, t.settled_ns, time.time_ns(), len(t.messages), followed)
         return True
 
     def _abandon(self, t: Transaction) -> None:
