@@ -111,7 +111,7 @@ def _explains(cause: Incident, other: Incident, status: Status) -> bool:
         return other.code in _DOWN.values() or other.code in ("clickhouse_read_only", "role_down", "lag_growing")
     if cause.code == "broker_down":
         return cause.severity == CRITICAL and other.code in (
-            "topic_missing", "stuck_consumer", "zombie_worker", "lag_growing", "role_down", "registry_down",
+            "topic_missing", "stuck_consumer", "zombie_worker", "lag_growing", "role_down",
         )  # fmt: skip
     role = status.role(other.subject)
     if other.code in ("role_down", "lag_growing") and role is not None:

@@ -7,6 +7,7 @@ the name is printed with the results (`pytest -rP`, or the module's last test).
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -403,10 +404,7 @@ def test_a_full_disk_is_named_before_what_it_brings_down(bench: Bench) -> None:
         pytest.skip("a small file system cannot be mounted here: that takes root")
     disk = Path(bench.settings.data_dir) / "kafka"
     filler = disk / "filler"
-    with filler.open("wb") as file, pytest.raises(OSError, match="No space left"):
-        while True:
-            file.write(b"\0" * (1 << 20))
-            file.flush()
+    _fill(filler)
     found = bench.await_named("disk_full", str(disk), lambda: _tries(bench))
     assert found["next_command"] == f"df -h {disk}"
     wait_for(
@@ -419,6 +417,16 @@ def test_a_full_disk_is_named_before_what_it_brings_down(bench: Bench) -> None:
     wait_for("everything to go on", lambda: not bench.status()["incidents"], 120)
     bench.publish()
     wait_for("everything to be settled", lambda: not any(bench.status()["lag"]["roles"]["settlement"].values()), 60)
+
+
+def _fill(path: Path) -> None:
+    """Writes until there is no space left."""
+    with path.open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(b"\0" * (1 << 20))
+        except OSError as e:
+            assert e.errno == errno.ENOSPC
 
 
 def _tries(bench: Bench) -> None:
