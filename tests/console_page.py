@@ -20,7 +20,9 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 
 from clearline.gateway.app import create_app
-from clearline.gateway.console.twin import TwinConsole, twin_console
+from clearline.gateway.console.facts import Replay, Trouble
+from clearline.gateway.console.twin import twin_console
+from schemas.records import SetFreeze, Transaction
 from tests.contract.gateway_world import GatewayWorld
 from tests.sink_servers import wait_for
 
@@ -56,6 +58,33 @@ class Room:
         """A key of a person of the staff."""
         return self.world.key("bank", scopes, holder=holder, **more)
 
+    def pay(self, key: str) -> str:
+        """A payment of acme to bob; why it was rejected, empty when it was not, or not yet."""
+        legs = {"payer": "acme:wallet:alice", "payee": "acme:wallet:bob"}
+        day = self.parts.now_ms() // 86_400_000
+        before = len(self.ledger.journal)
+        self.ledger.publish_command(Transaction("acme", key, "wallet", "transfer", 100, "CNY", legs, (), day))
+        return self.ledger.journal[before].reason if len(self.ledger.journal) > before else ""
+
+    def busy(self) -> None:
+        """Something of everything that the page can show, with names that would do harm where they are not escaped."""
+        for n in range(5):
+            self.pay(f"busy-{n}")
+            self.ledger.put_bytes(n % 4, b"not framed %d" % n)
+        self.ledger.put_bytes(1, b"\0\0\0\0\7<b>bold</b>")
+        freeze = SetFreeze(
+            "bank", "busy", "partner", "acme/shop-18", True, "li.wei", "<script>alert(1)</script>", "zhang.min"
+        )  # fmt: skip
+        self.ledger.must(freeze)
+        self.console.troubles += [
+            Trouble("stuck_consumer", "critical", "worker-1 hangs", "no commit for 12 s", "kill -9 102", "#stuck-consumer"),
+            Trouble("clock_skew", "warning", "worker-0's clock is 7 s early", "", "timedatectl status", "#clock-skew"),
+        ]  # fmt: skip
+        self.console.ill["worker-1"] = "silent for 12 s"
+        self.console.replays.append(
+            Replay("r-7", "replay", "partner acme", "running", 4_000, 12_000, 0, 0, "li.wei", "zhang.min")
+        )
+
     def client(self) -> httpx.Client:
         """A browser without a session, that follows nothing."""
         return httpx.Client(base_url=self.url, timeout=30)
@@ -81,6 +110,3 @@ def sign_in(browser: webdriver.Chrome, at: Room, key: str = "") -> None:
     browser.get(f"{at.url}/operations")
     browser.find_element(By.ID, "f-key").send_keys(key or at.key())
     browser.find_element(By.CSS_SELECTOR, ".sign-in button").click()
-
-
-__all__ = ["Room", "TwinConsole", "sign_in"]

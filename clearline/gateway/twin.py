@@ -286,6 +286,11 @@ class LedgerTwin:
         self._numbers += 1
         return f"twin-{self._numbers}"
 
+    def publish_command(self, command: Command) -> None:
+        """Publishes a command of somebody else, and settles it unless the twin is paused."""
+        self._append(command, [])
+        self.run()
+
     def settle(self, command: Command) -> JournalRecord:
         """Publishes a command of somebody else and returns the first journal record that it led to."""
         at = len(self.journal)

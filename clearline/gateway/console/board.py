@@ -75,7 +75,7 @@ def overall(f: Facts) -> Word:
         return Word("bad", f"{worst[0].cause}{more}")
     ill = [r for r in f.roles if not r.well]
     if ill:
-        return Word("bad", f"{ill[0].name} {ill[0].why or 'is ' + ill[0].state}")
+        return Word("bad", f"{ill[0].name}: {ill[0].why or ill[0].state}")
     if f.unknown.get("lag"):
         return Word("bad", f.unknown["lag"])
     if not f.roles:

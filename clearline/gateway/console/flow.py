@@ -61,19 +61,19 @@ class Edge:
     @property
     def rate_said(self) -> str:
         """How much goes over it."""
-        return "" if self.rate is None else f"{number(self.rate)}/s"
+        return "" if self.rate is None else f"{short(self.rate)}/s"
 
     @property
     def behind_said(self) -> str:
         """How far the one at its end is behind; empty where nothing can be."""
         if self.behind is None:
             return ""
-        return f"{self.behind:,} wait{'s' if self.behind == 1 else ''}" if self.behind else "none waits"
+        return f"{short(self.behind)} wait{'s' if self.behind == 1 else ''}" if self.behind else "none waits"
 
     @property
     def age_said(self) -> str:
         """How old the oldest of what waits is."""
-        return f"{number(self.seconds)} s" if self.seconds is not None and self.behind else ""
+        return f"{short(self.seconds)} s" if self.seconds is not None and self.behind else ""
 
 
 class Label(NamedTuple):
@@ -120,6 +120,14 @@ def number(value: float | None) -> str:
     if value is None:
         return "?"
     return f"{value:,.0f}" if value >= 10 or value == int(value) else f"{value:.1f}"
+
+
+def short(value: float) -> str:
+    """The same where there is little room: 123 k, 12.3 M."""
+    for size, letter in ((1_000_000_000, "G"), (1_000_000, "M"), (1_000, "k")):
+        if value >= 100_000 and value >= size:
+            return f"{value / size:,.0f} {letter}" if value >= 100 * size else f"{value / size:.1f} {letter}"
+    return number(value)
 
 
 def rates(first: Facts, last: Facts) -> Rates:
