@@ -38,7 +38,7 @@ def test_every_figure_has_a_value_and_is_used():
     for name in f:
         if name == "worker_rate":  # shown beside: what is planned with is the shelf with limits
             continue
-        others = [values({**f, name: f[name] * by}) for by in (3, 1 / 10)]
+        others = [values({**f, name: f[name] * by}) for by in (3, 1 / 100)]
         assert any(other != base for other in others), f"{name} changes nothing"
 
 
