@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from selenium import webdriver
+from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.support.wait import WebDriverWait
 
@@ -49,7 +50,7 @@ def scripts(browser: webdriver.Chrome, allowed: bool) -> None:
 
 def soon(browser: webdriver.Chrome, true: Callable[[webdriver.Chrome], object]) -> None:
     """Waits until it is true."""
-    WebDriverWait(browser, 20, 0.03).until(true)
+    WebDriverWait(browser, 20, 0.03, (NoSuchElementException, StaleElementReferenceException)).until(true)
 
 
 @cache
