@@ -5,6 +5,13 @@
 
 from __future__ import annotations
 
+import argparse
+import html
+import json
+import os
+import re
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -23,10 +30,13 @@ from clearline.gateway.app import create_app
 from clearline.gateway.console.facts import Replay, Trouble
 from clearline.gateway.console.twin import twin_console
 from schemas.records import SetFreeze, Transaction
+from tests.browser import soon
 from tests.contract.gateway_world import GatewayWorld
+from tests.finance_page import browsing, size
 from tests.sink_servers import wait_for
 
 STAFF = ("status", "operate")
+CLEARLINE = (sys.executable, "-m", "clearline")
 
 
 class Room:
@@ -105,8 +115,102 @@ class Room:
         self._folder.cleanup()
 
 
+def text_of(answer: httpx.Response) -> str:
+    """What a page says, in one line."""
+    main = answer.text.partition("<main")[2]
+    return re.sub(r"\s+", " ", html.unescape(re.sub(r"<[^>]+>", " ", main)))
+
+
+def live_with(client: httpx.Client, text: str) -> str:
+    """What the live page says, once this is in it."""
+    found = [""]
+
+    def look() -> bool:
+        found[0] = text_of(client.get("/operations"))
+        return text in found[0]
+
+    wait_for(f"{text} on the live page", look)
+    return found[0]
+
+
+def ticket_of(answer: httpx.Response) -> str:
+    found = re.search(r'name="ticket" value="([^"]+)"', answer.text)
+    assert found is not None, answer.text
+    return found[1]
+
+
 def sign_in(browser: webdriver.Chrome, at: Room, key: str = "") -> None:
     """Signs in with a new key, or this one."""
     browser.get(f"{at.url}/operations")
     browser.find_element(By.ID, "f-key").send_keys(key or at.key())
     browser.find_element(By.CSS_SELECTOR, ".sign-in button").click()
+
+
+def pictures(folder: Path) -> None:
+    """docs/console.png and docs/console-narrow.png, from a real stack with a demo's traffic."""
+    with tempfile.TemporaryDirectory(prefix="clearline-pictures-") as data:
+        env = {**os.environ, "CLEARLINE_DATA_DIR": data}
+        demo = subprocess.Popen([*CLEARLINE, "demo", "--transactions", "40000", "--rate", "120", "--keep"], env=env)
+        env["CLEARLINE_DATA_DIR"], env["CLEARLINE_WORLD"] = f"{data}/demo", "demo"
+        try:
+            wait_for("the demo's traffic", lambda: demo.poll() is not None or _waits(env) is not None, 300)
+            url = _waits(env)
+            assert url is not None, "the demo did not come up"
+            keys = [_made_key(env, holder) for holder in ("li.wei", "zhang.min")]
+            _prepare(url, keys)
+            with browsing() as browser:
+                browser.get(f"{url}/operations")
+                browser.find_element(By.ID, "f-key").send_keys(keys[0])
+                browser.find_element(By.CSS_SELECTOR, ".sign-in button").click()
+                soon(browser, lambda b: "in the last 10 s" in b.find_element(By.ID, "s-latency").text)
+                for name, width, height in (("console", 1280, 1580), ("console-narrow", 360, 1500)):
+                    size(browser, width, height)
+                    soon(browser, lambda b: b.find_element(By.ID, "stream").text == "Live")
+                    browser.save_screenshot(str(folder / f"{name}.png"))
+        finally:
+            demo.terminate()
+            demo.wait(60)
+            subprocess.run([*CLEARLINE, "down"], env=env, check=False)
+
+
+def _waits(env: dict[str, str]) -> str | None:
+    """The gateway's address once the day's traffic goes through it."""
+    asked = subprocess.run([*CLEARLINE, "status", "--json"], env=env, check=False, capture_output=True)
+    told = json.loads(asked.stdout) if asked.stdout.strip() else {}
+    busy = (told.get("settled_per_second") or 0) > 50
+    return str(told["addresses"]["gateway_url"]) if busy and told.get("addresses", {}).get("gateway_url") else None
+
+
+def _made_key(env: dict[str, str], holder: str) -> str:
+    command = [
+        *CLEARLINE,
+        "key",
+        "create",
+        "bank",
+        "--scope",
+        "status",
+        "--scope",
+        "operate",
+        "--holder",
+        holder,
+        "--json",
+    ]
+    return str(json.loads(subprocess.run(command, env=env, check=True, capture_output=True).stdout)["token"])
+
+
+def _prepare(url: str, keys: list[str]) -> None:
+    """Something that is frozen, so that the page has it, and what operators did."""
+    with httpx.Client(base_url=url, timeout=60, trust_env=False) as desk:
+        wait_for(
+            "the key to be known", lambda: desk.post("/operations/sign-in", data={"key": keys[0]}).status_code == 303
+        )
+        query = {"level": "product", "subject": "smart-loan", "note": "rates of 26 November are being checked"}
+        form = {"ticket": ticket_of(desk.get("/operations/freeze/confirm", params=query)), "second_key": keys[1]}
+        assert desk.post("/operations/freeze/do", data=form).status_code == 303
+        live_with(desk, "freeze product")
+
+
+if __name__ == "__main__":
+    arguments = argparse.ArgumentParser(description="Makes the pictures of the console.")
+    arguments.add_argument("--folder", type=Path, default=Path("docs"))
+    pictures(arguments.parse_args().folder)

@@ -25,7 +25,7 @@ from clearline.gateway.console.watch import VIEWERS_MAX
 from clearline.gateway.finance import session as sessions
 from schemas.errors import PartUnavailableError
 from schemas.records import AccessKey, SetFreeze
-from tests.console_page import Room
+from tests.console_page import Room, live_with, text_of, ticket_of
 from tests.gateway import in_loop
 from tests.sink_servers import wait_for
 
@@ -52,30 +52,6 @@ def at() -> Iterator[Room]:
 def inside(at: Room) -> Iterator[httpx.Client]:
     with at.signed_in() as client:
         yield client
-
-
-def text_of(answer: httpx.Response) -> str:
-    """What a page says, in one line."""
-    main = answer.text.partition("<main")[2]
-    return re.sub(r"\s+", " ", html.unescape(re.sub(r"<[^>]+>", " ", main)))
-
-
-def live_with(client: httpx.Client, text: str) -> str:
-    """What the live page says, once this is in it."""
-    found = [""]
-
-    def look() -> bool:
-        found[0] = text_of(client.get("/operations"))
-        return text in found[0]
-
-    wait_for(f"{text} on the live page", look)
-    return found[0]
-
-
-def ticket_of(answer: httpx.Response) -> str:
-    found = re.search(r'name="ticket" value="([^"]+)"', answer.text)
-    assert found is not None, answer.text
-    return found[1]
 
 
 def applied(at: Room, command: str) -> list[Any]:

@@ -10,15 +10,18 @@ from typing import Any
 
 import httpx
 import pytest
+from confluent_kafka import Producer
 
 from clearline import cli, keys
 from clearline.config import load_settings, settings_env
-from clearline.connection import connect
+from clearline.connection import Connection, connect
 from clearline.gateway.twin import LedgerTwin, ledger_of
 from clearline.stack import Stack
-from schemas.identity import command_id
-from schemas.records import Command, Limit, SetLimit, Transaction
+from schemas.identity import command_id, partition_of
+from schemas.records import Command, JournalRecord, Limit, SetLimit, Transaction
+from streams.reader import read_to_end
 from streams.table import Table
+from tests.console_page import live_with, text_of, ticket_of
 from tests.gateway import Gate, in_loop, keyed
 from tests.integration.test_gateway import Gateways, ground
 from tests.sink_servers import wait_for
@@ -205,6 +208,77 @@ def test_the_same_is_told_over_http_and_on_the_command_line(real: Gateways, twin
     assert code == 0 and document["language"] == "zh" and "差" in document["why"]
     assert explained("acme", "never")[0] == 2
     assert explained("xyz")[0] == 2
+
+
+def test_the_console_shows_and_changes_the_real_system(real: Gateways) -> None:
+    """Where the workers stand; a freeze by two people that holds within a second; a letter put back once."""
+    system = connect(real.settings)
+    tokens = []
+    with Table(system.kafka, system.topics.access, system.codec) as table:
+        for holder in ("li.wei", "zhang.min"):
+            made = keys.make(
+                "bank", ("status", "operate"), sandbox=True, now_ms=time.time_ns() // 1_000_000, requested_by="test",
+                holder=holder,
+            )  # fmt: skip
+            table.put(keys.row_key(made.key.key_id), made.key)
+            tokens.append(made.token)
+    with httpx.Client(base_url=real.urls[0], timeout=60, trust_env=False) as desk:
+
+        def signed_in() -> bool:
+            return desk.post("/operations/sign-in", data={"key": tokens[0], "next": "/operations"}).status_code == 303
+
+        wait_for("the gateway to know the key", signed_in)
+        said = live_with(desk, "worker-0 ready")
+        last = [journal(system, p)[-1] for p in range(4) if journal(system, p)]
+        assert last and all(r.chain.hex()[:16] in said for r in last), "the heads of the chains are the journal's"
+        for lift, code in (("", 422), ("yes", 201)):
+            query = {"level": "account", "subject": "acme:w:a", "note": "case 9", "lift": lift}
+            form = {"ticket": ticket_of(desk.get("/operations/freeze/confirm", params=query)), "second_key": tokens[1]}
+            answer = desk.post("/operations/freeze/do", data=form)
+            began = time.monotonic()
+            assert "applied" in text_of(desk.get(answer.headers["location"]))
+            with real.client(0) as client:
+                paid = client.post("/v1/transactions", json=payment(), headers=keyed(f"f{lift}", 10))
+            assert paid.status_code == code, paid.text
+            assert code == 201 or paid.json()["code"] == "account_frozen"
+            assert time.monotonic() - began < 10
+            shown = live_with(desk, f"{'lift' if lift else 'freeze'} account acme:w:a li.wei zhang.min case 9")
+            assert ("account acme:w:a li.wei zhang.min 20" in shown) == (not lift), "what is frozen is listed"
+        astray(system)
+        live_with(desk, "contract 1 Look")
+        match = {"what": "redrive", "reason": "contract"}
+        plan = desk.get("/operations/dead-letters/plan", params=match)
+        assert "Redrive 1 dead letters" in text_of(plan)
+        form = {"ticket": ticket_of(plan), "note": "it went to the wrong partition", "rate": "500"}
+        begun = [desk.post("/operations/dead-letters/do", data=form) for _ in range(2)]
+        assert len({a.headers["location"] for a in begun}) == 1
+        wait_for(
+            "the letter to be put back", lambda: "done, 1 of 1 moved" in text_of(desk.get(begun[0].headers["location"]))
+        )
+        assert "There is nothing to move" in text_of(desk.get("/operations/dead-letters/plan", params=match))
+        live_with(desk, "dlq.redrive")
+        outcomes = [r for p in range(4) for r in journal(system, p) if r.idempotency_key == "astray"]
+        assert [r.outcome for r in outcomes] == ["settled"]
+
+
+def payment() -> dict[str, Any]:
+    accounts = {"payer": "acme:w:a", "payee": "acme:w:b"}
+    return {"product": "wallet", "operation": "transfer", "amount": 100, "currency": "CNY", "accounts": accounts}
+
+
+def astray(system: Connection) -> None:
+    """A payment of acme in a partition that is not acme's: it becomes a dead letter."""
+    legs = {"payer": "acme:w:a", "payee": "acme:w:b"}
+    command = Transaction("acme", "astray", "wallet", "transfer", 100, "CNY", legs, (), int(time.time() // 86_400))
+    wrong = (partition_of("acme", system.partitions) + 1) % system.partitions
+    producer = Producer({"bootstrap.servers": system.kafka.bootstrap})
+    producer.produce(system.topics.submitted, system.codec.encode(command), b"acme", partition=wrong)
+    producer.flush(10)
+
+
+def journal(system: Connection, partition: int) -> list[JournalRecord]:
+    found = [system.codec.decode(r.value) for r in read_to_end(system.kafka, system.topics.journal, {partition: 0})]
+    return [r for r in found if isinstance(r, JournalRecord)]
 
 
 def test_without_redis_what_is_posted_is_told(real: Gateways, twin: Gate) -> None:
