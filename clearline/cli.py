@@ -47,10 +47,9 @@ from clearline.commands import (
     status,
     webhook,
 )
-from clearline.commands.common import PartlyDoneError
+from clearline.commands.common import EXIT_CODES, PartlyDoneError
 from schemas.errors import ClearlineError
 
-EXIT_CODES = "Exit codes: 0 done, 1 the check found a difference, 2 bad usage or input, 3 a part is unavailable."
 EXIT_INTERRUPTED = 130
 
 

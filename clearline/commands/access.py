@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clearline import screen
-from clearline.commands.common import example
+from clearline.commands.common import example, looks_only
 
 if TYPE_CHECKING:
     from clearline.config import Settings
@@ -69,6 +69,7 @@ def apply(
         Path | None,
         typer.Option(help="Folder with a file kafka-ROLE for each role that logs in: the first line is its password."),
     ] = None,
+    dry_run: Annotated[bool, looks_only("The same as `access plan`")] = False,
     as_json: screen.JsonFlag = False,
 ) -> None:
     """Make the users and the ACLs of this world those of the table. Again changes nothing but salts."""
@@ -77,6 +78,9 @@ def apply(
     from streams import access
     from streams.topics import Topics
 
+    if dry_run:
+        plan(as_json)
+        return
     settings = _settings()
     users = passwords_in(settings, passwords) if passwords is not None else {}
     kafka = kafka_config(settings)

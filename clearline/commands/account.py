@@ -8,7 +8,7 @@ import typer
 
 from clearline import screen
 from clearline.commands.common import example, live
-from clearline.commands.give import ByOption, KeyOption, NoteOption, WhyOption, give_document
+from clearline.commands.give import ByOption, DryRunOption, KeyOption, NoteOption, WhyOption, give_document
 from schemas.errors import BadInputError
 
 if TYPE_CHECKING:
@@ -124,6 +124,7 @@ def open_(
     by: ByOption = "",
     note: NoteOption = "",
     key: KeyOption = "",
+    dry_run: DryRunOption = False,
     as_json: screen.JsonFlag = False,
 ) -> None:
     """Open an account. An account of the bank (bank:...) is opened in every partition."""
@@ -131,7 +132,7 @@ def open_(
         "command": "OpenAccount", "account_id": account, "currency": currency, "type": type_,
         "min_available": None if no_limit else min_available, "credit_limit": credit_limit,
     }  # fmt: skip
-    give_document(values, by, note, key, as_json, f"{account} is open")
+    give_document(values, by, note, key, as_json, f"{account} is open", dry_run=dry_run)
 
 
 def block(
@@ -141,6 +142,7 @@ def block(
     by: ByOption = "",
     note: NoteOption = "",
     key: KeyOption = "",
+    dry_run: DryRunOption = False,
     as_json: screen.JsonFlag = False,
 ) -> None:
     """Block an account: debits, credits, or both when neither is named. What is not named is let through."""
@@ -150,31 +152,46 @@ def block(
         "block_debits": debits or both, "block_credits": credits_ or both,
     }  # fmt: skip
     what = " and ".join([w for w, on in (("debits", debits or both), ("credits", credits_ or both)) if on])
-    give_document(values, by, note, key, as_json, f"{what} of {account} are blocked")
+    give_document(values, by, note, key, as_json, f"{what} of {account} are blocked", dry_run=dry_run)
 
 
 def unblock(
-    account: Account, by: ByOption = "", note: NoteOption = "", key: KeyOption = "", as_json: screen.JsonFlag = False
+    account: Account,
+    by: ByOption = "",
+    note: NoteOption = "",
+    key: KeyOption = "",
+    dry_run: DryRunOption = False,
+    as_json: screen.JsonFlag = False,
 ) -> None:
     """Lift all blocks of an account."""
     values = {"command": "BlockAccount", "account_id": account, "block_debits": False, "block_credits": False}
-    give_document(values, by, note, key, as_json, f"{account} is not blocked")
+    give_document(values, by, note, key, as_json, f"{account} is not blocked", dry_run=dry_run)
 
 
 def freeze(
-    account: Account, note: WhyOption, by: ByOption = "", key: KeyOption = "", as_json: screen.JsonFlag = False
+    account: Account,
+    note: WhyOption,
+    by: ByOption = "",
+    key: KeyOption = "",
+    dry_run: DryRunOption = False,
+    as_json: screen.JsonFlag = False,
 ) -> None:
     """Freeze an account: nothing is posted to it any more but the bank's adjustments; its holds can be voided."""
     values = {"command": "BlockAccount", "account_id": account, "block_debits": True, "block_credits": True}
-    give_document({**values, "freeze": True}, by, note, key, as_json, f"{account} is frozen")
+    give_document({**values, "freeze": True}, by, note, key, as_json, f"{account} is frozen", dry_run=dry_run)
 
 
 def unfreeze(
-    account: Account, note: WhyOption, by: ByOption = "", key: KeyOption = "", as_json: screen.JsonFlag = False
+    account: Account,
+    note: WhyOption,
+    by: ByOption = "",
+    key: KeyOption = "",
+    dry_run: DryRunOption = False,
+    as_json: screen.JsonFlag = False,
 ) -> None:
     """Lift the freeze of an account, and its blocks."""
     values = {"command": "BlockAccount", "account_id": account, "block_debits": False, "block_credits": False}
-    give_document(values, by, note, key, as_json, f"{account} is not frozen and not blocked")
+    give_document(values, by, note, key, as_json, f"{account} is not frozen and not blocked", dry_run=dry_run)
 
 
 def limit(
@@ -184,6 +201,7 @@ def limit(
     by: ByOption = "",
     note: NoteOption = "",
     key: KeyOption = "",
+    dry_run: DryRunOption = False,
     as_json: screen.JsonFlag = False,
 ) -> None:
     """Set the lowest balance that a debit may leave; `none` lifts the limit."""
@@ -191,11 +209,24 @@ def limit(
         raise BadInputError(f"the limit must be a whole number of minor units, or none; {min_available!r} is neither")
     value = None if min_available == "none" else int(min_available)
     values = {"command": "SetAccountLimit", "account_id": account, "min_available": value, "credit_limit": credit_limit}
-    give_document(values, by, note, key, as_json, f"the limit of {account} is {min_available}")
+    give_document(values, by, note, key, as_json, f"the limit of {account} is {min_available}", dry_run=dry_run)
 
 
 def close(
-    account: Account, by: ByOption = "", note: NoteOption = "", key: KeyOption = "", as_json: screen.JsonFlag = False
+    account: Account,
+    by: ByOption = "",
+    note: NoteOption = "",
+    key: KeyOption = "",
+    dry_run: DryRunOption = False,
+    as_json: screen.JsonFlag = False,
 ) -> None:
     """Close an account for good; its balance must be zero."""
-    give_document({"command": "CloseAccount", "account_id": account}, by, note, key, as_json, f"{account} is closed")
+    give_document(
+        {"command": "CloseAccount", "account_id": account},
+        by,
+        note,
+        key,
+        as_json,
+        f"{account} is closed",
+        dry_run=dry_run,
+    )

@@ -8,7 +8,7 @@ import typer
 
 from clearline import screen
 from clearline.commands.common import example, live
-from clearline.commands.give import ByOption, KeyOption, NoteOption, give_document
+from clearline.commands.give import ByOption, DryRunOption, KeyOption, NoteOption, give_document
 
 Subject = Annotated[str, typer.Argument(help="A partner's path, or bank for everybody without a calendar.")]
 
@@ -37,6 +37,7 @@ def set_(
     by: ByOption = "",
     note: NoteOption = "",
     key: KeyOption = "",
+    dry_run: DryRunOption = False,
     as_json: screen.JsonFlag = False,
 ) -> None:
     """Set a calendar in place of the one the subject had. That of the bank goes to every partition."""
@@ -44,7 +45,7 @@ def set_(
         "command": "SetCalendar", "subject_id": subject, "zone": zone, "closed_weekdays": closed or [],
         "closed_days": day or [],
     }  # fmt: skip
-    give_document(document, by, note, key, as_json, f"the calendar of {subject} is {zone}")
+    give_document(document, by, note, key, as_json, f"the calendar of {subject} is {zone}", dry_run=dry_run)
 
 
 def show(subject: Subject, as_json: screen.JsonFlag = False) -> None:

@@ -10,7 +10,7 @@ import typer
 
 from clearline import screen
 from clearline.commands.common import example, live, live_settings, turnover
-from clearline.commands.give import ByOption, KeyOption, NoteOption, asked_by
+from clearline.commands.give import ByOption, DryRunOption, KeyOption, NoteOption, asked_by, give_command
 from schemas.errors import BadInputError
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ def close(
     verify: Annotated[
         str, typer.Option(metavar="DATE", help="Recompute the seal of this day from the postings; exit code 1 if not.")
     ] = "",
+    dry_run: DryRunOption = False,
     as_json: screen.JsonFlag = False,
 ) -> None:
     """Close a business day in every partition, and seal what the whole ledger has up to it.
@@ -51,10 +52,10 @@ def close(
     elif verify:
         _verify(_day(verify, "--verify"), as_json)
     else:
-        _close(day, by, note, key, as_json)
+        _close(day, by, note, key, as_json, dry_run=dry_run)
 
 
-def _close(day: str, by: str, note: str, key: str, as_json: bool) -> None:
+def _close(day: str, by: str, note: str, key: str, as_json: bool, *, dry_run: bool) -> None:
     from clearline import control
     from clearline.contract import read_command
     from clearline.finance.close import Close
@@ -66,6 +67,9 @@ def _close(day: str, by: str, note: str, key: str, as_json: bool) -> None:
         "requested_by": asked_by(by), "note": note,
     }  # fmt: skip
     command: Any = read_command(document, date.min)
+    if dry_run:
+        give_command(command, as_json, "", dry_run=True)
+        return
     system, db = live(), _database()
     with screen.bar(f"closing {day}", None, quiet=as_json) as bar:
         done = Close(db, lambda c: control.ask(system, c), system.partitions, progress=bar.phase).run(command)

@@ -8,11 +8,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import typer
+from typer.core import TyperCommand
+
 from schemas.errors import ClearlineError
 
 if TYPE_CHECKING:
     from clearline.config import Settings
     from clearline.connection import Connection
+
+EXIT_CODES = "Exit codes: 0 done, 1 the check found a difference, 2 bad usage or input, 3 a part is unavailable."
 
 
 class PartlyDoneError(ClearlineError):
@@ -37,9 +42,25 @@ def sigterm_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+class _WithExitCodes(TyperCommand):
+    """A command whose help ends in what its exit codes mean, unless it says so itself."""
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        super().format_epilog(ctx, formatter)
+        if "Exit codes:" not in (self.help or ""):
+            formatter.write_paragraph()
+            with formatter.indentation():
+                formatter.write_text(EXIT_CODES)
+
+
 def example(*lines: str) -> dict[str, Any]:
-    """Keyword arguments of a command: its example, shown below its options."""
-    return {"epilog": "Example: " + "  |  ".join(lines), "no_args_is_help": False}
+    """Keyword arguments of a command: its example, shown below its options with its exit codes."""
+    return {"epilog": "Example: " + "  |  ".join(lines), "no_args_is_help": False, "cls": _WithExitCodes}
+
+
+def looks_only(what: str) -> Any:
+    """The option --dry-run of a command that is not the ledger's to judge. `what`: what is said instead."""
+    return typer.Option("--dry-run", help=f"{what}; change nothing.")
 
 
 def live_settings() -> Settings:

@@ -14,7 +14,7 @@ import typer
 from rich.console import RenderableType
 
 from clearline import screen
-from clearline.commands.common import PartlyDoneError, example, live_settings
+from clearline.commands.common import PartlyDoneError, example, live_settings, looks_only
 from clearline.commands.give import ByOption, NoteOption, WhyOption, asked_by
 from schemas.errors import BadInputError
 
@@ -239,12 +239,18 @@ def discard(
 def cancel(
     task: Annotated[str, typer.Argument(help="The task, as redrive names it; the one that runs unless given.")] = "",
     by: ByOption = "",
+    dry_run: Annotated[bool, looks_only("Say what runs")] = False,
     as_json: screen.JsonFlag = False,
 ) -> None:
     """Stop the redrive or discard that runs, wherever it was begun; what it has moved stands."""
     from clearline import deadletters
 
     with _desk() as desk:
+        if dry_run:
+            running = desk.refresh().running()
+            told = f"task {running.id} would be stopped" if running else "no redrive or discard is running"
+            screen.answer({"dry_run": True, "running": running and running.to_dict()}, as_json, [told])
+            return
         found, answered = deadletters.cancel(desk, _who(by), task)
     how = "" if answered else "; it did not answer, and cannot move anything any more"
     text = f"task {found.id} ({found.what}) is {found.state} after {found.moved:,} of {found.total:,} letters{how}"

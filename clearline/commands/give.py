@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from clearline import screen
-from clearline.commands.common import live
+from clearline.commands.common import live, live_settings
 from schemas.records import Command
 
 ByOption = Annotated[str, typer.Option("--by", help="Who is behind it, for the audit trail; you unless given.")]
@@ -18,6 +18,9 @@ NoteOption = Annotated[str, typer.Option("--note", help="Why, for the audit trai
 WhyOption = Annotated[str, typer.Option("--note", help="Why; it is kept in the journal and must be given.")]
 KeyOption = Annotated[
     str, typer.Option("--key", help="Idempotency key; the same key again is answered with the first outcome.")
+]
+DryRunOption = Annotated[
+    bool, typer.Option("--dry-run", help="Say what would become of it now, by the ledger's own rules; change nothing.")
 ]
 
 
@@ -38,10 +41,14 @@ def asked_by(by: str) -> str:
         return ""
 
 
-def give_command(command: Command, as_json: bool, done: str) -> None:
-    """Gives the command, waits, and shows its outcome. Raises RejectedError and PartUnavailableError."""
+def give_command(command: Command, as_json: bool, done: str, *, dry_run: bool = False) -> None:
+    """Gives the command, waits, and shows its outcome; `dry_run`: foresees it. Raises RejectedError and
+    PartUnavailableError."""
     from clearline.control import give
 
+    if dry_run:
+        _foresee(command, as_json)
+        return
     first, *others = give(live(), command)
     repeated = first.outcome == "repeated"
     document = {
@@ -56,9 +63,32 @@ def give_command(command: Command, as_json: bool, done: str) -> None:
     screen.answer(document, as_json, [f"{text} ({where})"])
 
 
-def give_document(document: Mapping[str, Any], by: str, note: str, key: str, as_json: bool, done: str) -> None:
+def _foresee(command: Command, as_json: bool) -> None:
+    """What would become of it if it came next, and of what it would be rejected for. Raises RejectedError as `give`."""
+    from clearline.connection import connect
+    from clearline.control import RejectedError
+    from clearline.foresight import Foresight
+    from streams.topics import DAY_MS
+
+    settings = live_settings()
+    foresight = Foresight(connect(settings), settings.settlement.idempotency_days * DAY_MS)
+    outcome = foresight.outcome(command)
+    if outcome.outcome == "rejected":
+        raise RejectedError(f"{type(command).__name__} {command.idempotency_key}, which was not given,", outcome)
+    document = {
+        "dry_run": True,
+        "command": type(command).__name__,
+        "idempotency_key": command.idempotency_key,
+        "outcome": outcome.outcome,
+    }
+    screen.answer(document, as_json, [f"{type(command).__name__} would be {outcome.outcome}; nothing was changed"])
+
+
+def give_document(
+    document: Mapping[str, Any], by: str, note: str, key: str, as_json: bool, done: str, *, dry_run: bool = False
+) -> None:
     """Gives the command that a document describes (docs: `publish`). Raises ContractError too."""
     from clearline.contract import read_command
 
     values = {**document, "idempotency_key": key_of(key), "requested_by": asked_by(by), "note": note}
-    give_command(read_command(values, date.min), as_json, done)
+    give_command(read_command(values, date.min), as_json, done, dry_run=dry_run)

@@ -10,7 +10,7 @@ import typer
 
 from clearline import screen
 from clearline.commands.common import example, live
-from clearline.commands.give import ByOption, KeyOption, NoteOption, give_document
+from clearline.commands.give import ByOption, DryRunOption, KeyOption, NoteOption, give_document
 from schemas.errors import BadInputError
 
 Level = Annotated[str, typer.Argument(help="partner, account or product.")]
@@ -63,12 +63,13 @@ def set_(
     by: ByOption = "",
     note: NoteOption = "",
     key: KeyOption = "",
+    dry_run: DryRunOption = False,
     as_json: screen.JsonFlag = False,
 ) -> None:
     """Put limits in place of all that the subject had; without any, its limits are lifted."""
     document = {"command": "SetLimit", "level": level, "subject_id": subject, "limits": merged(limits or [])}
     done = f"{level} {subject} has {len(document['limits'])} limits" if limits else f"{level} {subject} has no limits"
-    give_document(document, by, note, key, as_json, done)
+    give_document(document, by, note, key, as_json, done, dry_run=dry_run)
 
 
 def show(level: Level, subject: Subject, as_json: screen.JsonFlag = False) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from clearline import screen
-from clearline.commands.common import example, live_settings
+from clearline.commands.common import example, live_settings, looks_only
 
 if TYPE_CHECKING:
     from sinks.clickhouse import ClickHouseConfig
@@ -36,10 +36,15 @@ def plan(as_json: screen.JsonFlag = False) -> None:
     _answer(config.database, todo, as_json, lines or [f"{config.database} is up to date: nothing to do"])
 
 
-def apply(as_json: screen.JsonFlag = False) -> None:
+def apply(
+    dry_run: Annotated[bool, looks_only("The same as `migrate plan`")] = False, as_json: screen.JsonFlag = False
+) -> None:
     """Apply the migrations that are missing and make the views anew that changed. Again changes nothing."""
     from sinks import migrate
 
+    if dry_run:
+        plan(as_json)
+        return
     config = _config()
     done = migrate.apply(config)
     lines = [f"done: {m.kind} {m.title}" for m in done]

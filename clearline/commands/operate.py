@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from clearline import screen
-from clearline.commands.common import example, live_settings
+from clearline.commands.common import example, live_settings, looks_only
 from schemas.errors import BadInputError
 
 
@@ -68,13 +68,23 @@ def verify(
         raise typer.Exit(1)
 
 
-def rebuild(as_json: screen.JsonFlag = False) -> None:
+def rebuild(
+    dry_run: Annotated[bool, looks_only("Say how much would be read")] = False, as_json: screen.JsonFlag = False
+) -> None:
     """Delete the balances in Redis and build them up from ledger.state, as after FLUSHALL. Settlement goes on."""
     from clearline.connection import kafka_config, redis_config, registry_of
     from streams.sink_host import rebuild_redis
     from streams.topics import Topics
 
     settings = live_settings()
+    if dry_run:
+        from streams.reader import spans
+
+        kept = spans(kafka_config(settings), Topics(settings.world).state)
+        records = sum(high - low for low, high in kept.values())
+        text = f"at most {records:,} records of ledger.state would be read, and the balances in Redis written anew"
+        screen.answer({"dry_run": True, "records_max": records}, as_json, [text])
+        return
     with screen.bar("records", None, quiet=as_json) as bar:
         written = rebuild_redis(
             kafka_config(settings), Topics(settings.world), registry_of(settings), redis_config(settings),

@@ -8,7 +8,7 @@ import typer
 
 from clearline import screen
 from clearline.commands.common import example, live, money
-from clearline.commands.give import ByOption, KeyOption, NoteOption, WhyOption, give_document
+from clearline.commands.give import ByOption, DryRunOption, KeyOption, NoteOption, WhyOption, give_document
 from schemas.errors import BadInputError
 
 Partner = Annotated[str, typer.Argument(help="The partner's path, such as acme or acme/shop-17.")]
@@ -88,6 +88,7 @@ def admit(
     by: ByOption = "",
     note: NoteOption = "",
     key: KeyOption = "",
+    dry_run: DryRunOption = False,
     as_json: screen.JsonFlag = False,
 ) -> None:
     """Admit a partner below its parent, live at once or as an applicant."""
@@ -97,21 +98,33 @@ def admit(
         "name": name,
         "state": "applied" if applied else "live",
     }
-    give_document(document, by, note, key, as_json, f"{partner} {'has applied' if applied else 'is admitted'}")
+    give_document(
+        document, by, note, key, as_json, f"{partner} {'has applied' if applied else 'is admitted'}", dry_run=dry_run
+    )
 
 
 def suspend(
-    partner: Partner, note: WhyOption, by: ByOption = "", key: KeyOption = "", as_json: screen.JsonFlag = False
+    partner: Partner,
+    note: WhyOption,
+    by: ByOption = "",
+    key: KeyOption = "",
+    dry_run: DryRunOption = False,
+    as_json: screen.JsonFlag = False,
 ) -> None:
     """Suspend a partner with its whole tree: only voids and refunds go on, and it is only repaid."""
-    _set_state(partner, "suspended", by, note, key, as_json)
+    _set_state(partner, "suspended", by, note, key, as_json, dry_run)
 
 
 def resume(
-    partner: Partner, note: WhyOption, by: ByOption = "", key: KeyOption = "", as_json: screen.JsonFlag = False
+    partner: Partner,
+    note: WhyOption,
+    by: ByOption = "",
+    key: KeyOption = "",
+    dry_run: DryRunOption = False,
+    as_json: screen.JsonFlag = False,
 ) -> None:
     """Let a suspended partner go on."""
-    _set_state(partner, "live", by, note, key, as_json)
+    _set_state(partner, "live", by, note, key, as_json, dry_run)
 
 
 def state(
@@ -123,12 +136,15 @@ def state(
         str, typer.Option(help="The second person; needed from sandbox to live (`clearline onboard approve`).")
     ] = "",
     key: KeyOption = "",
+    dry_run: DryRunOption = False,
     as_json: screen.JsonFlag = False,
 ) -> None:
     """Take a partner to the next state of its life; docs/operations.md has the table of what may follow what."""
-    _set_state(partner, to, by, note, key, as_json, approved_by)
+    _set_state(partner, to, by, note, key, as_json, dry_run, approved_by)
 
 
-def _set_state(partner: str, to: str, by: str, note: str, key: str, as_json: bool, approved_by: str = "") -> None:
+def _set_state(
+    partner: str, to: str, by: str, note: str, key: str, as_json: bool, dry_run: bool, approved_by: str = ""
+) -> None:
     document = {"command": "SetPartnerState", "subject_id": partner, "state": to, "approved_by": approved_by}
-    give_document(document, by, note, key, as_json, f"{partner} is {to}, and with it what is below")
+    give_document(document, by, note, key, as_json, f"{partner} is {to}, and with it what is below", dry_run=dry_run)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clearline import screen
-from clearline.commands.common import example, live_settings
+from clearline.commands.common import example, live_settings, looks_only
 from schemas.errors import BadInputError
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ def add(
     query_seconds: Annotated[
         int, typer.Option(min=1, help="The most that one query may ask for by max_execution_time.")
     ] = 60,
+    dry_run: Annotated[bool, looks_only("Print the SQL that would make it")] = False,
     as_json: screen.JsonFlag = False,
 ) -> None:
     """Make a reader, or make it anew with another password. The password is shown once and kept nowhere."""
@@ -54,6 +55,10 @@ def add(
     settings, db = _ledger()
     reader = _reader(partner, name, tree, (queries, read_rows, seconds, query_seconds))
     _known(db, partner)
+    if dry_run:
+        said = statements(reader, shape(db), "HASH", "SALT")
+        screen.answer({"dry_run": True, "statements": said}, as_json, [f"{statement};" for statement in said])
+        return
     found, password = shape(db), secrets.token_urlsafe(_PASSWORD_BYTES)
     digest, salt = _digest(password)
     if _embedded():
@@ -102,13 +107,20 @@ def show(
     screen.answer({"statements": said}, as_json, [f"{statement};" for statement in said])
 
 
-def remove(name: Name, as_json: screen.JsonFlag = False) -> None:
+def remove(
+    name: Name,
+    dry_run: Annotated[bool, looks_only("Say whether there is such a reader")] = False,
+    as_json: screen.JsonFlag = False,
+) -> None:
     """End a reader: its next query is refused."""
     from sinks.finance.readers import removal, shape
 
     settings, db = _ledger()
     if name not in _readers(settings, db):
         raise BadInputError(f"there is no reader {name}; see `clearline reader list`")
+    if dry_run:
+        screen.answer({"dry_run": True, "removed": name}, as_json, [f"{name} would be ended"])
+        return
     if _embedded():
         _in_file(settings, lambda readers: {key: value for key, value in readers.items() if key != name})
     else:

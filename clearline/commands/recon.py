@@ -14,7 +14,7 @@ from rich.console import RenderableType
 
 from clearline import screen
 from clearline.commands import files
-from clearline.commands.common import example, live_settings, money
+from clearline.commands.common import example, live_settings, looks_only, money
 from clearline.commands.files import FileFormat
 from schemas.errors import BadInputError
 
@@ -71,6 +71,7 @@ def import_(
     closing: Annotated[str, typer.Option(metavar="AMOUNT", help="Closing balance.")] = "",
     entries: Annotated[int, typer.Option(min=-1, help="Number of entries; -1: not known.")] = -1,
     external: Annotated[str, typer.Option(help="The account's name on the statement, such as its IBAN.")] = "",
+    dry_run: Annotated[bool, looks_only("Read and check it whole")] = False,
     as_json: screen.JsonFlag = False,
 ) -> None:
     """Import a statement: whole, or refused with line, field and rule. The same file again changes nothing."""
@@ -80,7 +81,12 @@ def import_(
     rules = read_mapping(Path(mapping)) if mapping else None
     given = Given(opening, closing, entries if entries >= 0 else None, external)
     with _recon(write=True) as recon, _progress(quiet=as_json) as progress:
-        found = import_file(recon, file, account, rules, given, progress)
+        found = import_file(recon, file, account, rules, given, progress, check_only=dry_run)
+    if dry_run and found.new:
+        text = f"{file.name} would be imported: {found.checked} statements, {found.lines:,} lines"
+        checked = {"dry_run": True, "new": True, "statements": found.checked, "lines": found.lines}
+        screen.answer(checked, as_json, [text])
+        return
     what = "imported" if found.new else "was imported before, nothing changed"
     lines = [f"{s.file_name}: {what}; statement {s.statement[:16]}, {s.lines:,} lines" for s in found.statements]
     document = {"new": found.new, "statements": [_statement(s) for s in found.statements]}
@@ -95,6 +101,7 @@ def run(
     known_at: files.KnownAtOption = "",
     closed: files.ClosedOption = "",
     day: Annotated[str, typer.Option(metavar="DATE", help="Ages are counted to this day.")] = "",
+    dry_run: Annotated[bool, looks_only("Match, and show what would be kept")] = False,
     as_json: screen.JsonFlag = False,
 ) -> None:
     """Match lines with postings and type what is left. Exit code 1 when there are open breaks."""
@@ -110,9 +117,10 @@ def run(
         tolerance = read_amount("--amount-tolerance", amount_tolerance, recon.account(account)[1])
         at = named_cut(recon.db, cut=cut, known_at=known_at, closed=closed)
         request = Request(account, at, Rules(date_tolerance, tolerance), ages_to)
-        done = make(recon, request, progress)
-        open_ = _open(recon, done.row)
-    document = {"new": done.new, **_run(done.row), "open_breaks": open_}
+        done = make(recon, request, progress, check_only=dry_run)
+        change = done.row.figures["change"]
+        open_ = _open(recon, done.row) if not (dry_run and done.new) else change["new"] + change["kept"]
+    document = {"dry_run": dry_run, "new": done.new, **_run(done.row), "open_breaks": open_}
     said = [] if done.new else ["the same run was made before; nothing changed"]
     screen.answer(document, as_json, [*said, *_run_lines(done.row, open_)])
     if open_:
@@ -185,6 +193,7 @@ def settle(
     name: Annotated[str, typer.Argument(metavar="BREAK", help="Its id; the first digits are enough.")],
     note: Annotated[str, typer.Option(help="What is known of it, 1 to 1,024 characters.")],
     by: Annotated[str, typer.Option(help="Who says so.")],
+    dry_run: Annotated[bool, looks_only("Show the break that is meant")] = False,
     as_json: screen.JsonFlag = False,
 ) -> None:
     """Keep a person's word on a break. It changes nothing in the ledger; the break does not count as open any more."""
@@ -194,6 +203,10 @@ def settle(
         found = find(recon, name)
         if found.entry is None:
             raise BadInputError(f"{name} is not a break")
+        if dry_run:
+            name = found.entry["break"]
+            screen.answer({"dry_run": True, "break": name}, as_json, [f"break {name} would be settled"])
+            return
         new = say(recon, found.entry, note, by)
     text = "settled" if new else "was settled with the same words before; nothing changed"
     screen.answer({"break": found.entry["break"], "note": note, "by": by, "new": new}, as_json,
@@ -204,12 +217,20 @@ def withdraw(
     name: Annotated[str, typer.Argument(metavar="STATEMENT", help="Its id; the first digits are enough.")],
     note: Annotated[str, typer.Option(help="Why, 1 to 1,024 characters.")],
     by: Annotated[str, typer.Option(help="Who says so.")],
+    dry_run: Annotated[bool, looks_only("Show the statement that is meant")] = False,
     as_json: screen.JsonFlag = False,
 ) -> None:
     """Withdraw a statement that should not have been imported: it counts no more, nor does any match with it."""
     from clearline.recon import lookup
 
     with _recon(write=True) as recon:
+        if dry_run:
+            meant = lookup.find(recon, name).statement
+            if meant is None:
+                raise BadInputError(f"{name} is not a statement that counts")
+            text = f"statement {meant.statement[:16]} would be withdrawn"
+            screen.answer({"dry_run": True, "statement": meant.statement}, as_json, [text])
+            return
         found, new = lookup.withdraw(recon, name, note, by)
     text = "withdrawn; the next run goes on without it" if new else "was withdrawn before; nothing changed"
     document = {"statement": found.statement, "note": note, "by": by, "new": new}

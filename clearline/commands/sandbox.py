@@ -10,7 +10,7 @@ from uuid import uuid4
 import typer
 
 from clearline import screen
-from clearline.commands.common import example
+from clearline.commands.common import example, looks_only
 from schemas.errors import BadInputError, PartUnavailableError
 
 Url = Annotated[str, typer.Option(help="The gateway's address; that of the sandbox running here unless given.")]
@@ -36,12 +36,16 @@ def join(
     save_key: Annotated[
         Path | None, typer.Option(help="Write the private key that was made to this new file, for you alone.")
     ] = None,
+    dry_run: Annotated[bool, looks_only("Show the call")] = False,
     as_json: screen.JsonFlag = False,
 ) -> None:
     """Join: a partner of your own with two wallets in CNY and one in USD, sandbox money and a key, in one call."""
     body: dict[str, Any] = {"name": name}
     if public_key is not None:
         body["public_key"] = _text(public_key)
+    if dry_run:
+        _say_call(url, "/v1/sandbox/partners", body, as_json)
+        return
     document = _call(url, "/v1/sandbox/partners", body)
     private = document["private_key"]
     if save_key is not None and private:
@@ -60,14 +64,24 @@ def join(
 def reset(
     key: Annotated[str, typer.Option(help="Your bearer key.", envvar="CLEARLINE_API_KEY")],
     url: Url = "",
+    dry_run: Annotated[bool, looks_only("Show the call")] = False,
     as_json: screen.JsonFlag = False,
 ) -> None:
     """Begin anew: open holds are voided, limits lifted, balances as at first. Keys and history stay."""
+    if dry_run:
+        _say_call(url, "/v1/sandbox/reset", None, as_json)
+        return
     document = _call(
         url, "/v1/sandbox/reset", None, {"Authorization": f"Bearer {key}", "Idempotency-Key": f"cli-{uuid4().hex}"}
     )
     done = f"{document['holds_voided']} holds voided, limits of {document['limits_lifted']} lifted"
     screen.answer(document, as_json, [done, *(f"  {a['account_id']}: {_money(a)}" for a in document["accounts"])])
+
+
+def _say_call(url: str, path: str, body: object, as_json: bool) -> None:
+    """What would be sent, without the key."""
+    document = {"dry_run": True, "method": "POST", "url": f"{url or _own_gateway()}{path}", "body": body}
+    screen.answer(document, as_json, [f"would be sent: POST {document['url']}", *([str(body)] if body else [])])
 
 
 def _call(url: str, path: str, body: object, headers: dict[str, str] | None = None) -> dict[str, Any]:

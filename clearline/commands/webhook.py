@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from clearline import screen
-from clearline.commands.common import example, live
+from clearline.commands.common import example, live, looks_only
 from clearline.commands.give import ByOption, asked_by
 from schemas.errors import BadInputError
 
@@ -106,6 +106,7 @@ def show(
 def redeliver(
     name: Annotated[str, typer.Argument(metavar="ID", help="Of a delivery, or of a subscription: all its dead ones.")],
     by: ByOption = "",
+    dry_run: Annotated[bool, looks_only("Say which would be sent again")] = False,
     as_json: screen.JsonFlag = False,
 ) -> None:
     """Have dead notifications sent again, under the same ids; a pending one is tried at once."""
@@ -117,15 +118,14 @@ def redeliver(
     with _table(system) as table:
         places = {s.subscription_id: partition_of(s.partner_id, system.partitions) for s in _subscriptions(table)}
         asked = [d for d in found if d.subscription_id in places]
-        for d in asked:
+        for d in asked if not dry_run else ():
             row = Redelivery(
                 d.delivery_id, d.subscription_id, places[d.subscription_id], _now_ms(), f"bank:{asked_by(by)}"
             )
             table.put(f"r:{d.delivery_id}", row)
-    document = {"asked": [d.delivery_id for d in asked]}
-    screen.answer(
-        document, as_json, [f"{len(asked):,} asked for again; `clearline webhook show {name}` shows the rest"]
-    )
+    document = {"dry_run": dry_run, "asked": [d.delivery_id for d in asked]}
+    text = f"{len(asked):,} asked for again; `clearline webhook show {name}` shows the rest"
+    screen.answer(document, as_json, [f"{len(asked):,} would be sent again" if dry_run else text])
 
 
 def _queued(system: Connection, name: str) -> list[Delivery]:

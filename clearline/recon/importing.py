@@ -43,16 +43,20 @@ class Given:
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """The statements of one file. `new`: they were not there before."""
+    """The statements of one file. `new`: they were not there before. `checked`, `lines`: what was read and not stored,
+    when it was only checked."""
 
     statements: list[StatementRow]
     new: bool
+    checked: int = 0
+    lines: int = 0
 
 
 def import_file(
-    recon: Recon, path: Path, account: str, mapping: Mapping | None, given: Given, progress: Progress = lambda *_: None
-) -> Imported:
-    """Imports a file. The same file again changes nothing.
+    recon: Recon, path: Path, account: str, mapping: Mapping | None, given: Given, progress: Progress = lambda *_: None,
+    *, check_only: bool = False,
+) -> Imported:  # fmt: skip
+    """Imports a file. The same file again changes nothing. `check_only`: nothing is stored.
 
     Raises RefusedStatementError with lines and rules, BadInputError, PartUnavailableError.
     """
@@ -80,6 +84,8 @@ def import_file(
     if len({s.external_account for s in statements}) > 1:
         names = ", ".join(sorted({s.external_account for s in statements}))
         raise BadInputError(f"{path.name} has statements of several accounts ({names}); split it by account")
+    if check_only:
+        return Imported([], new=True, checked=len(statements), lines=sum(s.entries for s in statements))
     return Imported(_store(recon, path, account, digest, size, rules, statements, progress), new=True)
 
 

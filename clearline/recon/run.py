@@ -51,7 +51,7 @@ class Done:
     new: bool
 
 
-def run(recon: Recon, request: Request, progress: Progress = lambda *_: None) -> Done:
+def run(recon: Recon, request: Request, progress: Progress = lambda *_: None, *, check_only: bool = False) -> Done:
     """Matches what is left of an account and stores it. The same request again finds the run, and changes nothing.
 
     Raises BadInputError, PartUnavailableError, InvariantError when the figures do not add up.
@@ -94,6 +94,8 @@ def run(recon: Recon, request: Request, progress: Progress = lambda *_: None) ->
         account, len(runs) + 1, new_attempt(), name, request.cut.text, request.cut.known_at, day, since, first_day,
         last_day, names, currency, *request.rules, figures, _result(link_columns, break_columns), datetime.now(UTC),
     )  # fmt: skip
+    if check_only:
+        return Done(row, new=True)
     total = {"recon_links": len(links.line), "recon_breaks": len(breaks)}
     for table, stored in recon.store_run(row, link_columns, break_columns):
         progress("matches stored" if table == "recon_links" else "breaks stored", stored, total[table])
