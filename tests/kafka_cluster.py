@@ -18,7 +18,7 @@ import sys
 import time
 import uuid
 from base64 import urlsafe_b64encode
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -27,17 +27,19 @@ from typing import Any, Self
 
 import yaml
 
-from clearline.config import KafkaSettings, load_settings
+from clearline.config import KafkaSettings, Settings, load_settings, settings_env
 from clearline.embedded import leash
 from clearline.embedded.downloads import Downloads, Silent, locked_artifacts, repositories
 from clearline.embedded.java import find_java
 from clearline.embedded.kafka import _LOGGING
 from clearline.embedded.probes import HOST
+from clearline.embedded.process import ProcessSpec
 from clearline.stack import CHECKOUT
 from schemas.errors import PartUnavailableError
-from streams.access import SUPER_USER
-from streams.clients import KafkaConfig, Security, every_partition_is_led
-from tests.faults.stack import wait_for
+from streams.access import ROLES, SUPER_USER, apply, set_users, user_of
+from streams.clients import KafkaConfig, Security, admin_client, every_partition_is_led
+from streams.topics import Topics, create_topics
+from tests.faults.stack import FaultStack, wait_for
 from tests.pki import Authority
 
 COMPOSE = CHECKOUT / "docker-compose.yml"
@@ -51,6 +53,17 @@ _ALONE = {  # a lone broker has nobody to keep copies
     "transaction.state.log.replication.factor": "1", "transaction.state.log.min.isr": "1",
     "share.coordinator.state.topic.replication.factor": "1", "share.coordinator.state.topic.min.isr": "1",
 }  # fmt: skip
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on at the moment, all different."""
+    held = [socket.socket() for _ in range(count)]
+    for s in held:
+        s.bind((HOST, 0))
+    found = [s.getsockname()[1] for s in held]
+    for s in held:
+        s.close()
+    return found
 
 
 def property_of(name: str) -> str:
@@ -82,14 +95,13 @@ def env_file(path: Path) -> dict[str, str]:
 
 
 class Cluster:
-    """One or three brokers. `tls`: with deploy/kafka/tls.env on top. Use it with `with`: it stops them.
+    """One or three brokers. `tls`: with deploy/kafka/tls.env on top; `front`: the port of a proxy that clients of a lone
+    broker are sent to, whose upstream is `port_behind`. Use it with `with`: it stops them.
 
     Clients that log in as others than the super user need ACLs and passwords: `streams.access`.
     """
 
-    def __init__(
-        self, folder: Path, nodes: int = 3, *, tls: bool = False, heap_mb: int = 256, **settings: object
-    ) -> None:
+    def __init__(self, folder: Path, nodes: int = 3, *, tls: bool = False, heap_mb: int = 256, front: int = 0) -> None:
         assert nodes in (1, 3), "as many as docker-compose.yml has, or one"
         self.folder = folder
         self.nodes = list(range(1, nodes + 1))
@@ -97,8 +109,8 @@ class Cluster:
         self.passwords = {SUPER_USER: secrets.token_urlsafe(18)}
         self._broker_password = secrets.token_urlsafe(18)
         self._heap_mb = heap_mb
-        self._extra = {k.replace("_", "."): str(v) for k, v in settings.items()}
-        self._ports: dict[tuple[int, int], int] = {}  # node and port in the compose network
+        self._front = front
+        self._choose_ports()
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
         self._cluster_id = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=").replace("-", "A")
 
@@ -124,7 +136,6 @@ class Cluster:
         java = find_java()
         self._java = (java, f"-Dlog4j2.configurationFile={log4j}", "-XX:-UsePerfData", "-XX:+UseSerialGC")
         self._classpath = ("-cp", ":".join(str(j) for j in jars))
-        self._choose_ports()
         with ThreadPoolExecutor(len(self.nodes)) as pool:
             list(pool.map(self._format, self.nodes))
         for node in self.nodes:
@@ -166,10 +177,16 @@ class Cluster:
 
         return wait_for(f"brokers {asked} to serve", led, timeout_s, 0.1)
 
+    def prepare(self, topics: Topics, partitions: int) -> None:
+        """What `clearline prepare` does on brokers: topics, users with passwords of their own, and ACLs."""
+        create_topics(self.admin(), topics, partitions, replication=len(self.nodes))
+        users = {user_of(topics.world, role): secrets.token_urlsafe(18) for role in ROLES}
+        set_users(self.admin(), users)
+        self.passwords |= users
+        apply(self.admin(), topics)
+
     def in_sync(self) -> bool:
         """Whether every partition has all of its replicas in sync."""
-        from streams.clients import admin_client
-
         topics = admin_client(self.admin()).list_topics(timeout=5).topics
         return all(len(p.isrs) == len(p.replicas) for t in topics.values() for p in t.partitions.values())
 
@@ -206,7 +223,14 @@ class Cluster:
     @property
     def bootstrap(self) -> str:
         """Addresses of the listener for clients."""
+        if self._front:
+            return f"{HOST}:{self._front}"
         return ",".join(f"{HOST}:{self._ports[n, 9092]}" for n in self.nodes)
+
+    @property
+    def port_behind(self) -> int:
+        """Where the first broker listens for clients itself."""
+        return self._ports[1, 9092]
 
     @property
     def bootstrap_mtls(self) -> str:
@@ -257,15 +281,8 @@ class Cluster:
         return self.folder / f"kafka-{node}"
 
     def _choose_ports(self) -> None:
-        inside = (9092, 9093, 9094, 9095)
-        held = []
-        for key in ((n, p) for n in self.nodes for p in inside):
-            s = socket.socket()
-            s.bind((HOST, 0))
-            held.append(s)
-            self._ports[key] = s.getsockname()[1]
-        for s in held:
-            s.close()
+        keys = [(n, p) for n in self.nodes for p in (9092, 9093, 9094, 9095)]
+        self._ports = dict(zip(keys, free_ports(len(keys)), strict=True))
 
     def properties(self, node: int) -> dict[str, str]:
         """What the broker is started with: docker-compose.yml's, and what a single machine needs otherwise."""
@@ -278,8 +295,13 @@ class Cluster:
         if len(self.nodes) == 1:
             found |= _ALONE
             found["controller.quorum.voters"] = f"1@{HOST}:{self._ports[1, 9093]}"
+        if self._front:
+            behind = f"CLIENTS://{HOST}:{self.port_behind}"
+            found["advertised.listeners"] = found["advertised.listeners"].replace(
+                behind, f"CLIENTS://{HOST}:{self._front}"
+            )
         found["log.dirs"] = str(self._home(node) / "data")
-        return found | self._extra
+        return found
 
     def _here(self, node: int, value: str) -> str:
         """A value of the compose network, on this machine."""
@@ -302,3 +324,23 @@ class Cluster:
         jvm = (*self._java, "-XX:TieredStopAtLevel=1", *self._classpath)
         done = subprocess.run([*jvm, *tool, str(path)], capture_output=True, text=True, timeout=120, check=False)
         assert done.returncode == 0, done.stderr or done.stdout
+
+
+class OwnNames(FaultStack):
+    """A stack whose roles log in as themselves at the brokers of a cluster."""
+
+    def __init__(self, cluster: Cluster, settings: Settings, parts: Iterable[str]) -> None:
+        super().__init__(settings, parts)
+        self._cluster = cluster
+
+    def as_role(self, role: str) -> Settings:
+        """Settings with which a role, or a person, logs in."""
+        kafka = self._cluster.settings(user_of(self.settings.world, role))
+        return self.resolved().model_copy(update={"kafka": kafka})
+
+    def _role_spec(self, name: str) -> ProcessSpec:
+        spec = super()._role_spec(name)
+        role = name.rstrip("-0123456789")
+        own = settings_env(self.as_role("console" if role == "gateway" else role))
+        self._environments[name].update({k: v for k, v in own.items() if k.startswith("CLEARLINE_KAFKA__")})
+        return spec

@@ -7,6 +7,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 from clearline.config import Settings, load_settings
 from clearline.embedded.process import ProcessSpec, State
 from clearline.stack import Stack
+from schemas.errors import ClearlineError
 from schemas.failpoints import VARIABLE
 
 READY_S = 90.0
@@ -65,6 +67,18 @@ class FaultStack(Stack):
 
     def _restarted(self, name: str, times: int) -> bool:
         return self.restarts(name) >= times
+
+    def end(self, name: str, sig: int) -> None:
+        """Sends a signal to a role that is about to be stopped, whatever it does at the moment. It counts as killed."""
+        child = self._supervisor.child(name)
+        if child.pid is not None and child.state in (State.STARTING, State.READY):
+            self.killed[name] += 1
+            with suppress(ClearlineError):  # it ended in this moment
+                child.signal(sig)
+
+    def forget(self, name: str) -> None:
+        """Forgets a role that was stopped, so that it can begin again."""
+        self._supervisor.forget(name)
 
     def pause(self, name: str) -> int:
         """SIGSTOP. Returns the pid to continue with `signal.SIGCONT`."""

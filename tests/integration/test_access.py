@@ -23,17 +23,15 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     UserScramCredentialDeletion,
 )
 
-from clearline.config import Settings, load_settings, settings_env
-from clearline.embedded.process import ProcessSpec
+from clearline.config import load_settings
 from clearline.publisher import Publisher
-from clearline.stack import Stack
 from schemas.errors import PartUnavailableError
 from streams import access
 from streams.clients import KafkaConfig
 from streams.reader import end_offsets, read_to_end
-from streams.topics import Topics, create_topics
+from streams.topics import Topics
 from tests.integration.test_publisher import OPENING, payment
-from tests.kafka_cluster import Cluster
+from tests.kafka_cluster import Cluster, OwnNames
 from tests.sink_servers import wait_for
 
 pytestmark = pytest.mark.stack
@@ -52,13 +50,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     with Cluster(tmp_path_factory.mktemp("kafka"), 1, tls=True) as found:
         found.start()
         for topics in (WORLD, SMALL):
-            create_topics(found.admin(), topics, 4)
-            users = {
-                access.user_of(topics.world, role): f"{role}-of-{topics.world}-{id(found)}" for role in access.ROLES
-            }
-            access.set_users(found.admin(), users)
-            found.passwords |= users
-            access.apply(found.admin(), topics)
+            found.prepare(topics, 4)
         yield found
 
 
@@ -280,30 +272,10 @@ def test_what_somebody_changed_by_hand_is_seen_and_put_right(cluster: Cluster) -
 # ---- a small world of principals -------------------------------------------------------------------------------------------
 
 
-class OwnNames(Stack):
-    """A stack whose roles log in as themselves at a broker that is not part of it."""
-
-    def __init__(self, cluster: Cluster, settings: Settings) -> None:
-        super().__init__(settings, ("registry", "clickhouse", "redis"))
-        self._cluster = cluster
-
-    def as_role(self, role: str) -> Settings:
-        """Settings with which a role, or a person, logs in."""
-        kafka = self._cluster.settings(access.user_of(self.settings.world, role))
-        return self.resolved().model_copy(update={"kafka": kafka})
-
-    def _role_spec(self, name: str) -> ProcessSpec:
-        spec = super()._role_spec(name)
-        role = name.rstrip("-0123456789")
-        own = settings_env(self.as_role("console" if role == "gateway" else role))
-        kafka = {k: v for k, v in own.items() if k.startswith("CLEARLINE_KAFKA__")}
-        return replace(spec, env={**spec.env, **kafka})
-
-
 def test_a_world_in_which_everybody_is_himself_settles_money(cluster: Cluster, tmp_path: Path) -> None:
     prepare = cluster.settings(access.SUPER_USER, "PLAIN")
     settings = load_settings(data_dir=tmp_path / "data", world=SMALL.world, partitions=4, workers=1, kafka=prepare)
-    with OwnNames(cluster, settings) as stack:
+    with OwnNames(cluster, settings, ("registry", "clickhouse", "redis")) as stack:
         stack.start(roles=True)
         with Publisher(stack.as_role("publisher")) as p:
             opened = [p.publish(document) for document in OPENING]
