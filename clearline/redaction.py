@@ -48,6 +48,7 @@ def know(settings: Settings) -> None:
 def secrets_of(settings: Settings) -> set[str]:
     """What of the settings must not be seen."""
     found = {settings.gateway.master_key, settings.clickhouse.password, settings.clickhouse.reader_password}
+    found.add(settings.clickhouse.data_password)
     found |= {settings.kafka.password, settings.kafka.key_password, *_in_files(settings)}
     found |= {v for k, v in settings.kafka.client.items() if re.search(r"password|secret|pem|jaas|oauth", k)}
     for url in (settings.redis.url, settings.registry.url):
