@@ -37,6 +37,9 @@ EXIT_INVARIANT = 78
 _PART_OF = {"Kafka": "kafka", "Schema registry": "registry", "ClickHouse": "clickhouse", "Redis": "redis"}
 _DOWN = {"kafka": "broker_down", "registry": "registry_down", "clickhouse": "clickhouse_down", "redis": "redis_down"}
 _NAMES = {"kafka": "Kafka", "registry": "The schema registry", "clickhouse": "ClickHouse", "redis": "Redis"}
+# Topics that nothing else can be made of again: whoever makes them anew, empty, has another ledger.
+_TRUTH = ("transactions.submitted", "journal", "ledger.state", "access", "seals")
+_ROLES_COMPOSED = "worker-0 worker-1 sink-clickhouse sink-redis sealer tieout gateway-0 webhooks-0"
 _PREPARE = ("clearline prepare --dry-run", "clearline prepare")
 _WRITABLE = "clearline sql \"SELECT name, value FROM system.settings WHERE name = 'readonly'\""
 _MEANWHILE = {
@@ -172,7 +175,7 @@ def _commands_for(part: Part, status: Status) -> tuple[str, ...]:
         service = {
             "kafka": "kafka-1 kafka-2 kafka-3",
             "registry": "registry",
-            "clickhouse": "clickhouse-1 clickhouse-2",
+            "clickhouse": "clickhouse clickhouse-2",
         }
         names = service.get(part.name, part.name)
         return (f"docker-compose ps {names}", f"docker-compose up -d {names}")
@@ -222,7 +225,7 @@ def _read_only(status: Status) -> Iterator[Incident]:
 def _unlock_command(house: Part, status: Status) -> tuple[str, ...]:
     if status.embedded and house.process:
         return (f"rm {status.data_dir}/clickhouse/read-only",)
-    return ("docker-compose logs --tail 50 clickhouse-1",)
+    return ("docker-compose logs --tail 50 clickhouse clickhouse-2",)
 
 
 def _disk_full(status: Status) -> Iterator[Incident]:
@@ -245,7 +248,7 @@ def _disk_full(status: Status) -> Iterator[Incident]:
         yield Incident(
             "disk_full", CRITICAL, _PART_OF.get(told[0].waiting_part, "clickhouse"),
             f"{told[0].waiting_part} has no space left: {told[0].waiting_for}", (f"told by {told[0].name}",),
-            ("docker-compose exec clickhouse-1 df -h /var/lib/clickhouse",),
+            ("docker-compose exec clickhouse df -h /var/lib/clickhouse",),
         )  # fmt: skip
 
 
@@ -269,7 +272,7 @@ def _topics(status: Status) -> Iterator[Incident]:
             yield Incident(
                 "topic_missing", CRITICAL, t.name,
                 f"Topic {t.name} does not exist: somebody deleted it, or the world was never prepared.",
-                (f"{status.topics.brokers} brokers answer and do not know it",), _PREPARE,
+                (f"{status.topics.brokers} brokers answer and do not know it",), _topic_commands(t.name, status),
             )  # fmt: skip
         elif t.expected and t.partitions != t.expected:
             few = t.partitions < t.expected
@@ -277,8 +280,16 @@ def _topics(status: Status) -> Iterator[Incident]:
                 "topic_partitions", CRITICAL, t.name,
                 f"Topic {t.name} has {t.partitions} partitions, the settings say {t.expected}: "
                 + ("it was created anew with too few." if few else "somebody added some, and keys go elsewhere now."),
-                (f"CLEARLINE_PARTITIONS={t.expected}",), _PREPARE,
+                (f"CLEARLINE_PARTITIONS={t.expected}",), _topic_commands(t.name, status),
             )  # fmt: skip
+
+
+def _topic_commands(name: str, status: Status) -> tuple[str, ...]:
+    """What is only kept in the topic comes back from a backup; everything else is made anew, empty."""
+    if name.removeprefix(f"{status.world}.") in _TRUTH:
+        stop = ("clearline down",) if status.embedded else (f"docker-compose stop {_ROLES_COMPOSED}",)
+        return (*stop, "clearline backup restore DIR --dry-run")
+    return _PREPARE
 
 
 def _schemas(status: Status) -> Iterator[Incident]:

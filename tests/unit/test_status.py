@@ -100,7 +100,7 @@ CASES = {
     ),
     "full disk of a store, told by its sink": (
         role("sink-clickhouse", waiting_for="no space", waiting_part="ClickHouse", waiting_code="no_space"),
-        "disk_full", "critical", "ClickHouse has no space left", "docker-compose exec clickhouse-1 df -h /var/lib/clickhouse",
+        "disk_full", "critical", "ClickHouse has no space left", "docker-compose exec clickhouse df -h /var/lib/clickhouse",
     ),
     "silent role": (
         role("webhooks-0", state="silent", silent_s=12.0), "stuck_consumer", "warning", "lives and does nothing", "kill -9 107",
@@ -136,16 +136,20 @@ CASES = {
     "fast clock": (role("worker-1", skew_ms=3_600_000.0), "clock_skew", "critical", "about 3600 s fast", "timedatectl status"),
     "slow clock": (role("gateway-0", skew_ms=-9_000.0), "clock_skew", "warning", "about 9 s slow", "timedatectl status"),
     "missing topic": (
-        replace(GOOD, topics=Topics((Topic("live.seals", 0, 4),), 1)),
-        "topic_missing", "critical", "Topic live.seals does not exist", "clearline prepare --dry-run",
+        replace(GOOD, topics=Topics((Topic("live.calls", 0, 4),), 1)),
+        "topic_missing", "critical", "Topic live.calls does not exist", "clearline prepare --dry-run",
+    ),
+    "missing truth": (
+        replace(GOOD, topics=Topics((Topic("live.journal", 0, 4),), 1)),
+        "topic_missing", "critical", "Topic live.journal does not exist", "clearline down",
     ),
     "too few partitions": (
-        replace(GOOD, topics=Topics((Topic("live.seals", 1, 4),), 1)),
+        replace(GOOD, topics=Topics((Topic("live.calls", 1, 4),), 1)),
         "topic_partitions", "critical", "has 1 partitions, the settings say 4: it was created anew", "clearline prepare --dry-run",
     ),
     "too many partitions": (
         replace(GOOD, topics=Topics((Topic("live.seals", 8, 4),), 1)),
-        "topic_partitions", "critical", "somebody added some", "clearline prepare --dry-run",
+        "topic_partitions", "critical", "somebody added some", "clearline down",
     ),
     "refused schema": (
         replace(GOOD, schemas=Section({"clearline.Tick": "the registry refuses it as incompatible"})),
