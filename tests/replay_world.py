@@ -57,6 +57,13 @@ class MemoryWorld:
         first, _ = self.span(topic, partition)
         return iter([r for r in self.topics[topic, partition] if max(start, first) <= r.offset < end])
 
+    def spans(self, topic: str) -> dict[int, tuple[int, int]]:
+        return {p: self.span(topic, p) for p in range(self.partitions)}
+
+    def read_many(self, topic: str, ranges: Mapping[int, tuple[int, int]]) -> Iterator[LogRecord]:
+        for p, (start, end) in ranges.items():
+            yield from self.read(topic, p, start, end)
+
     def group_offset(self, partition: int) -> int:
         return self._books[partition][0].head.next_offset
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from schemas.codec import Codec, UnknownSchemaError
@@ -31,24 +31,34 @@ class LiveLog:
 
     def span(self, topic: str, partition: int) -> tuple[int, int]:
         """First offset kept and the offset after the last record, now."""
-        return spans(self._kafka, self._names[topic])[partition]
+        return self.spans(topic)[partition]
+
+    def spans(self, topic: str) -> dict[int, tuple[int, int]]:
+        """The same of all partitions, asked at once."""
+        return spans(self._kafka, self._names[topic])
 
     def read(self, topic: str, partition: int, start: int, end: int) -> Iterator[LogRecord]:
         """Committed records of a partition. Waits for transactions that are still open before `end`."""
-        if start >= end:
+        return self.read_many(topic, {partition: (start, end)})
+
+    def read_many(self, topic: str, ranges: Mapping[int, tuple[int, int]]) -> Iterator[LogRecord]:
+        """The same of several partitions, each from its start to before its end; in order within a partition."""
+        ends = {p: end for p, (start, end) in ranges.items() if start < end}
+        if not ends:
             return
         name = self._names[topic]
         deadline = time.monotonic() + STALL_S
-        with LogReader(self._kafka, name, {partition: start}) as reader:
-            while reader.position[partition] < end:
-                before = reader.position[partition]
+        with LogReader(self._kafka, name, {p: ranges[p][0] for p in ends}) as reader:
+            while behind := [p for p, end in ends.items() if reader.position[p] < end]:
+                before = dict(reader.position)
                 for record in reader.poll(RECORDS_MAX, 0.2):
-                    if record.offset < end:
+                    if record.offset < ends[record.partition]:
                         yield record
-                if reader.position[partition] != before:
+                if reader.position != before:
                     deadline = time.monotonic() + STALL_S
                 elif time.monotonic() > deadline:
-                    hint = f"{name}[{partition}] stands at {before} of {end}: a Kafka transaction stays open"
+                    p = behind[0]
+                    hint = f"{name}[{p}] stands at {before[p]} of {ends[p]}: a Kafka transaction stays open"
                     raise PartUnavailableError("Kafka", self._kafka.bootstrap, hint)
 
     def group_offset(self, partition: int) -> int:

@@ -13,7 +13,7 @@ import typer
 
 from clearline import screen
 from clearline.commands.common import example, live_settings, sigterm_interrupts
-from clearline.commands.give import ByOption, NoteOption, asked_by
+from clearline.commands.give import ByOption, WhyOption, asked_by
 from schemas.errors import BadInputError
 
 if TYPE_CHECKING:
@@ -57,8 +57,12 @@ def register(app: typer.Typer) -> None:
         group, name="replay", help="Settle history once more into a shadow and compare; build projections anew.",
         epilog="Example: clearline replay --partner acme --run  |  clearline replay --rules products/new.yaml --run",
     )  # fmt: skip
-    group.command("plan", **example("clearline replay plan --rules products/new.yaml --out plan.json"))(plan)
-    group.command("apply", **example("clearline replay apply plan.json --by li --approved-by wang"))(apply)
+    group.command(
+        "plan", **example("clearline replay plan --rules products/new.yaml --out plan.json --note 'new fee'")
+    )(plan)
+    group.command("apply", **example("clearline replay apply plan.json --by li --approved-by wang --note 'as agreed'"))(
+        apply
+    )
     group.command("ls", **example("clearline replay ls"))(ls)
     group.command("show", **example("clearline replay show r0a1b2c3d4e --format csv"))(show)
     group.command("cancel", **example("clearline replay cancel r0a1b2c3d4e"))(cancel)
@@ -98,7 +102,7 @@ def replay(
 def plan(
     out: Annotated[Path, typer.Option(help="Where to write the plan.")],
     partner: Partner = "", account: Account = "", product: Product = "", since: From = "", until: To = "",
-    partition: Partitions = None, rules: Rules = None, by: ByOption = "", note: NoteOption = "",
+    partition: Partitions = None, rules: Rules = None, by: ByOption = "", note: WhyOption = "",
     as_json: screen.JsonFlag = False,
 ) -> None:  # fmt: skip
     """Write a plan with its SHA-256 into a file, for a second person to approve; the journal has a record of it."""
@@ -108,6 +112,7 @@ def plan(
     from clearline.connection import connect
     from clearline.replay.plan import write_plan
 
+    _why(note)
     session = _session()
     made, _ = session.plan(_selection(partner, account, product, since, until, partition), rules or [])
     made = replace(made, requested_by=asked_by(by))
@@ -123,7 +128,7 @@ def plan(
 
 def apply(
     file: Annotated[Path, typer.Argument(help="A plan that `replay plan` wrote.")],
-    approved_by: ApprovedBy = "", by: ByOption = "", note: NoteOption = "", as_json: screen.JsonFlag = False,
+    approved_by: ApprovedBy = "", by: ByOption = "", note: WhyOption = "", as_json: screen.JsonFlag = False,
 ) -> None:  # fmt: skip
     """Do what a plan says, once a second person approved it. A changed file is refused. Exit code 1 for differences."""
     from clearline.acts import record_act
@@ -131,6 +136,7 @@ def apply(
     from clearline.replay import run as runs
     from clearline.replay.plan import read_plan
 
+    _why(note)
     made = read_plan(file)
     asker = by or made.requested_by or asked_by("")
     if not approved_by:
@@ -139,12 +145,12 @@ def apply(
         raise BadInputError(f"--approved-by {approved_by}: the second person must be another one")
     session = _session()
     session.check(made)
-    one = runs.begin(session.root, made, requested_by=asker, approved_by=approved_by)
+    run_id = runs.new_id()
     record_act(
-        connect(session.settings), act="replay.apply", subject_id=one.id, digest=made.digest, requested_by=asker,
-        approved_by=approved_by, note=note, key=f"replay.apply/{one.id}",
+        connect(session.settings), act="replay.apply", subject_id=run_id, digest=made.digest, requested_by=asker,
+        approved_by=approved_by, note=note, key=f"replay.apply/{run_id}",
     )  # fmt: skip
-    _do(session, one, as_json)
+    _do(session, runs.begin(session.root, made, run_id=run_id, requested_by=asker, approved_by=approved_by), as_json)
 
 
 def ls(as_json: screen.JsonFlag = False) -> None:
@@ -241,6 +247,11 @@ def drop(replay_id: Id, as_json: screen.JsonFlag = False) -> None:
     size = run.scratch_of(run.find(root, replay_id).folder)
     run.drop(root, replay_id)
     screen.answer({"id": replay_id, "bytes": size}, as_json, [f"replay {replay_id} is gone ({size / 1e6:.1f} MB)"])
+
+
+def _why(note: str) -> None:
+    if not note.strip():
+        raise BadInputError("--note: say why; it is kept in the journal")
 
 
 # ---- doing it --------------------------------------------------------------------------------------------------------

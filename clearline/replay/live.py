@@ -8,10 +8,10 @@ there must be what it was, and so must the journal's record at that place.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import Any
+from typing import Any, Protocol
 
 from clearline.audit.journal import Decode
 from clearline.audit.views import JOURNAL, STATE, Log
@@ -20,6 +20,8 @@ from schemas.codec import CHAIN_BYTES, Codec
 from schemas.errors import InvariantError
 from schemas.records import PartitionState, ProductState, Record
 from streams.reader import LogRecord
+
+_GONE = 1 << 62  # the place of a row that was deleted: later than every command
 
 
 @dataclass(slots=True)
@@ -32,7 +34,7 @@ class Mark:
     state_end: int
     rows: dict[str, bytes] = field(default_factory=dict)
     places: dict[str, int] = field(default_factory=dict)
-    versions: dict[str, list[int]] = field(default_factory=dict)
+    versions: dict[str, set[int]] = field(default_factory=dict)
 
     @property
     def state(self) -> str:
@@ -45,20 +47,29 @@ class Mark:
         return {"offset": h.next_offset, "sequence": h.sequence, "chain": h.chain.hex(), "state": self.state}
 
 
-def marks(log: Log, codec: Codec, decode: Decode, partitions: Iterable[int]) -> dict[int, Mark]:
+class Topics(Log, Protocol):
+    """The topics, of which several partitions can be asked and read at once."""
+
+    def spans(self, topic: str) -> dict[int, tuple[int, int]]:
+        """First offset that is kept and the offset after the last one, of each partition, now."""
+        ...
+
+    def read_many(self, topic: str, ranges: Mapping[int, tuple[int, int]]) -> Iterator[LogRecord]:
+        """Committed records from each partition's start to before its end, in order within a partition."""
+        ...
+
+
+def marks(log: Topics, codec: Codec, decode: Decode, partitions: Iterable[int]) -> dict[int, Mark]:
     """Where these partitions stand now, each at the offset that its own state names."""
-    out = {}
-    for p in partitions:
-        start, end = log.span(STATE, p)
-        out[p] = _read(log, codec, decode, p, start, end)
-    return out
+    spans = log.spans(STATE)
+    return _read(log, codec, decode, {p: spans[p] for p in partitions})
 
 
-def _read(log: Log, codec: Codec, decode: Decode, partition: int, start: int, end: int) -> Mark:
+def _read(log: Topics, codec: Codec, decode: Decode, ranges: Mapping[int, tuple[int, int]]) -> dict[int, Mark]:
     empty = PartitionState(0, 0, bytes(CHAIN_BYTES), 0, 0, 0, 0, 0, 0, 0)
-    mark = Mark(partition, empty, end)
-    versions: dict[str, set[int]] = {}
-    for raw in log.read(STATE, partition, start, end):
+    found = {p: Mark(p, empty, end) for p, (_, end) in ranges.items()}
+    for raw in log.read_many(STATE, ranges):
+        mark = found[raw.partition]
         key = (raw.key or b"").decode()
         if raw.value is None:
             mark.rows.pop(key, None)
@@ -70,11 +81,10 @@ def _read(log: Log, codec: Codec, decode: Decode, partition: int, start: int, en
         if isinstance(row, PartitionState):
             mark.head = row
         elif isinstance(row, ProductState):
-            versions.setdefault(row.product, set()).add(row.version)
+            mark.versions.setdefault(row.product, set()).add(row.version)
         mark.rows[key] = sha256(codec.encode(row)).digest()  # as the schema of today writes it
         mark.places[key] = place
-    mark.versions = {product: sorted(found) for product, found in versions.items()}
-    return mark
+    return found
 
 
 def _row(decode: Decode, raw: LogRecord) -> tuple[Record, int]:
@@ -94,33 +104,30 @@ def hash_of(found: Iterable[Mark]) -> str:
     return whole.hexdigest()
 
 
-def again(log: Log, codec: Codec, decode: Decode, before: Mark, journal_offset: int, chain: bytes) -> Mark:
-    """The same partition at the same place, read once more. `journal_offset`: where the journal has the last record of
-    that place (negative: none was looked at), with this chain.
+def again(
+    log: Topics, codec: Codec, decode: Decode, before: Mapping[int, Mark], ends: Mapping[int, tuple[int, bytes]]
+) -> dict[int, Mark]:
+    """The same partitions at the same places, read once more. `ends`: where the journal has the last record of a place,
+    and its chain; left out for what was not looked at.
 
     What compaction has taken away since counts as it was, if what took its place is of a later command. Raises
     InvariantError when the journal has something else there.
     """
-    p = before.partition
-    start, end = log.span(STATE, p)
-    there = _read(log, codec, decode, p, start, min(end, before.state_end))
-    later = _later(log, decode, p, before.state_end, end)
-    for key, place in before.places.items():
-        if key not in there.rows and later.get(key, -1) > place:
-            there.rows[key], there.places[key] = before.rows[key], place
-            if key == snapshot.META:
-                there.head = before.head
-    if journal_offset >= 0:
-        found = next(log.read(JOURNAL, p, journal_offset, journal_offset + 1), None)
-        if found is None or (found.value or b"")[-CHAIN_BYTES:] != chain:
-            raise InvariantError(f"partition {p}: the journal has another record at offset {journal_offset} now", p)
+    firsts = log.spans(STATE)
+    there = _read(log, codec, decode, {p: (firsts[p][0], m.state_end) for p, m in before.items()})
+    now = log.spans(STATE)  # asked afterwards: what took the place of a row that is gone by then is before this end
+    later: dict[int, dict[str, int]] = {p: {} for p in before}
+    for raw in log.read_many(STATE, {p: (m.state_end, now[p][1]) for p, m in before.items()}):
+        later[raw.partition][(raw.key or b"").decode()] = _GONE if raw.value is None else _row(decode, raw)[1]
+    for p, mark in before.items():
+        for key, place in mark.places.items():
+            if key not in there[p].rows and later[p].get(key, -1) > place:
+                there[p].rows[key], there[p].places[key] = mark.rows[key], place
+                if key == snapshot.META:
+                    there[p].head = mark.head
+    records = log.read_many(JOURNAL, {p: (offset, offset + 1) for p, (offset, _) in ends.items()})
+    chains = {raw.partition: (raw.value or b"")[-CHAIN_BYTES:] for raw in records}
+    for p, (offset, chain) in ends.items():
+        if chains.get(p) != chain:
+            raise InvariantError(f"partition {p}: the journal has another record at offset {offset} now", p)
     return there
-
-
-def _later(log: Log, decode: Decode, partition: int, start: int, end: int) -> dict[str, int]:
-    """Keys that were written since, with the place of what was written; for a row that is gone the place is the end."""
-    out: dict[str, int] = {}
-    for raw in log.read(STATE, partition, start, end):
-        key = (raw.key or b"").decode()
-        out[key] = 1 << 62 if raw.value is None else _row(decode, raw)[1]
-    return out

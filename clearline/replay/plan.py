@@ -13,9 +13,9 @@ from typing import Any
 
 import orjson
 
-from clearline.audit.views import SUBMITTED, Log
+from clearline.audit.views import SUBMITTED
 from clearline.replay.bases import Base
-from clearline.replay.live import Mark
+from clearline.replay.live import Mark, Topics
 from clearline.replay.partition import Task
 from clearline.replay.rules import Rule
 from clearline.replay.selection import EVER, Bound, Selection, bound_of
@@ -122,7 +122,7 @@ def _duration(seconds: float) -> str:
 
 
 def make_plan(
-    world: str, selection: Selection, rules: Sequence[Rule], log: Log, ground: Ground, marks: Mapping[int, Mark],
+    world: str, selection: Selection, rules: Sequence[Rule], log: Topics, ground: Ground, marks: Mapping[int, Mark],
     bases: Mapping[int, Sequence[Base]], offsets_at: OffsetsAt, topics: Mapping[str, str], *,
     now_ms: int | None = None, rate: float | None = None,
 ) -> Plan:  # fmt: skip
@@ -135,8 +135,9 @@ def make_plan(
     tasks: list[Task] = []
     unreachable: list[str] = []
     commands, exact = 0, True
+    spans = log.spans(SUBMITTED)
     for p, mark in sorted(marks.items()):
-        kept_from, _ = log.span(SUBMITTED, p)
+        kept_from, _ = spans[p]
         end = min(mark.head.next_offset, lasts[p])
         first = firsts[p] if since.at_ms is None else 0
         begin = _beginning(p, kept_from, firsts[p], bases.get(p, ()), bool(rules))
@@ -198,7 +199,7 @@ def _beginning(
     return (chosen.next_offset, chosen) if chosen else None
 
 
-def measured_rate(log: Log, ground: Ground, tasks: Sequence[Task], rules: bool) -> float:
+def measured_rate(log: Topics, ground: Ground, tasks: Sequence[Task], rules: bool) -> float:
     """Commands a second that this machine settles into a shadow, by settling some; 0 when there is nothing."""
     for t in tasks:
         if t.start or t.end <= t.start:
@@ -261,16 +262,17 @@ def plan_of(d: Mapping[str, Any]) -> Plan:
     )  # fmt: skip
 
 
-def check_plan(plan: Plan, world: str, log: Log, topics: Mapping[str, str]) -> None:
+def check_plan(plan: Plan, world: str, log: Topics, topics: Mapping[str, str]) -> None:
     """Whether a plan can still be done here. Raises PlanChangedError when what it was made for is gone."""
     if plan.world != world:
         raise PlanChangedError(f"the plan is for world {plan.world}, this is {world}")
     if dict(plan.topics) != dict(topics):
         raise PlanChangedError("the topics were re-created after the plan was made")
+    spans = log.spans(SUBMITTED)
     for t in plan.tasks:
         if t.base and not Path(t.base).exists():
             raise PlanChangedError(f"partition {t.partition}: the books that the plan begins with are gone")
-        kept_from, _ = log.span(SUBMITTED, t.partition)
+        kept_from, _ = spans[t.partition]
         if kept_from > t.start:
             raise PlanChangedError(
                 f"partition {t.partition}: the plan begins at offset {t.start}, and commands are kept from {kept_from}"

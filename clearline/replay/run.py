@@ -21,9 +21,9 @@ from uuid import uuid4
 import orjson
 
 from clearline.audit.journal import Decode
-from clearline.audit.views import SUBMITTED, Log
+from clearline.audit.views import SUBMITTED
 from clearline.replay import bases, diff, live
-from clearline.replay.live import Mark
+from clearline.replay.live import Mark, Topics
 from clearline.replay.partition import PartitionReplay, Result
 from clearline.replay.plan import Plan, plan_of
 from clearline.replay.shadow import Ground
@@ -46,7 +46,7 @@ class CancelledError(ClearlineError):
 class Eyes:
     """What a replay sees of the world: its topics, and how to read them."""
 
-    log: Log
+    log: Topics
     decode: Decode
     ground: Ground
 
@@ -99,9 +99,14 @@ class Run:
         draft.replace(self.folder / "run.json")
 
 
-def begin(root: Path, plan: Plan, *, requested_by: str = "", approved_by: str = "") -> Run:
-    """A new run of a plan, with its folder below `root`."""
-    run_id = f"r{uuid4().hex[:10]}"
+def new_id() -> str:
+    """An id for a run."""
+    return f"r{uuid4().hex[:10]}"
+
+
+def begin(root: Path, plan: Plan, *, run_id: str = "", requested_by: str = "", approved_by: str = "") -> Run:
+    """A new run of a plan, with its folder below `root`. `run_id`: of `new_id`, when it is needed before."""
+    run_id = run_id or new_id()
     folder = root / run_id
     folder.mkdir(parents=True)
     now = int(time.time() * 1000)
@@ -262,12 +267,9 @@ class _Walk:
     def _untouched(self, before: Mapping[int, Mark], results: Mapping[int, Result]) -> dict[str, Any]:
         """The live system at the places where it stood before, looked at once more."""
         log, codec, decode = self.eyes.log, self.eyes.ground.codec, self.eyes.decode
-        after = []
-        for p, mark in before.items():
-            r = results[p]
-            last = r.journal_next - 1 if r.sequence else -1
-            after.append(live.again(log, codec, decode, mark, last, r.chain))
-        first, second = live.hash_of(before.values()), live.hash_of(after)
+        ends = {p: (results[p].journal_next - 1, results[p].chain) for p in before if results[p].sequence}
+        after = live.again(log, codec, decode, before, ends)
+        first, second = live.hash_of(before.values()), live.hash_of(after.values())
         same_place = [p for p, m in before.items() if results[p].next_offset == m.head.next_offset]
         return {
             "live_before": first, "live_after": second, "live_untouched": first == second,

@@ -25,6 +25,7 @@ STILL_S = (
     10.0  # for as long a projection that is behind or being filled may stand still; while it moves, it is waited for
 )
 REPAIRS_MAX = 5
+ROUND_S = 1.0  # of reading, before what was read is compared
 
 Progress = Callable[[str], None]
 
@@ -117,7 +118,8 @@ class Once:
         moved = time.monotonic()
         before: object = None
         while True:
-            while machine.read(0.1):
+            until = time.monotonic() + ROUND_S  # under traffic there is always more
+            while machine.read(0.1) and time.monotonic() < until:
                 pass
             word = machine.round()
             covered = machine.covered()
