@@ -31,6 +31,7 @@ from processors.settlement import Batch, Outlets, Settlement
 from schemas.codec import Codec
 from schemas.errors import BadInputError, InvariantError, PartUnavailableError
 from schemas.states import FreezeState
+from streams import traces
 from streams.clients import KafkaConfig
 from streams.core import CoreDroppedError, Flow, HostOptions, TransactionalCore
 from streams.ends import EndsWatch
@@ -334,6 +335,7 @@ def build_app(
         reply_partitions, options.message_bytes_max,
     )  # fmt: skip
     settlement = Settlement(codec, outlets, SchemaLearner(codec, registry))
+    settlement.carries = traces.HEADER if traces.active is not None else ""
     data_dir.mkdir(parents=True, exist_ok=True)
     app = _App(
         f"{topics.group}-{options.slot}", broker=f"kafka://{kafka.bootstrap}", datadir=str(data_dir),

@@ -25,7 +25,7 @@ from confluent_kafka import KafkaException
 from schemas.codec import Codec, UndecodableError, UnknownSchemaError
 from schemas.errors import InvariantError, PartUnavailableError
 from schemas.failpoints import failpoint
-from schemas.records import CallCounts, DeadLetter
+from schemas.records import CallCounts
 from sinks.balances import Balances, Coalescer, RedisConfig, StateArrival
 from sinks.clickhouse import ClickHouseConfig
 from sinks.dead_letters import DeadLetterSink
@@ -33,7 +33,9 @@ from sinks.ledger_sink import Arrival, LedgerSink
 from sinks.limit_sink import Gathering, LimitSink
 from sinks.log_sink import Logged, LogSink
 from sinks.measures import CallSink, SealSink
+from streams import traces
 from streams.clients import KafkaConfig
+from streams.letters import letter_of
 from streams.metrics import MetricsAddress
 from streams.reader import LogReader, LogRecord, end_offsets
 from streams.registry import Registry, learn_schemas
@@ -214,6 +216,7 @@ def _clickhouse_loop(
     stop: threading.Event,
 ) -> None:
     batch: list[Arrival] = []
+    followed: list[traces.Traced] = []
     full_at = 0.0
     while not stop.is_set():
         wait = 0.1 if not batch else max(0.0, min(0.1, full_at - time.monotonic()))
@@ -223,11 +226,20 @@ def _clickhouse_loop(
             if not batch:
                 full_at = time.monotonic() + options.flush_interval_ms / 1000
             batch += [Arrival(r.partition, r.offset, r.value) for r in records]
+            if traces.active is not None:
+                followed += [
+                    traces.Traced(r.partition, r.offset, p) for r in records if (p := traces.parent_of(r.headers))
+                ]
         if batch and (len(batch) >= options.batch_records_max or time.monotonic() >= full_at):
             began = time.perf_counter()
             new = learner(lambda: ledger.write(batch))  # noqa: B023 - called at once
             report.records += new
             report.stored(new, began)
+            if traces.active is not None and followed:
+                now = time.time_ns()
+                took = int((time.perf_counter() - began) * 1e9)
+                traces.active.inserted(now - took, now, new, followed)
+                followed = []
             batch = []
         if not batch:
             report.verified = dict(journal.position)
@@ -386,21 +398,6 @@ class _Follower:
         self._looked = time.monotonic()
         markers = self._balances.marker(list(self._applied))
         return all(p in markers and markers[p].next_offset >= at for p, at in self._applied.items())
-
-
-def letter_of(r: LogRecord) -> DeadLetter:
-    """The dead letter in a record of transactions.dead: headers tell where it came from."""
-    h = {k: v.decode("utf-8", "replace") for k, v in r.headers or []}
-
-    def number(name: str, otherwise: int) -> int:
-        text = h.get(name, "")
-        return int(text) if text.removeprefix("-").isdecimal() and len(text) < 19 else otherwise
-
-    return DeadLetter(
-        h.get("source_topic", ""), number("source_partition", r.partition), number("source_offset", -1),
-        number("received_at", r.timestamp_ms), h.get("reason", ""), h.get("detail", ""), number("attempts", 1),
-        r.key, r.value,
-    )  # fmt: skip
 
 
 def _keep_running(session: Callable[[], Any], report: Report, options: SinkOptions, stop: threading.Event) -> None:
