@@ -11,9 +11,8 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
+from functools import partial
 from typing import Any
-
-import httpx
 
 from clearline import detached, lag
 from clearline.config import Settings
@@ -21,6 +20,7 @@ from clearline.connection import clickhouse_config, redis_config, registry_of
 from clearline.embedded.folder import DataFolder
 from clearline.stack import PARTS, resolved_settings
 from clearline.status.disks import Disks
+from clearline.status.elsewhere import figures_at
 from clearline.status.flows import FlowReader, Flows
 from clearline.status.incidents import incidents
 from clearline.status.model import Disk, Lag, Part, Partition, Role, Section, Status
@@ -136,7 +136,7 @@ class Collector:
         if run is not None:
             return {name: told(self._folder, name) for name in run.get("roles", {})}
         urls = settings.status.roles
-        asked = {name: self._pool.submit(_readyz, url) for name, url in urls.items()}
+        asked = {name: self._pool.submit(_timed, partial(figures_at, url, ASK_S)) for name, url in urls.items()}
         wait(asked.values(), timeout=ASK_S + 0.3)
         answers = {name: _answer(future) for name, future in asked.items()}
         return {n: a if isinstance(a, dict) else {"_unknown": str(a)} for n, a in answers.items()}
@@ -220,26 +220,11 @@ def is_external(settings: Settings) -> bool:
     return all((settings.kafka.bootstrap, settings.registry.url, settings.clickhouse.host, settings.redis.url))
 
 
-def _readyz(url: str) -> tuple[Any, int]:
-    """The figures of a role that runs elsewhere, from its /readyz; 503 is an answer, too."""
-    began = time.monotonic()
-    try:
-        answer = httpx.get(f"{url.rstrip('/')}/readyz", timeout=ASK_S)
-        found = answer.json()
-        figures = found.get("figures", found)
-        why = "; ".join(found.get("why") or [])
-        return {"waiting_for": "" if answer.is_success else why, **figures, "_ready": answer.is_success}, _ms_since(
-            began
-        )
-    except (httpx.HTTPError, ValueError, AttributeError, TypeError) as e:
-        return ClearlineError(f"{url} does not answer: {e or type(e).__name__}"), _ms_since(began)
-
-
 def _role_elsewhere(name: str, figures: dict[str, Any], url: str) -> Role:
     if "_unknown" in figures:
         return role_of(name, "down", {}, error=str(figures["_unknown"]))
     state = "halted" if figures.get("stopped") else "ready"
-    return replace(role_of(name, state, figures), metrics=f"{url.rstrip('/')}/metrics")
+    return replace(role_of(name, state, figures, error=figures["not_ready"]), metrics=f"{url.rstrip('/')}/metrics")
 
 
 def _part(name: str, settings: Settings, child: Mapping[str, Any], answer: Any) -> Part:

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 from typer.main import get_command
 
 from clearline import cli
@@ -16,10 +18,14 @@ from clearline.commands.status import exit_code
 from clearline.config import load_settings
 from clearline.embedded.folder import DataFolder
 from clearline.status.collect import collect
+from clearline.status.elsewhere import figures_at
 from clearline.status.incidents import CODES, FLOOD_LETTERS, Incident, incidents
 from clearline.status.model import DeadLetters, Disk, Lag, Part, Partition, Role, Section, Status, Topic, Topics
 from clearline.status.processes import role_here, role_of
 from clearline.status.shown import readable
+from schemas.errors import ClearlineError
+from streams.metric_names import Name
+from streams.metrics import Check, MetricsAddress, MetricsServer, RoleFacts
 
 NOW = 1_790_000_000_000
 PARTS = ("kafka", "registry", "clickhouse", "redis")
@@ -316,6 +322,33 @@ def test_parts_that_are_nowhere_are_told_within_seconds(tmp_path: Path) -> None:
     assert found.schemas.unknown
     assert found.to_dict()["lag"]["error"]
     assert "docker-compose ps kafka-1 kafka-2 kafka-3" in text_of(found)
+
+
+def test_a_role_elsewhere_tells_over_http_what_its_ready_file_would() -> None:
+    checks = [Check("assigned", True, "has partitions 0 and 1"), Check("store", False, "Kafka does not answer")]
+    facts = RoleFacts("worker-0", lambda: checks, lambda: "kafka", lambda: "no_space")
+    skew = GaugeMetricFamily(Name.CLOCK_SKEW, "skew", labels=["role"])
+    skew.add_metric(["worker-0"], 7.5)
+    assigned = GaugeMetricFamily(Name.PARTITION_ASSIGNED, "assigned", labels=["partition"])
+    stopped = GaugeMetricFamily(Name.PARTITION_STOPPED, "stopped", labels=["partition"])
+    for family, values in ((assigned, (1, 1, 0)), (stopped, (0, 1, 0))):
+        for p, value in enumerate(values):
+            family.add_metric([str(p)], value)
+
+    class Some(Collector):
+        def collect(self) -> Any:
+            return [skew, assigned, stopped]
+
+    server = MetricsServer(MetricsAddress(), facts, [Some()])
+    try:
+        figures = figures_at(server.url.removesuffix("/metrics"), 5.0)
+    finally:
+        server.close()
+    found = role_of("worker-0", "halted", figures)
+    assert (found.partitions, list(found.halted), found.skew_ms) == ((0, 1), ["1"], 7_500.0)
+    assert (found.waiting_part, found.waiting_for, found.waiting_code) == ("Kafka", "Kafka does not answer", "no_space")
+    with pytest.raises(ClearlineError, match="does not answer"):
+        figures_at("http://127.0.0.1:1", 0.5)
 
 
 def text_of(status: Status) -> str:
