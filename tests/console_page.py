@@ -87,8 +87,8 @@ class Room:
         )  # fmt: skip
         self.ledger.must(freeze)
         self.console.troubles += [
-            Trouble("stuck_consumer", "critical", "worker-1 hangs", "no commit for 12 s", "kill -9 102", "#stuck-consumer"),
-            Trouble("clock_skew", "warning", "worker-0's clock is 7 s early", "", "timedatectl status", "#clock-skew"),
+            Trouble("stuck_consumer", "critical", "worker-1 hangs", "no commit for 12 s", "kill -9 102", "docs/OPERATING.md#stuck-consumer"),
+            Trouble("clock_skew", "warning", "worker-0's clock is 7 s early", "", "timedatectl status", "docs/OPERATING.md#clock-skew"),
         ]  # fmt: skip
         self.console.ill["worker-1"] = "silent for 12 s"
         self.console.replays.append(

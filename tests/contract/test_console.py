@@ -356,7 +356,7 @@ def test_the_stream_tells_what_changed_and_nothing_else(at: Room, inside: httpx.
         assert name == "board" and {"now", "flow", "partitions", "roles"} <= set(first["sections"])
         at.console.ill["worker-1"] = "silent for 12 s"
         at.console.troubles.append(
-            Trouble("stuck_consumer", "critical", "worker-1 hangs", "", "kill -9 7", "#stuck-consumer")
+            Trouble("stuck_consumer", "critical", "worker-1 hangs", "", "kill -9 7", "docs/OPERATING.md#stuck-consumer")
         )
         try:
             seen: dict[str, str] = {}

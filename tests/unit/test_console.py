@@ -12,7 +12,7 @@ import pytest
 from clearline.gateway.console.board import SECTIONS, bars, draw, overall, partitions, spread, tie_out
 from clearline.gateway.console.facts import BOUNDS_MS, Act, Facts, Head, Latency, Role, Trouble
 from clearline.gateway.console.flow import HEIGHT, WIDTH, drawings, nodes_and_edges, number, rates
-from clearline.gateway.console.live import act_of, histogram
+from clearline.gateway.console.live import act_of, distinct, histogram
 from streams.metric_names import Name
 
 KINDS = ("gateway", "worker", "sink-clickhouse", "sink-redis", "tieout", "sealer", "webhooks")
@@ -108,12 +108,25 @@ def test_partitions_without_a_worker_are_said_to_have_none() -> None:
     assert [(p.number, p.worker, p.well, p.sequence) for p in rows] == [(0, "", False, 9), (1, "", False, 8)]
 
 
+def test_a_freeze_of_every_partition_is_one_act() -> None:
+    told = '{"level": "world", "frozen": "true", "requested_by": "li.wei", "note": "n"}'
+    rows = [(10_040, "SetFreeze", "world", told, 1, 9), (10_000, "SetFreeze", "world", told, 0, 8)]
+    before = [(2_000, "SetFreeze", "world", told, 0, 4)]
+    assert [a.at for a in distinct([*rows, *before])] == [10_040, 2_000]
+
+
+def test_a_store_that_does_not_answer_is_told_on_the_map() -> None:
+    sections = draw(deque([later(stores={"ClickHouse": "connection refused", "Redis": ""})]))
+    assert (sections["flow"].count(">answers<"), sections["flow"].count("node store troubled")) == (1, 1)
+
+
 def test_the_worst_is_said_first() -> None:
     assert overall(WELL).text == "All 7 roles work"
     found = overall(
         later(troubles=[Trouble("clock_skew", "warning", "a clock"), Trouble("broker_down", "critical", "Kafka")])
     )
     assert (found.mood, found.text) == ("bad", "Kafka and 1 more")
+    assert overall(later(troubles=[Trouble("clock_skew", "notice", "a clock")])).mood == "good"
     ill = [Role("sink-redis", "sink-redis", "ready", why="Redis does not answer")]
     assert overall(later(roles=ill)).text == "sink-redis: Redis does not answer"
 

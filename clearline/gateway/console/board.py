@@ -69,9 +69,10 @@ def draw(history: deque[Facts]) -> dict[str, str]:
 
 def overall(f: Facts) -> Word:
     """Whether all is well, in a sentence."""
-    if f.troubles:
-        worst = [t for t in f.troubles if t.severity == "critical"] or list(f.troubles)
-        more = f" and {len(f.troubles) - 1} more" if len(f.troubles) > 1 else ""
+    wrong = [t for t in f.troubles or () if t.severity != "notice"]
+    if wrong:
+        worst = [t for t in wrong if t.severity == "critical"] or wrong
+        more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
         return Word("bad", f"{worst[0].cause}{more}")
     ill = [r for r in f.roles if not r.well]
     if ill:

@@ -61,7 +61,8 @@ class Latency:
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """An incident: what is wrong, by what it is known, and the command that helps. `severity`: critical or warning."""
+    """An incident: what is wrong, by what it is known, and the command that helps. `severity`: critical, warning or
+    notice; `subject`: of which part, role, topic or partition; `runbook`: its place there."""
 
     code: str
     severity: str
@@ -69,6 +70,7 @@ class Trouble:
     evidence: str = ""
     next_command: str = ""
     runbook: str = ""
+    subject: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +124,8 @@ class Replay:
 class Facts:
     """Everything at one moment. `ends`: next offsets of `transactions.submitted`; `behind`: records by role and
     partition; `seconds`: the same in seconds, where it is known; `dead`: open letters by reason; `tie_out`: what that
-    role said last; `tasks`: redrives and discards, the newest first."""
+    role said last; `tasks`: redrives and discards, the newest first; `stores`: why ClickHouse or Redis does not answer,
+    empty when it does."""
 
     at_ms: int
     world: str
@@ -140,4 +143,5 @@ class Facts:
     acts: Sequence[Act] | None = None
     replays: Sequence[Replay] | None = None
     tasks: Sequence[LetterTask] = ()
+    stores: Mapping[str, str] = field(default_factory=dict)
     unknown: Mapping[str, str] = field(default_factory=dict)

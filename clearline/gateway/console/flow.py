@@ -183,8 +183,7 @@ def nodes_and_edges(facts: Facts, rate: Rates) -> tuple[list[Node], list[Edge]]:
         waits = any(r.why for r in roles)
         edges.append(Edge("journal", kind, own, *behind, waits))
         if store := _STORES.get(kind):
-            said = next((r.why for r in roles if r.why), "")
-            nodes.append(Node(store, store, "awaited" if said else "answers", "troubled" if said else "well", "store"))
+            nodes.append(_store(store, facts, roles))
             edges.append(Edge(kind, store, own, waits=waits))
     return nodes, edges
 
@@ -205,6 +204,15 @@ def _processes(kind: str, roles: Sequence[Role]) -> Node:
     first = next(r for r in roles if not r.well)
     word = first.state if first.state != "ready" else "waits"
     return Node(kind, title, word if len(roles) == 1 else f"{well} of {len(roles)} ready", "troubled", "role")
+
+
+def _store(name: str, facts: Facts, roles: Sequence[Role]) -> Node:
+    """A store: by its own answer; where nobody asked it, by whether its sink waits for it."""
+    if name not in facts.stores:
+        waits = any(r.why for r in roles)
+        return Node(name, name, "awaited" if waits else "", "troubled" if waits else "well", "store")
+    why = facts.stores[name]
+    return Node(name, name, "troubled" if why else "answers", "troubled" if why else "well", "store")
 
 
 def _behind(facts: Facts, role: str) -> tuple[int | None, float | None]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 import httpx
@@ -49,12 +49,14 @@ log = structlog.get_logger()
 ACTS_S, REPLAYS_S, LETTERS_S, AGAIN_S = 4.0, 2.0, 3.0, 10.0
 ACTS_SHOWN, REPLAYS_SHOWN, TASKS_SHOWN = 20, 5, 10
 SCRAPE_S = 0.5
+SAME_ACT_MS = 2_000
 LETTERS_EFFORT = 20  # reading all letters takes at most one part in so many of the time
 _ACTS = """
 SELECT toUnixTimestamp64Milli(booked_at), command, subject_id, changes, partition, sequence FROM {db}.control_changes
 WHERE command IN ('SetFreeze', 'OperatorAct') AND booked_at > now() - INTERVAL 30 DAY
-ORDER BY booked_at DESC, command, subject_id, partition LIMIT 1 BY booked_at, command, subject_id LIMIT {most}
+ORDER BY booked_at DESC, partition LIMIT {most}
 """
+_ROWS_MAX = 2_000
 
 
 class Kept(Generic[T]):
@@ -118,7 +120,8 @@ class LiveSource:
             {x.role: dict(x.records) for x in status.lags},
             {x.role: x.seconds for x in status.lags if x.seconds is not None}, heads_of(status),
             self._latency(status, unknown), dead, status.tieout, (status.in_flight or {}).get("transactions"),
-            [trouble_of(i) for i in status.incidents], self._frozen(unknown), acts, found, tasks, unknown,
+            [trouble_of(i) for i in status.incidents], self._frozen(unknown), acts, found, tasks, stores_of(status),
+            unknown,
         )  # fmt: skip
 
     def close(self) -> None:
@@ -137,8 +140,8 @@ class LiveSource:
         return [Frozen(f.level, f.subject_id, f.requested_by, f.approved_by, f.note, f.since) for f in found]
 
     def _read_acts(self) -> list[Act]:
-        query = _ACTS.format(db=self._reader.name, most=ACTS_SHOWN)
-        return [act_of(*row) for row in self._reader.rows(query)]
+        most = min(_ROWS_MAX, ACTS_SHOWN * self._system.partitions)
+        return distinct(self._reader.rows(_ACTS.format(db=self._reader.name, most=most)))[:ACTS_SHOWN]
 
     def _latency(self, status: Status, unknown: dict[str, str]) -> Latency | None:
         """The workers' histograms together; percentiles as they say them."""
@@ -226,7 +229,29 @@ def heads_of(status: Status) -> dict[int, Head]:
 def trouble_of(found: Any) -> Trouble:
     """An incident as the console shows it."""
     evidence = " ".join([*found.evidence, *(f"Follows from it: {text}" for text in found.follows)])
-    return Trouble(found.code, found.severity, found.cause, evidence, found.next_command, found.runbook)
+    return Trouble(
+        found.code, found.severity, found.cause, evidence, found.next_command, found.runbook, found.subject
+    )  # fmt: skip
+
+
+def stores_of(status: Status) -> dict[str, str]:
+    """Why each store of the map does not answer; empty when it does, missing when nobody asked."""
+    names = {"clickhouse": "ClickHouse", "redis": "Redis"}
+    found = ((names[p.name], p) for p in status.parts if p.name in names and p.state != "unknown")
+    return {name: "" if p.state == "up" else p.why or p.state.replace("_", " ") for name, p in found}
+
+
+def distinct(rows: Iterable[Sequence[Any]]) -> list[Act]:
+    """The acts in rows of control_changes, the newest first: a product's or the world's freeze has a row for each
+    partition, booked within moments, and is one act."""
+    last: dict[tuple[Any, ...], int] = {}
+    out = []
+    for row in rows:
+        at, key = int(row[0]), tuple(row[1:4])
+        if key not in last or last[key] - at > SAME_ACT_MS:
+            out.append(act_of(*row))
+        last[key] = at
+    return out
 
 
 def act_of(at: int, command: str, subject: str, changes: str, partition: int, sequence: int) -> Act:

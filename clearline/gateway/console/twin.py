@@ -59,6 +59,7 @@ class TwinConsole:
             {"settlement": 0.0}, {p: Head(h.sequence, h.next_offset, h.chain.hex()) for p, h in heads.items()},
             Latency(counts, 4.0, 11.0), self._dead(), self._tie_out(), 0,
             list(self.troubles), self._frozen(), self._acts(), list(self.replays), self.tasks(),
+            {"ClickHouse": "", "Redis": ""},
         )  # fmt: skip
 
     def _roles(self, done: int) -> list[Role]:

@@ -28,7 +28,7 @@
     let at = from.firstChild;
     for (const next of [...to.childNodes]) {
       const own = next.dataset && next.dataset.key ? keyed.get(next.dataset.key) : null;
-      if (own) { if (own !== at) from.insertBefore(own, at); else at = at.nextSibling; change(own, next); continue; }
+      if (own) { keyed.delete(next.dataset.key); if (own !== at) from.insertBefore(own, at); else at = at.nextSibling; change(own, next); continue; }
       if (at && !(at.dataset && at.dataset.key) && !(next.dataset && next.dataset.key)) {
         const here = at; at = at.nextSibling; change(here, next); continue;
       }
