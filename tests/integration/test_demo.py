@@ -159,11 +159,20 @@ def test_the_books_are_proven_from_outside(kept, capsys):
 
 def test_the_tie_out_names_what_somebody_changed_and_repairs_it(kept, capsys):
     def said(part: str, verdict: str) -> Any:
-        word = command(capsys, "status")["tieout"]
+        capsys.readouterr()
+        code = cli.main(["status", "--json"])
+        status = json.loads(capsys.readouterr().out)
+        word = status["tieout"]
+        wrong = ", ".join(p for p, x in word["parts"].items() if x["verdict"] == "differs")
+        assert [i["subject"] for i in status["incidents"] if i["code"] == "tie_out_differs"] == (
+            [wrong] if wrong else []
+        )
+        assert code or not wrong
         return word if word["parts"][part]["verdict"] == verdict else None
 
     wait_for("the first word", lambda: said("clickhouse", "equal"), 60)
-    ports = command(capsys, "status")["addresses"]
+    before = command(capsys, "status")
+    ports, metrics = before["addresses"], before["roles"]["tieout"]["metrics"]
     db = Database(ClickHouseConfig("127.0.0.1", ports["clickhouse_port"], "clearline_demo"))
     ((p, sequence, key, account),) = db.rows(
         "SELECT o.partition, o.sequence, o.idempotency_key, p.account_id FROM postings AS p JOIN outcomes AS o "
@@ -177,7 +186,6 @@ def test_the_tie_out_names_what_somebody_changed_and_repairs_it(kept, capsys):
         client.delete(f"demo:account:{account}")
     word = wait_for("Redis to be told", lambda: said("redis", "differs"), 60)
     assert {d["account"] for d in word["differences"]} == {account}
-    metrics = command(capsys, "status")["roles"]["tieout"]["metrics"]
     assert 'clearline_tieout_differences{part="redis"} 1.0' in urllib.request.urlopen(metrics).read().decode()
     differs = command(capsys, "tieout", code=1)
     assert {d["account"] for d in differs["named"]} == {account}
