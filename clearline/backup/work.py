@@ -36,7 +36,7 @@ def create(
     folder = folder.absolute()
     if folder.exists() and any(folder.iterdir()):
         raise BadInputError(f"{folder} is not empty: every backup has a folder of its own")
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # it holds what partners did
     began, begun_at_ms = time.monotonic(), int(time.time() * 1000)
     system = connect(settings)
     registry = registry_of(settings)

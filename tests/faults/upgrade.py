@@ -6,7 +6,7 @@ REV is any revision of this repository; its roles run from a worktree of it, wit
 the schemas that they know. The order is that of docs/production.md: `clearline prepare` of the new version first, then
 the workers one after the other, then the rest; on the way back the same without `prepare`, because nothing that was
 made is taken away. The load is transactions that both versions know. At the end the auditor of this version recomputes
-all of it. Prints each step with the longest time without a settlement; exit code 1 when anything was lost, doubled,
+all of it. Prints each step with how long a command waited at most; exit code 1 when anything was lost, doubled,
 wrong, or when a role of either version died.
 """
 
@@ -30,7 +30,7 @@ from typing import Any
 from clearline.audit.tieout import tieout
 from clearline.audit.verify import verify
 from clearline.config import load_settings, settings_env
-from clearline.connection import connect
+from clearline.connection import Connection, connect
 from clearline.drive import Drive
 from clearline.embedded.process import ProcessSpec
 from clearline.generator import generate
@@ -38,6 +38,7 @@ from clearline.generator_shelf import shelf_of
 from clearline.outcomes import OutcomeTail
 from clearline.preparing import plan, prepare
 from clearline.stack import CHECKOUT, Stack
+from streams.reader import LogReader, end_offsets
 from tests.faults.stack import wait_for
 
 ROLES = ("worker-0", "worker-1", "sink-clickhouse", "sink-redis", "sealer")
@@ -106,24 +107,36 @@ class TwoVersions(Stack):
         self.start_one(role)
 
 
-@dataclass(slots=True)
-class Gaps:
-    """The longest time between two settlements, since the last `take`."""
+class Lateness:
+    """How late outcomes are: from the broker's time of a command to the moment at which its outcome can be read."""
 
-    last: float = 0.0
-    longest: float = 0.0
+    def __init__(self, system: Connection) -> None:
+        self.seen = 0
+        self.worst_ms = 0
+        self._system = system
+        self._start = end_offsets(system.kafka, system.topics.journal)
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="lateness", daemon=True)
+        self._thread.start()
 
-    def saw(self, _done: int) -> None:
-        now = time.monotonic()
-        if self.last:
-            self.longest = max(self.longest, now - self.last)
-        self.last = now
+    def _follow(self) -> None:
+        with LogReader(self._system.kafka, self._system.topics.journal, self._start) as reader:
+            while not self._ended.is_set():
+                found = reader.poll(1_000, 0.05)
+                now_ms = int(time.time() * 1000)
+                for r in found:
+                    self.worst_ms = max(self.worst_ms, now_ms - r.timestamp_ms)
+                self.seen += len(found)
 
-    def take(self) -> float:
-        now = time.monotonic()
-        found = max(self.longest, now - self.last if self.last else 0.0)
-        self.longest, self.last = 0.0, now
+    def take(self) -> tuple[int, float]:
+        """Outcomes since the last time, and the seconds of the one that was waited for longest."""
+        found = self.seen, self.worst_ms / 1000
+        self.seen, self.worst_ms = 0, 0
         return found
+
+    def close(self) -> None:
+        self._ended.set()
+        self._thread.join(30)
 
 
 @dataclass(slots=True)
@@ -131,7 +144,7 @@ class Outcome:
     """What a run found."""
 
     revision: str
-    steps: list[tuple[str, float]] = field(default_factory=list)
+    steps: list[tuple[str, int, float]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     commands: int = 0
 
@@ -140,9 +153,13 @@ class Outcome:
         return not self.problems
 
     def lines(self) -> list[str]:
-        steps = [f"  {what}: longest time without a settlement {gap:.1f} s" for what, gap in self.steps]
+        steps = [said(*step) for step in self.steps]
         end = "nothing lost, doubled or wrong" if self.ok else "; ".join(self.problems)
         return [f"from {self.revision} and back, {self.commands} commands:", *steps, end]
+
+
+def said(what: str, outcomes: int, worst_s: float) -> str:
+    return f"  {what}: {outcomes} outcomes, the slowest after {worst_s:.1f} s"
 
 
 def run(revision: str, transactions: int, rate: float, seed: int, folder: Path, say: Callable[[str], None]) -> Outcome:
@@ -165,9 +182,8 @@ class _Run:
     ) -> None:
         self.stack, self.outcome, self.say = stack, outcome, say
         self._transactions, self._rate, self._seed = transactions, rate, seed
-        self._gaps = Gaps()
         self._failed: list[BaseException] = []
-        self._stop = threading.Event()
+        self._setup = 200  # outcomes of the setup, at least: the day begins after them
 
     def run(self) -> Outcome:
         stack = self.stack
@@ -180,25 +196,26 @@ class _Run:
         missing = plan(settings, {})
         self.say("\n".join(f"  {s.part}: {s.what}" for s in missing) or "  nothing is new")
         prepare(settings, {})
+        self._late = Lateness(connect(settings))
         load = threading.Thread(target=self._load, name="load")
         load.start()
-        wait_for("the load runs", lambda: bool(self._gaps.last or self._failed), 120)
-        self._gaps.take()
+        wait_for("the load runs", lambda: self._late.seen > self._setup or bool(self._failed), 240)
+        self._late.take()
         for earlier, way in ((False, "up"), (True, "back"), (False, "up again")):
             for role in ROLES:
                 if not self._failed:
                     stack.change(role, earlier=earlier)
                     self._note(f"{role} {way}")
-        self._stop.set()
-        load.join(CAUGHT_UP_S)
+        load.join(self._transactions / self._rate + CAUGHT_UP_S)
+        self._late.close()
         self.outcome.problems += [f"the load ended: {e}" for e in self._failed]
         self._judge()
         return self.outcome
 
     def _note(self, what: str) -> None:
-        gap = self._gaps.take()
-        self.outcome.steps.append((what, gap))
-        self.say(f"  {what}: longest time without a settlement {gap:.1f} s")
+        outcomes, worst_s = self._late.take()
+        self.outcome.steps.append((what, outcomes, worst_s))
+        self.say(said(what, outcomes, worst_s))
 
     def _load(self) -> None:
         try:
@@ -208,7 +225,7 @@ class _Run:
             )
             with OutcomeTail(system.kafka, system.topics, system.codec) as tail:
                 day_s = self._transactions / self._rate
-                figures = Drive(system, tail, stall_s=90).run(items, day_s=day_s, progress=self._gaps.saw)
+                figures = Drive(system, tail, stall_s=90).run(items, day_s=day_s)
             self.outcome.commands = figures.submitted
             self.outcome.problems += [f"unexpected: {s}" for s in figures.surprises]
         except BaseException as e:
