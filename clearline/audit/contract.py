@@ -20,11 +20,13 @@ STEPS = ("reserve", "reserved", "refused", "commit", "void")
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What the settings promise: the largest command in bytes, and for how many days a key is remembered at least."""
+    """What the settings promise: the largest command in bytes, and for how many days a key is remembered at least.
+    `schema_ids`: of the schemas that every worker knows from its start."""
 
     partitions: int
     message_bytes_max: int = MESSAGE_BYTES_MAX
     idempotency_days: int = 30
+    schema_ids: frozenset[int] = frozenset()
     _places: dict[str, int] = field(default_factory=dict, repr=False)
 
     def quarter(self, time_ms: int) -> int:

@@ -211,13 +211,26 @@ class PartitionReplay:
         no command before this one had, or the largest command that is taken was smaller then."""
         reason = dict(letters[0].headers or []).get("reason", b"").decode("utf-8", "replace") if letters else ""
         value = raw.value or b""
-        if reason == "unknown_schema" and len(value) > HEADER_BYTES and value[:HEADER_BYTES] not in self._heads_settled:
+        if reason == "unknown_schema" and self._may_have_been_unknown(value):
             self.excused[reason] += 1
             return reason
         if reason == "too_large" and LEAST_BYTES_MAX < len(value) <= self._terms.message_bytes_max:
             self.excused[reason] += 1
             return reason
         return ""
+
+    def _may_have_been_unknown(self, value: bytes) -> bool:
+        """Whether these bytes name a schema that is known now, and was not known to whoever buried them."""
+        head = value[:HEADER_BYTES]
+        if len(head) < HEADER_BYTES or head[0] or head in self._heads_settled:
+            return False
+        if int.from_bytes(head[1:], "big") in self._terms.schema_ids:
+            return False
+        try:
+            self._decode(value)
+        except UndecodableError as e:
+            return e.reason != "unknown_schema"
+        return True
 
     def _let_die(self, raw: LogRecord, why: str) -> tuple[None, None, str]:
         self.model.event_time = max(self.model.event_time, raw.timestamp_ms)

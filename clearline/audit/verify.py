@@ -19,6 +19,7 @@ from clearline.audit.verdict import Findings, Verdict
 from clearline.audit.views import BalanceStore, EntryStore, Log
 from clearline.config import Settings
 from clearline.connection import clickhouse_config, kafka_config, redis_config, registry_of
+from schemas.codec import Codec
 from streams.topics import Topics, topic_ids
 
 CHECKS = (
@@ -73,8 +74,10 @@ def verify(
     not judged. `stores`: also ClickHouse and Redis. Raises PartUnavailableError when a part does not answer.
     """
     kafka, registry, topics = kafka_config(settings), registry_of(settings), Topics(settings.world)
-    decode = LearningCodec(registry.codec(), registry).decode
-    terms = Terms(settings.partitions, settings.settlement.message_bytes_max, settings.settlement.idempotency_days)
+    ids = registry.ids()
+    decode = LearningCodec(Codec(ids), registry).decode
+    promised = settings.settlement
+    terms = Terms(settings.partitions, promised.message_bytes_max, promised.idempotency_days, frozenset(ids.values()))
     log = LiveLog(kafka, topics, settings.partitions)
     entries = balances = None
     if stores:

@@ -242,12 +242,14 @@ class Planner:
             found.partition, found.offset, first, tried, len(x.value or b""), x.reason, x.received_at, found.digest
         )
         try:
+            done = moves.of(found)
+            self._check_done(edited=edit is not None, done=done, rules=rules)  # what is done needs no decoding
             if rules.what == "redrive":
                 put = self._to_put_back(put, found, edit)
                 before = planned.get(put.first, put.command_id)
                 if before != put.command_id:
                     raise Refusal("two_commands", f"another command is put back for {put.first} by this same plan")
-            self._admit(put, moves.of(found), moves, rules)
+            self._admit(put, done, moves, rules)
         except Refusal as r:
             plan.refused.append(Refused(found.id, r.code, r.detail))
             return
@@ -280,20 +282,24 @@ class Planner:
         if isinstance(original, Crossing):
             raise Refusal("not_editable", "a step between partitions is a worker's: it cannot be replaced")
 
+    def _check_done(self, *, edited: bool, done: list[Row], rules: Rules) -> None:
+        """Whether nothing was done yet that makes this superfluous. Raises Refusal."""
+        if not done or rules.again:
+            return
+        last = done[-1].triage
+        if last.move != REDRIVEN:
+            raise Refusal("already_discarded", f"discarded by {last.requested_by or 'somebody'}, task {last.task}")
+        if not edited:
+            raise Refusal("already_redriven", f"put back by task {last.task}")
+
     def _admit(self, put: Put, done: list[Row], moves: Moves, rules: Rules) -> None:
         """Whether this may be done after what was done. Raises Refusal."""
-        if done and done[-1].triage.move != REDRIVEN and not rules.again:
-            t = done[-1].triage
-            raise Refusal("already_discarded", f"discarded by {t.requested_by or 'somebody'}, task {t.task}")
+        self._check_done(edited=put.value is not None, done=done, rules=rules)
         if rules.what == "discard":
-            if done and done[-1].triage.move == REDRIVEN and not rules.again:
-                raise Refusal("already_redriven", f"put back by task {done[-1].triage.task}")
             return
         same = [r for r in done if r.triage.move == REDRIVEN and r.triage.payload_digest == put.payload_digest]
         if same and not rules.again:
             raise Refusal("already_redriven", f"put back by task {same[-1].triage.task}")
-        if put.value is None and not rules.again and any(r.triage.move == REDRIVEN for r in done):
-            raise Refusal("already_redriven", f"a correction was put back by task {done[-1].triage.task}")
         for row in moves.family(put.first):
             if row.triage.command_id != put.command_id:
                 self._check_other(put, row)

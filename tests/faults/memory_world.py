@@ -315,7 +315,7 @@ class MemoryWorld:
         return [self.codec.decode(r.value) for r in self.log.topic(JOURNAL, p)]
 
     def verify(self, *, drained: bool = True) -> Verdict:
-        terms = Terms(self.log.partitions)
+        terms = Terms(self.log.partitions, schema_ids=frozenset(range(1, len(RECORDS) + 1)))
         return verify_world(
             "live", self.log, self.codec.decode, terms, entries=self.entries, balances=self.balances, drained=drained
         )

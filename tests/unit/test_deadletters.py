@@ -22,7 +22,7 @@ from clearline.deadletters.moves import Moves
 from clearline.deadletters.plan import PROOF_AFTER_MS, Plan, Planner, Put, Rules, facts_of
 from clearline.deadletters.work import Pace
 from processors.settlement import ATTEMPTS_HEADER, REDRIVE_HEADER
-from schemas.codec import Codec
+from schemas.codec import Codec, schema_text
 from schemas.errors import BadInputError, PartUnavailableError
 from schemas.examples import examples
 from schemas.identity import command_id, partition_of
@@ -36,8 +36,10 @@ from schemas.records import (
     Transaction,
     Triage,
 )
+from streams.host import SchemaLearner
 from streams.reader import LogRecord
 from streams.triage import Row
+from tests.unit.test_settlement import World
 
 PARTITIONS = 4
 NOW = 1_795_000_000_000
@@ -260,8 +262,6 @@ def test_what_cannot_be_put_back_is_refused_with_a_word(table: Table):
 
 
 def test_a_schema_that_is_registered_later_makes_a_letter_a_command(table: Table):
-    from schemas.codec import schema_text
-
     value = b"\0" + (9_017).to_bytes(4, "big") + CODEC.encode(transfer())[5:]
     found = letter(value, reason="unknown_schema")
     assert refusals(table.plan(found)) == {found.id: "undecodable"}
@@ -287,6 +287,13 @@ def test_a_plan_is_looked_at_again_after_the_fence(table: Table):
     left = table.planner.again(plan, table.moves)
     assert ([p.id for p in left.puts], refusals(left)) == ([two.id], {one.id: "already_redriven"})
     assert left.digest != plan.digest
+
+
+def test_what_is_done_with_bytes_that_do_not_decode_is_no_failure_of_the_next_redrive(table: Table):
+    mended, dropped = letter(b"{", 0), letter(b"[", 1)
+    table.move(table.plan(mended, edits={mended.id: CODEC.encode(transfer())}), "settled")
+    table.move(table.plan(dropped, what="discard"))
+    assert table.plan(mended, dropped).counts() == ({"already_discarded": 1, "already_redriven": 1}, {})
 
 
 def test_what_was_discarded_stays_discarded(table: Table):
@@ -539,3 +546,37 @@ def test_the_digest_of_a_plan_names_every_letter_and_what_is_put_back(table: Tab
     assert (
         AccountState.__name__ == table.judge.read(CODEC.encode(next(iter(examples("AccountState"))))).__class__.__name__
     )
+
+
+# ---- what the workers carry on --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("came_with", "attempts", "first"),
+    [
+        ([], b"1", None),
+        ([(ATTEMPTS_HEADER, b"2"), (REDRIVE_HEADER, b"1:17")], b"3", b"1:17"),
+        ([(ATTEMPTS_HEADER, b"many"), (REDRIVE_HEADER, b"1:17; DROP")], b"1", None),
+        ([(ATTEMPTS_HEADER, None), (REDRIVE_HEADER, None)], b"1", None),
+        ([(ATTEMPTS_HEADER, b"9" * 40), (REDRIVE_HEADER, b"9" * 40)], b"1", None),
+    ],
+)
+def test_a_command_that_dies_again_says_how_often_and_which_came_first(came_with: Any, attempts: bytes, first: bytes):
+    w = World()
+    w.batch([w.message(b"{}", head=came_with)])
+    headers = dict(w.of("dead")[0][4]["headers"])
+    assert (headers["attempts"], headers.get(REDRIVE_HEADER)) == (attempts, first)
+
+
+def test_a_schema_that_is_not_ours_is_asked_for_again_after_a_while():
+    asked: list[int] = []
+
+    class Registry:
+        def schema_text(self, schema_id: int) -> str | None:
+            asked.append(schema_id)
+            return schema_text("Transaction") if len(asked) > 2 else None
+
+    learner = SchemaLearner(codec(), Registry(), ask_again_s=1e9)  # type: ignore[arg-type]
+    assert (learner({9_017}), learner({9_017}), asked) == ({9_017}, {9_017}, [9_017])
+    at_once = SchemaLearner(codec(), Registry(), ask_again_s=0)  # type: ignore[arg-type]
+    assert (at_once({9_017}), at_once({9_017}), asked) == ({9_017}, set(), [9_017] * 3)
