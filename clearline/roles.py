@@ -9,8 +9,9 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TextIO, cast
 
 import structlog
 
@@ -133,6 +134,22 @@ _RUN: dict[str, Callable[[Settings, int, Path | None], None]] = {
 ROLES = tuple(_RUN)
 
 
+class _Unfailing:
+    """A stream whose lines are lost when they cannot be written: a full disk must not end whoever wants to say so."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._stream.flush()
+
+
 def log_to_stderr() -> None:
     """Logs as one line of key=value each, on stderr, which the supervisor keeps in a file. Secrets are hidden."""
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
@@ -147,6 +164,6 @@ def log_to_stderr() -> None:
             redaction.redact,
             structlog.processors.KeyValueRenderer(key_order=["timestamp", "level", "event"]),
         ],
-        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(file=cast(TextIO, _Unfailing(sys.stderr))),
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
     )

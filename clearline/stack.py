@@ -11,6 +11,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -213,7 +214,8 @@ class Stack:
         }
 
     def _publish(self) -> None:
-        with self._publishing:
+        # On a full disk nobody learns of it, and the processes are watched and started again all the same.
+        with self._publishing, suppress(OSError):
             self.folder.write_run(self.status())
 
     def _downloads(self, progress: Progress) -> Downloads:

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -187,7 +188,8 @@ class SettlementService(mode.Service):
             await self.sleep(0.5)
             self._rate_now = self._rate.per_second(self.flow.commands)
             if self.ready_file is not None:
-                _write(self.ready_file, self.figures())
+                with suppress(OSError):  # a full disk must not end a worker
+                    _write(self.ready_file, self.figures())
 
     def _partitions(self) -> list[int]:
         core = self.core

@@ -6,7 +6,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -82,8 +82,9 @@ class Report:
         self._measure()
         if self.path is not None:
             draft = self.path.with_name(self.path.name + ".tmp")
-            draft.write_bytes(orjson.dumps(self._facts()))
-            draft.replace(self.path)
+            with suppress(OSError):  # a full disk must not end a role
+                draft.write_bytes(orjson.dumps(self._facts()))
+                draft.replace(self.path)
 
     def _measure(self) -> None:
         """How far behind it is. Where nobody says where the topic ends, what is known stands."""

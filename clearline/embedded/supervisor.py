@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any
 
 from clearline.embedded.folder import DataFolder
@@ -89,4 +90,5 @@ class Supervisor:
 
     def _bound_logs(self) -> None:
         while not self._ended.wait(_LOG_CHECK_S):
-            self._folder.bound_logs()
+            with suppress(OSError):  # on a full disk, until there is room again
+                self._folder.bound_logs()

@@ -111,7 +111,9 @@ def _with_causes_only(found: list[Incident], status: Status) -> list[Incident]:
 
 def _explains(cause: Incident, other: Incident, status: Status) -> bool:
     if cause.code == "disk_full":
-        return other.code in _DOWN.values() or other.code in ("clickhouse_read_only", "role_down", "lag_growing")
+        # Where there is no room for a ready file, a role looks as if it had fallen silent.
+        silent = other.code == "stuck_consumer" and (role := status.role(other.subject)) and not role.paused
+        return other.code in {*_DOWN.values(), "clickhouse_read_only", "role_down", "lag_growing"} or bool(silent)
     if cause.code == "broker_down":
         return cause.severity == CRITICAL and other.code in (
             "topic_missing", "stuck_consumer", "zombie_worker", "lag_growing", "role_down",
