@@ -59,6 +59,12 @@ def test_every_outcome_of_a_command_is_found_and_nobody_elses(stored: tuple[Clic
             r.first_offset,
         )  # fmt: skip
     assert lookup.by_command(bytes(16)) == []
+    asked = [*list(by_id)[::50], bytes(16)]
+    many = lookup.by_commands(asked)
+    assert {c: sorted((s.partition, s.offset) for s in rows) for c, rows in many.items()} == {
+        c: sorted((x.partition, x.offset) for x in by_id[c]) for c in asked[:-1]
+    }
+    assert lookup.by_commands([]) == {}
     ends: dict[int, int] = {}
     for x in lines:
         ends[x.partition] = max(ends.get(x.partition, 0), x.offset + 1)
@@ -76,7 +82,7 @@ def test_the_lookup_is_answered_from_projections(stored: tuple[ClickHouseConfig,
     def plan(name: str) -> str:
         query = QUERIES[name].replace("{database}", db.name)
         small = "SETTINGS min_table_rows_to_use_projection_index = 0"  # it is for tables of a million rows and more
-        asked = {"topic": TOPIC, "id": lines[0].record.command_id.hex()}
+        asked = {"topic": TOPIC, "id": lines[0].record.command_id.hex(), "ids": [lines[0].record.command_id.hex()]}
         rows = db.rows(f"EXPLAIN indexes = 1, projections = 1 {query} {small}", asked)
         return "\n".join(str(row[0]) for row in rows)  # ids in it are no text
 
@@ -93,5 +99,6 @@ def test_the_lookup_is_answered_from_projections(stored: tuple[ClickHouseConfig,
         f"number % 4, number, number, now64(3), MD5(toString(number)), {run} FROM numbers(100000)"
     )
     assert "ReadFromMergeTree (by_partition)" in plan("ends")
-    assert "Name: by_command" in plan("by_command"), plan("by_command")
+    for name in ("by_command", "by_commands"):
+        assert "Name: by_command" in plan(name), plan(name)
     db.close()
