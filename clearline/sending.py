@@ -21,6 +21,7 @@ from processors.settlement import is_final, offset_of
 from schemas.errors import BadInputError, ClearlineError, PartUnavailableError
 from schemas.identity import command_id
 from schemas.records import Command, JournalRecord, Reply
+from streams import traces
 from streams.bulk import Bulk, BulkMessage
 from streams.caller import Caller, Sending
 from streams.calls import Place
@@ -183,6 +184,7 @@ class Engine:
 
     async def start(self) -> None:
         """Connects. Raises PartUnavailableError."""
+        traces.follow_application()
         system = self._system = await asyncio.to_thread(_connect, self._settings)
         caller = Caller(
             system.kafka, system.topics, system.codec, system.partitions, secrets.randbelow(_SLOTS),

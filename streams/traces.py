@@ -9,6 +9,7 @@ there is of it is the question whether `active` is None, once for a batch.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -73,13 +74,24 @@ def switch_on(options: TraceOptions) -> Traces:
     global active
     try:
         from streams.traces_otel import OpenTelemetry
+
+        active = made = OpenTelemetry(options)
     except ImportError as e:
         raise BadInputError(
             f"CLEARLINE_TRACES__ENDPOINT is set and {e.name} is not installed: install the extra `clearline[traces]`, "
             "or requirements/traces.txt"
         ) from None
-    active = made = OpenTelemetry(options)
     return made
+
+
+def follow_application() -> None:
+    """Traces what a program publishes, if it has OpenTelemetry of its own: what it publishes inside a span is in that
+    span's trace. A program without is left as it is."""
+    global active
+    if active is None and "opentelemetry.trace" in sys.modules:
+        from streams.traces_otel import OpenTelemetry
+
+        active = OpenTelemetry(None)
 
 
 def switch_off() -> None:

@@ -1,20 +1,33 @@
-"""Traces by OpenTelemetry's SDK. The only module that imports it, and imported only when tracing is switched on."""
+"""Traces by OpenTelemetry. The only module that imports it, and imported only when tracing is switched on.
+
+Roles bring its SDK and an exporter with them, from the extra `traces`; a program that publishes through ours and has
+OpenTelemetry of its own needs its API alone.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry import context as contexts
-from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
-from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
-from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode, get_current_span, set_span_in_context
+from opentelemetry.trace import (
+    Link,
+    Span,
+    SpanKind,
+    Status,
+    StatusCode,
+    get_current_span,
+    get_tracer,
+    set_span_in_context,
+)
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from streams.traces import HEADER, Traced, TraceOptions
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SpanExporter
 
 _FORMAT = TraceContextTextMapPropagator()
 _SENT_WITHIN_MS = 2_000
@@ -22,20 +35,13 @@ _NOT_FOLLOWED = frozenset(("/healthz", "/readyz", "/metrics"))
 
 
 class OpenTelemetry:
-    """See `streams.traces.Traces`. `exporter`: where spans go; by default to the collector of the options."""
+    """See `streams.traces.Traces`. `options` None: spans are those of the program that this runs in, and go where its
+    own go."""
 
-    def __init__(self, options: TraceOptions, exporter: SpanExporter | None = None) -> None:
-        self._options = options
-        resource = Resource.create({
-            "service.name": f"clearline-{options.role.rpartition('-')[0] or options.role}",
-            "service.instance.id": options.role, "service.version": options.version, "clearline.world": options.world,
-        })  # fmt: skip
-        self._provider = TracerProvider(
-            resource=resource, sampler=ParentBased(TraceIdRatioBased(options.ratio)), shutdown_on_exit=False
-        )
-        to = exporter or OTLPSpanExporter(endpoint=options.endpoint.rstrip("/") + "/v1/traces", timeout=5)
-        self._provider.add_span_processor(BatchSpanProcessor(to, schedule_delay_millis=1_000))
-        self._tracer = self._provider.get_tracer("clearline", options.version)
+    def __init__(self, options: TraceOptions | None, exporter: SpanExporter | None = None) -> None:
+        self._believe_callers = options is None or options.believe_callers
+        self._provider = _provider(options, exporter) if options is not None else None
+        self._tracer = self._provider.get_tracer("clearline") if self._provider else get_tracer("clearline")
 
     def call(self, method: str, path: str, headers: Iterable[tuple[bytes, bytes]]) -> Any:
         if path in _NOT_FOLLOWED:
@@ -43,7 +49,7 @@ class OpenTelemetry:
         given = next((v.decode("latin-1") for k, v in headers if k == b"traceparent"), "")
         told = _FORMAT.extract({HEADER: given}) if given else contexts.Context()
         links = None
-        if given and not self._options.believe_callers:
+        if given and not self._believe_callers:
             from_there = get_current_span(told).get_span_context()
             links = [Link(from_there)] if from_there.is_valid else None
             told = contexts.Context()
@@ -114,8 +120,29 @@ class OpenTelemetry:
         return batch, [Link(batch.get_span_context())]
 
     def close(self) -> None:
-        self._provider.force_flush(_SENT_WITHIN_MS)
-        self._provider.shutdown()
+        if self._provider is not None:
+            self._provider.force_flush(_SENT_WITHIN_MS)
+            self._provider.shutdown()
+
+
+def _provider(options: TraceOptions, exporter: SpanExporter | None) -> TracerProvider:
+    """The SDK for a role. `exporter`: where spans go; by default to the collector of the options."""
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+    from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
+
+    resource = Resource.create({
+        "service.name": "clearline-" + re.sub(r"-\d+$", "", options.role),
+        "service.instance.id": options.role, "service.version": options.version, "clearline.world": options.world,
+    })  # fmt: skip
+    made = TracerProvider(
+        resource=resource, sampler=ParentBased(TraceIdRatioBased(options.ratio)), shutdown_on_exit=False
+    )
+    to = exporter or OTLPSpanExporter(endpoint=options.endpoint.rstrip("/") + "/v1/traces", timeout=5)
+    made.add_span_processor(BatchSpanProcessor(to, schedule_delay_millis=1_000))
+    return made
 
 
 def _context(parent: bytes) -> contexts.Context:

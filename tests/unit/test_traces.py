@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from clearline.config import load_settings
@@ -46,6 +48,7 @@ class Spans:
         )  # fmt: skip
 
     def named(self) -> dict[str, ReadableSpan]:
+        assert self.traces._provider is not None
         self.traces._provider.force_flush()
         return {s.name: s for s in self.kept.get_finished_spans()}
 
@@ -98,7 +101,7 @@ def test_what_is_not_sampled_has_no_span_and_no_header() -> None:
 def test_a_batch_has_a_span_that_those_of_its_commands_lead_to() -> None:
     spans, other = Spans(), PARENT.replace(b"ab", b"12")
     spans.traces.settled(1_000, 2_000, 3_000, 4_000, [Traced(0, 5, PARENT), Traced(1, 6, other)])
-    spans.traces._provider.force_flush()
+    spans.named()
     made = spans.kept.get_finished_spans()
     assert sorted(s.name for s in made) == ["journal commit"] * 2 + ["settle"] * 2 + ["settle batch"]
     batch = spans.named()["settle batch"]
@@ -140,6 +143,39 @@ def test_the_journal_has_the_header_beside_it_and_the_same_value_without() -> No
         values.append([value for _, value, *_ in produced])
         assert [t.parent for t in followed([w.message(None, head=came), w.message(None)])] == [PARENT]
     assert values[0] == values[1], "no value knows of it"
+
+
+def test_a_program_with_opentelemetry_of_its_own_sees_what_it_publishes(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(kept))
+    monkeypatch.setattr("opentelemetry.trace._TRACER_PROVIDER", provider)
+    monkeypatch.setattr(traces, "active", None)
+    traces.follow_application()
+    assert traces.active is not None
+    at = traces.active
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+
+    async def publish() -> Any:  # as the publisher does it: handed to its loop, and a task for the delivery
+        async def deliver() -> Any:
+            return at.publishing("submitted", b"\x01")
+
+        return await asyncio.create_task(deliver())
+
+    try:
+        assert asyncio.run_coroutine_threadsafe(publish(), loop).result(10) is None, "nothing is followed here"
+        with provider.get_tracer("theirs").start_as_current_span("checkout") as theirs:
+            begun = asyncio.run_coroutine_threadsafe(publish(), loop).result(10)
+        at.published(begun[0], 0, 7)
+        assert f"{theirs.get_span_context().trace_id:032x}".encode() in parent_of([(HEADER, begun[1])])
+        assert [s.name for s in kept.get_finished_spans()] == ["checkout", "publish"]
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(10)
+        loop.close()
+        traces.switch_off()
 
 
 @pytest.fixture
