@@ -82,7 +82,11 @@ ROLES: dict[str, Role] = {
     "sink-clickhouse": Role("projects into ClickHouse", reads=("journal", "state", "dead", "seals", "calls")),
     "sink-redis": Role("projects balances into Redis", reads=("state",)),
     "sealer": Role("seals the journal", reads=("journal", "seals"), writes=("seals",), transactions=("sealer",)),
-    "tieout": Role("compares journal, ClickHouse and Redis", reads=("journal", "state")),
+    "tieout": Role(
+        "compares journal, ClickHouse and Redis, and looks as `clearline status` does, for Prometheus",
+        reads=("submitted", "journal", "state", "dead"),
+        looks_at=("settlement",),
+    ),
     "gateway": Role("the HTTP way in for partners", reads=_GATEWAY_READS, writes=_GATEWAY_WRITES),
     "console": Role(
         "a gateway with the operators' page: what `gateway`, `triage` and `auditor` may",
