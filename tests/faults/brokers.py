@@ -25,7 +25,7 @@ from tests.faults.plan import Plan
 from tests.faults.run import BACK_S, NOWHERE, WORKERS, FaultRun
 from tests.faults.stack import fault_settings, wait_for
 from tests.faults.watch import JournalWatch
-from tests.kafka_cluster import Cluster, OwnNames
+from tests.kafka_cluster import Cluster, OwnNames, compose_environment
 
 
 class BrokersRun(FaultRun):
@@ -43,7 +43,9 @@ class BrokersRun(FaultRun):
     def _start(self) -> None:
         self.cluster.start()
         self._note("three brokers serve")
-        plain = fault_settings(self.data_dir / "stack", **NOWHERE)
+        # As in docker-compose.yml: a call that waits for the next leader is slow, and does not hang.
+        watchdog_s = float(compose_environment("worker-0", {})["CLEARLINE_SETTLEMENT__WATCHDOG_S"])
+        plain = fault_settings(self.data_dir / "stack", settlement={"watchdog_s": watchdog_s}, **NOWHERE)
         self.cluster.prepare(Topics(plain.world), plain.partitions)
         operator = self.cluster.settings(f"{plain.world}.operator")
         stack = OwnNames(self.cluster, plain.model_copy(update={"kafka": operator}), ("registry",))
@@ -104,11 +106,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--kills", type=int, default=2)
     parser.add_argument("--transactions", type=int, default=3_000, help="at least so many")
     parser.add_argument("--rate", type=int, default=250, help="transactions a second")
+    parser.add_argument("--data-dir", type=Path, help="kept afterwards; a folder of its own, removed, when not given")
     options = parser.parse_args(arguments)
     seed = options.seed if options.seed is not None else random.SystemRandom().randrange(1_000_000)
     plan = Plan(seed, options.rate, options.transactions, (), ())
     with tempfile.TemporaryDirectory(prefix="clearline-brokers-") as scratch:
-        report = BrokersRun(plan, Path(scratch), options.kills).run()
+        report = BrokersRun(plan, options.data_dir or Path(scratch), options.kills).run()
     for line in report.lines():
         print(line, flush=True)
     return 0 if report.ok else 1 if not report.exact else 3
