@@ -8,10 +8,11 @@ ARG BASE=python:3.12.7-slim-bookworm
 FROM ${BASE} AS packages
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /build
-COPY requirements/bootstrap.txt requirements/runtime.txt requirements/
+COPY requirements/bootstrap.txt requirements/runtime.txt requirements/traces.txt requirements/
 RUN python -m venv --without-pip /opt/venv \
     && python -m pip install --no-compile --no-deps --require-hashes -r requirements/bootstrap.txt \
     && uv pip install --python /opt/venv/bin/python --no-cache --no-deps --require-hashes -r requirements/runtime.txt \
+       -r requirements/traces.txt \
     && find /opt/venv -name __pycache__ -prune -exec rm -rf {} +
 
 FROM ${BASE}
