@@ -6,7 +6,7 @@ a Kafka transaction's end marker would be.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -195,3 +195,21 @@ def bank_of(world: MemoryWorld, partners: Mapping[str, int], *, free: int = 10**
 
 def again(c: Transaction, **other: Any) -> Transaction:
     return msgspec.structs.replace(c, **other)
+
+
+def commands(document: str, partners: Sequence[str], transfers: int, *, every: int, free: int) -> Iterator[Command]:
+    """A world and so many transfers, in the order in which they are given: each `every`th is above `free`, each 50th
+    goes to another partner, the others are from a partner's purse to its box."""
+    yield PublishProduct("bank", key(), "wallet", 1, 0, document)
+    yield OpenAccount("bank", key(), "bank:clearing:CNY", "asset", "CNY", None)
+    yield OpenAccount("bank", key(), "bank:fees:CNY", "income", "CNY", None)
+    for partner in partners:
+        yield AdmitPartner("bank", key(), partner, partner.title())
+        for name in ("purse", "box"):
+            yield OpenAccount("bank", key(), f"{partner}:{name}", "liability", "CNY", 0)
+        funding = {"partner": "bank", "operation": "fund", "accounts": {"payee": f"{partner}:purse"}}
+        yield pay(f"{partner}:purse", "", 10**15, **funding)
+    for i in range(transfers):
+        payer, amount = partners[i % len(partners)], free + 1 + i if i % every == 0 else 1 + i % free
+        payee = partners[(i + 1) % len(partners)] if i % 50 == 7 else payer
+        yield pay(f"{payer}:purse", f"{payee}:box", amount)
