@@ -13,14 +13,16 @@ from collections.abc import Callable, Sequence
 import structlog
 
 from clearline.acts import record_act
+from clearline.config import Settings
 from clearline.connection import Connection
-from clearline.deadletters import Desk, Match, Plan, Rules, Work, cancel
+from clearline.deadletters import AnsweredBefore, Desk, Match, Plan, Rules, Work, cancel
 from clearline.gateway.console.live import tasks_of
 from clearline.gateway.console.works import LetterGroup, LetterTask, Planned
 from clearline.replay.progress import cancel as cancel_replay
 from schemas.errors import BadInputError
 from sinks.clickhouse import ClickHouseConfig
 from streams.registry import Registry
+from streams.topics import DAY_MS
 
 log = structlog.get_logger()
 
@@ -33,10 +35,12 @@ class LiveWorks:
     """`Works` over a real system. For one thread; what it begins has its own."""
 
     def __init__(
-        self, system: Connection, registry: Registry, house: ClickHouseConfig, now_ms: Callable[[], int]
-    ) -> None:
+        self, settings: Settings, system: Connection, registry: Registry, house: ClickHouseConfig,
+        now_ms: Callable[[], int],
+    ) -> None:  # fmt: skip
         self._system, self._registry, self._house, self._now_ms = system, registry, house, now_ms
-        self._desk = Desk(system, registry)
+        self._memory_ms = settings.settlement.idempotency_days * DAY_MS
+        self._desk = self._new_desk()
         self._under_way: dict[str, tuple[Work, threading.Thread]] = {}
         self._failed: dict[str, LetterTask] = {}
 
@@ -67,7 +71,7 @@ class LiveWorks:
             raise BadInputError(
                 f"{running.what.capitalize()} {running.id} is running: wait for it, or cancel it first."
             )
-        desk = Desk(self._system, self._registry)
+        desk = self._new_desk()
         try:
             plan = self._plan(desk, planned.what, planned.match)
             if plan.digest.hex() != planned.digest:
@@ -103,6 +107,10 @@ class LiveWorks:
         for _, thread in self._under_way.values():
             thread.join(max(0.0, deadline - time.monotonic()))
         self._desk.close()
+
+    def _new_desk(self) -> Desk:
+        answered = AnsweredBefore(self._system, self._house, self._memory_ms)
+        return Desk(self._system, self._registry, answered, self._memory_ms)
 
     def _plan(self, desk: Desk, what: str, match: Sequence[str]) -> Plan:
         return desk.plan(Match(match), Rules(what))
