@@ -189,8 +189,11 @@ class TriageFollower:
         self._codec = codec
 
     def poll(self, timeout_s: float) -> list[Triage]:
-        """What came within this time; it returns at once when something did."""
-        found = [row_of(r, self._codec).triage for r in self._reader.poll(1, timeout_s)]
+        """What came within this time; it returns at once when something did. Letters' rows stand there, too, and keep
+        no request to stop waiting."""
+        records = self._reader.poll(1, timeout_s)
+        records += self._reader.poll(10_000, 0.0) if records else []
+        found = [row_of(r, self._codec).triage for r in records]
         return [t for t in found if not t.letter]
 
     def close(self) -> None:

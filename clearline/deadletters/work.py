@@ -25,7 +25,7 @@ from schemas.records import Triage
 from streams.triage import TASKS_PARTITION, TriageFollower, TriageWriter, say
 
 RATE_DEFAULT = 500.0  # letters a second
-ANSWER_S = 2.0  # within which a task that lives has stopped
+ANSWER_S = 5.0  # within which a task that lives has stopped, on a busy machine, too; else within a moment
 _BATCH_MAX = 500
 _BATCH_BYTES = 4_000_000
 _LOOK_S = 0.05  # how often a task looks whether more is due, and whether it shall stop
@@ -98,9 +98,11 @@ class Work:
 
     def __init__(self, desk: Desk, plan: Plan, *, by: str, note: str, rate: float = RATE_DEFAULT) -> None:
         system = desk.system
-        self._writer = TriageWriter(system.kafka, system.topics, system.codec)
-        self.desk = desk
-        self.plan = desk.planner.again(plan, desk.refresh())
+        self.desk, self.plan = desk, plan
+        self._writer: TriageWriter | None = None  # with nothing to do nobody is disturbed
+        if plan.puts:
+            self._writer = TriageWriter(system.kafka, system.topics, system.codec)
+            self.plan = desk.planner.again(plan, desk.refresh())
         self.by, self.note, self.rate = by, note, rate
         self.stop = threading.Event()
         self.progress = Progress(f"t{uuid4().hex[:12]}", plan.rules.what, len(self.plan.puts))
@@ -112,6 +114,8 @@ class Work:
         progress = self.progress
         if not self.plan.puts:
             progress.state = "done"
+            if self._writer is not None:
+                self._writer.close()
             return progress
         self._record_act()
         s = self.desk.system
@@ -131,11 +135,16 @@ class Work:
                 progress.unanswered = matcher.waiting
         finally:
             self._follower.close()
-            self._writer.close()
+            self._fenced.close()
             if tail is not None:
                 tail.close()
         told(progress)
         return progress
+
+    @property
+    def _fenced(self) -> TriageWriter:
+        assert self._writer is not None, "there is something to do"
+        return self._writer
 
     def to_dict(self) -> dict[str, Any]:
         """How far it is and what came of it, as plain values."""
@@ -161,7 +170,7 @@ class Work:
             self.progress.task, move, requested_by=self.by, note=self.note, plan_digest=self.plan.digest, total=total,
             done=done, state=state,
         )  # fmt: skip
-        self._writer.write([], lambda _: [(TASKS_PARTITION, row)])
+        self._fenced.write([], lambda _: [(TASKS_PARTITION, row)])
 
     def _move_all(
         self, matcher: Matcher[Put] | None, tail: OutcomeTail | None, told: Callable[[Progress], None]
@@ -225,9 +234,9 @@ class Work:
         p = self.progress
         if p.what == "discard":
             rows = [(put.partition, put.row(p.task, DISCARDED, self.by, self.note, -1)) for put, _ in batch]
-            self._writer.write([], lambda _: rows)
+            self._fenced.write([], lambda _: rows)
             return [-1] * len(batch)
-        return self._writer.write(
+        return self._fenced.write(
             [put.command(value) for put, value in batch],
             lambda offsets: [
                 (put.partition, put.row(p.task, REDRIVEN, self.by, self.note, offset))
