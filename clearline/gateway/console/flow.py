@@ -232,10 +232,8 @@ def _drawing(name: str, places: Mapping[str, tuple[int, int]], nodes: Sequence[N
         n.name: Node(n.name, n.title, n.said, n.state, n.kind, *places[n.name]) for n in nodes if n.name in places
     }
     lines = [_line(placed[e.source], placed[e.target], e) for e in edges if e.source in placed and e.target in placed]
-    return Drawing(
-        name, max(x for x, _ in places.values()) + WIDTH, max(y for _, y in places.values()) + HEIGHT,
-        list(placed.values()), lines,
-    )  # fmt: skip
+    height = max((n.y for n in placed.values()), default=0) + HEIGHT
+    return Drawing(name, max(x for x, _ in places.values()) + WIDTH, height, list(placed.values()), lines)
 
 
 def _line(a: Node, b: Node, edge: Edge) -> Line:
