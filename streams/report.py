@@ -50,6 +50,7 @@ class Report:
     broker_away: str = ""
     told_at: float = 0.0
     _written: float = 0.0
+    _known: dict[int, int] = field(default_factory=dict)
     _rate: Rate = field(default_factory=Rate)
     _behind: Behind = field(default_factory=Behind)
 
@@ -87,16 +88,17 @@ class Report:
                 draft.replace(self.path)
 
     def _measure(self) -> None:
-        """How far behind it is. Where nobody says where the topic ends, what is known stands."""
-        ends: dict[int, int] | None = None
+        """How far behind it is. While nobody says where the topic ends, it is where it was last: so what waits for a
+        store grows old meanwhile."""
         try:
-            ends = self.ends() if self.ends else None
+            if self.ends:
+                self._known = self.ends()
             self.broker_away = ""
         except KafkaException as e:
             self.broker_away = f"Kafka does not answer: {e.args[0].str()}"
-        if ends is not None:
-            self.lag = {p: max(0, end - self.verified.get(p, 0)) for p, end in ends.items()}
-            self.lag_seconds = self._behind.seconds(ends, self.verified)
+        if self._known:
+            self.lag = {p: max(0, end - self.verified.get(p, 0)) for p, end in self._known.items()}
+            self.lag_seconds = self._behind.seconds(self._known, self.verified)
 
     def _facts(self) -> dict[str, Any]:
         rate = self._rate.per_second(self.records)
