@@ -79,7 +79,8 @@ def restore(settings: Settings, folder: Path, only: str = "", progress: Progress
     if only in ("", "topics"):
         schemas_new = registry_of(settings).register_again(manifest.schemas)
         records = put_topics(
-            kafka_config(settings), Topics(settings.world), folder, manifest.files, manifest.partitions,
+            kafka_config(settings), Topics(settings.world), folder, manifest.files,
+            {p: cut.next_offset for p, cut in manifest.cuts.items()}, manifest.partitions,
             replication=settings.kafka.replication, progress=progress,
         )  # fmt: skip
     parts: list[str] = []

@@ -12,14 +12,22 @@ time during the restore, and the broker's again after it.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka import (
+    Consumer,
+    ConsumerGroupTopicPartitions,
+    KafkaError,
+    KafkaException,
+    Message,
+    Producer,
+    TopicPartition,
+)
 from confluent_kafka.admin import (  # type: ignore[attr-defined]  # exported, but not said so
     AlterConfigOpType,
     ConfigEntry,
@@ -72,10 +80,12 @@ def runs(records: Iterable[Kept], end: int) -> Iterator[Run]:
 
 
 def put_topics(
-    kafka: KafkaConfig, topics: Topics, folder: Path, files: Sequence[FileFacts], partitions: int,
-    *, replication: int = 1, progress: Progress | None = None,
+    kafka: KafkaConfig, topics: Topics, folder: Path, files: Sequence[FileFacts], cuts: Mapping[int, int],
+    partitions: int, *, replication: int = 1, progress: Progress | None = None,
 ) -> int:  # fmt: skip
     """Restores the files; returns how many records. Verified: each record is acknowledged at its own offset.
+
+    `cuts`: the next offset to settle of each partition, which becomes the one of the settlement's group.
 
     Raises NotEmptyError when a topic holds records, BadInputError for a file that was changed, PartUnavailableError.
     """
@@ -98,6 +108,7 @@ def put_topics(
     with ThreadPoolExecutor(max_workers=4, thread_name_prefix="restore") as pool:
         total = sum(pool.map(one, files))
     _set_time(kafka, by_broker, "LogAppendTime")
+    _set_group(kafka, topics, cuts)
     return total
 
 
@@ -254,6 +265,18 @@ def _refuse_what_is_there(kafka: KafkaConfig, topics: Topics) -> None:
                     f"{name}[{p}] holds records up to offset {high}: a backup is restored on a cluster where the world "
                     "is empty; delete its topics there if they are what an earlier restore left"
                 )
+
+
+def _set_group(kafka: KafkaConfig, topics: Topics, cuts: Mapping[int, int]) -> None:
+    """The settlement's group stands where the state stands, as if it had committed both together."""
+    places = [TopicPartition(topics.submitted, p, offset) for p, offset in sorted(cuts.items())]
+    admin = admin_client(kafka)
+    try:
+        asked = admin.alter_consumer_group_offsets([ConsumerGroupTopicPartitions(topics.group, places)])
+        for done in asked.values():
+            done.result(_FLUSH_S)
+    except KafkaException as e:
+        raise PartUnavailableError("Kafka", kafka.bootstrap, e.args[0].str()) from None
 
 
 def _set_time(kafka: KafkaConfig, names: Sequence[str], value: str) -> None:

@@ -12,6 +12,7 @@ import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import islice, pairwise
 from pathlib import Path
@@ -47,7 +48,7 @@ from tests.sink_servers import wait_for
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]
 
 SEED = 20261126
-BEFORE, DURING = 700, 500
+BEFORE, DURING = 500, 300
 ROLES = ["worker-0", "worker-1", "sealer", "sink-redis", "sink-clickhouse"]
 TOLD = "rates of a partner"
 
@@ -101,7 +102,7 @@ def load_with_a_backup(d: Drill) -> None:
     db.run(f"INSERT INTO {data}.tables SELECT '{TOLD}'")
     db.close()
     system, taken = d.system, threading.Event()
-    items = generate(SEED, BEFORE + DURING, partners_max=8, accounts_max=60, products=shelf_of(SEED))
+    items = generate(SEED, BEFORE + DURING, partners_max=12, accounts_max=60, products=shelf_of(SEED))
     first = list(islice(items, BEFORE))  # the setup among them
 
     def rest() -> Iterator[Any]:
@@ -252,8 +253,7 @@ def test_kafka_is_destroyed_and_restored_and_the_ledger_goes_on(drill, capsys):
         stack.stop_one(part)
         shutil.rmtree(stack.folder.part(part))
     began = time.monotonic()
-    for part in ("kafka", "registry"):
-        stack.start_one(part)
+    start_again(stack, ["kafka", "registry"])
     done = work.restore(drill.settings, drill.folder, "topics")
     assert_the_logs_are_what_they_were(drill, found)
 
@@ -266,8 +266,7 @@ def test_kafka_is_destroyed_and_restored_and_the_ledger_goes_on(drill, capsys):
     work.restore(drill.settings, drill.folder, "own")
     assert db.rows(f"SELECT told FROM {data_database(database)}.tables") == [(TOLD,)]
     db.close()
-    for role in ROLES:
-        stack.start_one(role)
+    start_again(stack, ROLES)
     wait_for("what was submitted beyond the cut is settled", lambda: settled(drill))
     up_s = time.monotonic() - began
 
@@ -289,6 +288,12 @@ def test_kafka_is_destroyed_and_restored_and_the_ledger_goes_on(drill, capsys):
         )
 
 
+def start_again(stack: Stack, names: list[str]) -> None:
+    """Starts what was stopped, all at once."""
+    with ThreadPoolExecutor(len(names)) as pool:
+        list(pool.map(stack.start_one, names))
+
+
 def undecoded(codec: Any, r: LogRecord) -> Any:
     try:
         return codec.decode(r.value)
@@ -306,7 +311,7 @@ def assert_the_logs_are_what_they_were(d: Drill, found: manifests.Manifest) -> N
             assert now[p] == rows, f"{topic}[{p}]"
         assert sum(map(len, now.values())) == sum(map(len, wanted.values()))
         gaps = sum(b.offset - a.offset > 1 for rows in wanted.values() for a, b in pairwise(rows))
-        assert gaps, "there were end markers between them"
+        assert gaps or topic != "journal", "there were end markers between them"
 
 
 def assert_nothing_is_lost_or_doubled(d: Drill, found: manifests.Manifest) -> None:
