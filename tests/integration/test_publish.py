@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import threading
+import time
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -11,15 +13,19 @@ from typing import Any
 import pytest
 
 from clearline import cli
+from clearline.acts import record_act
 from clearline.config import settings_env
 from clearline.connection import connect
+from clearline.control import RejectedError
 from clearline.drive import Drive
 from clearline.generator import generate
-from clearline.outcomes import OutcomeTail
+from clearline.outcomes import Outcome, OutcomeTail
 from schemas.errors import PartUnavailableError
+from schemas.records import Transaction
 from streams.reader import end_offsets
 from streams.topics import Topics, create_topics
 from tests.integration.conftest import World
+from tests.sink_servers import wait_for
 
 pytestmark = pytest.mark.stack
 
@@ -222,3 +228,85 @@ def test_a_drive_without_answers_ends(world: World):
         pytest.raises(PartUnavailableError, match="have no outcome"),
     ):
         Drive(system, tail, stall_s=0.5).run(chain(generate(1, 5, partners_max=1, accounts_max=5)))
+
+
+class Paying:
+    """Somebody who pays fifty times a second, from another thread."""
+
+    def __init__(self, world: World) -> None:
+        self._system = connect(world.settings)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._pay)
+
+    def __enter__(self) -> Paying:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _pay(self) -> None:
+        roles = {"payer": "acme:wallet:alice", "payee": "acme:wallet:bob"}
+        publisher, i = self._system.publisher(), 0
+        while not self._stop.wait(0.02):
+            i += 1
+            publisher.publish(Transaction("acme", f"pay-{i}", "wallet", "transfer", 1, "CNY", roles, (), 20_000))
+            publisher.poll()
+        publisher.flush(20.0)
+
+
+def test_a_freeze_holds_from_the_next_command_on(running: World, tmp_path: Path, capsys):
+    """Under payments. What is printed is the time from the call of the command line to the last one that went through."""
+    run(capsys, "publish", write(tmp_path / "o.jsonl", OPENING))
+    why, two = ("--note", "court order 12", "--by", "chen"), ("--approved-by", "li wei")
+    with Paying(running), OutcomeTail(running.kafka, running.topics, running.codec) as tail:
+        for level, subject in (("partner", "acme"), ("world", running.settings.world)):
+            wait_for("payments that settle", lambda: any(o.outcome == "settled" for o in tail.poll(0.2)))
+            told = run(capsys, "freeze", level, subject, *why, "--dry-run")
+            assert (told["frozen_now"], told["command"]["frozen"]) == (None, True)
+            asked_ms = time.time() * 1000
+            frozen = run(capsys, "freeze", level, subject, *why)
+            answered_ms = time.time() * 1000
+            at = {o["partition"]: o["offset"] for o in frozen["outcomes"]}
+            assert len(at) == (running.settings.partitions if level == "world" else 1)
+            code, seen = f"{level}_frozen", list[Outcome]()
+
+            def enough(seen: list[Outcome] = seen, code: str = code) -> bool:
+                seen += tail.poll(0.2)
+                return sum(o.reason == code for o in seen) > 10
+
+            wait_for("payments that are refused", enough)
+            after = [o for o in seen if o.offset > at.get(o.partition, 2**62)]
+            assert {o.reason for o in after} == {code}
+            last_ms = max((o.booked_at for o in seen if o.outcome == "settled"), default=asked_ms)
+            print(
+                f"{level}: the last payment went through {last_ms - asked_ms:.0f} ms after the freeze was asked for, "
+                f"which was answered after {answered_ms - asked_ms:.0f} ms"
+            )
+            (listed,) = run(capsys, "freeze", "ls")["frozen"]
+            assert [listed[k] for k in ("level", "requested_by", "note", "missing")] == [level, "chen", why[1], []]
+            assert "second person" in run(capsys, "unfreeze", level, subject, *why, code=2)["error"]
+            run(capsys, "unfreeze", level, subject, *why, *two)
+            tail.poll(0.2)
+    assert run(capsys, "freeze", "ls")["frozen"] == []
+    assert "this is the world" in run(capsys, "freeze", "world", "elsewhere", *why, code=2)["error"]
+
+
+def test_what_an_operator_did_stands_in_the_journal_once(running: World):
+    system = connect(running.settings)
+    act: dict[str, Any] = {
+        "act": "replay.apply",
+        "subject_id": "replay-7",
+        "digest": "ab" * 32,
+        "requested_by": "chen",
+        "note": "fees",
+    }
+    first, again = record_act(system, **act, key="act-1"), record_act(system, **act, key="act-1")
+    assert (first.outcome, again.outcome, again.first_offset) == ("applied", "repeated", first.offset)
+    with pytest.raises(RejectedError, match="idempotency_conflict"):
+        record_act(system, **{**act, "note": "other"}, key="act-1")
+    with pytest.raises(RejectedError, match="another person"):
+        record_act(system, **act, approved_by="chen")
+    (record,) = [r for r in running.journal() if r.outcome == "applied"]
+    assert (record.command, record.subject_id, record.changes["act"]) == ("OperatorAct", "replay-7", "replay.apply")

@@ -234,12 +234,18 @@ def flight_row_revived(w: MemoryWorld) -> None:
     del rows[i]
 
 
+def freeze_row_revived(w: MemoryWorld) -> None:
+    rows = w.log.topic(STATE, 0)
+    i = max(i for i, r in enumerate(rows) if r.key and r.key.startswith(b"f:") and r.value is None)
+    del rows[i]
+
+
 CHANGES: dict[Callable[[MemoryWorld], None], set[str]] = {
     commit_lost: {"crossing"}, other_amount_reserved: {"crossing", "pending"}, refusal_turned: {"crossing"},
     step_of_another_transaction: {"crossing", "outcome"}, decision_of_another_date: {"outcome"},
     other_version: {"outcome"}, opened_not_said: {"outcome"}, late_not_said: {"outcome"}, limits_row: {"state"},
     usage_row: {"state"}, calendar_row: {"state"}, product_row: {"state"}, closed_through: {"partition_state"},
-    usage_row_lost: {"state"}, flight_row_revived: {"state"},
+    usage_row_lost: {"state"}, flight_row_revived: {"state"}, freeze_row_revived: {"state"},
 }  # fmt: skip
 
 

@@ -1,0 +1,140 @@
+"""Does it bite? Bugs that are put in on purpose, and the test that has to catch each: all of them, in one place.
+
+    python -m tests.bite               every one of them; with a stack, some minutes
+    python -m tests.bite --quick       those that need no server: what CI runs
+    python -m tests.bite --list        the table, without running anything
+
+Each test passes when its bug is caught, and fails when the bug goes unseen; beside it stands, in the same module, the
+same story without the bug, on which nothing may be found. Ends with 1 when a bug was not caught.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import pytest
+
+from tests.ledger_bugs import BUGS as LEDGER_BUGS
+from tests.simulation.world.bugs import BUGS as WORLD_BUGS
+from tests.unit.test_audit import CHANGES as RECORDS_CHANGED
+from tests.unit.test_audit_whole import CHANGES as WORLDS_CHANGED
+
+KNOWN = "tests/integration/test_known_bugs.py"
+LEDGER = "tests/simulation/test_ledger.py::test_a_bug_put_in_on_purpose_is_found"
+WORLD = "tests/simulation/test_world.py::test_a_bug_put_in_on_purpose_is_found"
+REAL, MODEL, SIMULATED, AUDITED = "the real broker", "the model", "simulated faults", "the auditor"
+
+
+class Seeded(NamedTuple):
+    """One bug. `by`: what catches it; `test`: which test, without the parameters that pytest adds by itself."""
+
+    bug: str
+    by: str
+    test: str
+    quick: bool
+
+
+def _named(bug: str, test: str, by: str = REAL) -> Seeded:
+    return Seeded(bug, f"{by}: {test.rpartition('::')[2]}", test, quick=False)
+
+
+# On the real broker, with workers and sinks that have the bug: what others' systems were seen to do.
+NAMED = (
+    _named("Faust's own exactly_once", f"{KNOWN}::test_faust_exactly_once_under_kill_9"),
+    _named("offsets committed before the produce", f"{KNOWN}::test_offsets_committed_before_the_produce"),
+    _named("a producer reused after a timeout", f"{KNOWN}::test_producer_reused_after_a_timeout"),
+    _named("the last changelog row wins", f"{KNOWN}::test_last_changelog_row_wins"),
+    _named("no memory of keys after a take-over", f"{KNOWN}::test_keys_forgotten_at_a_take_over"),
+    _named("lost rejects", f"{KNOWN}::test_lost_rejects"),
+    _named("swapped legs", f"{KNOWN}::test_swapped_legs"),
+    _named("float amounts", f"{KNOWN}::test_float_amounts"),
+    _named("a checker that reads uncommitted", f"{KNOWN}::test_an_auditor_that_reads_uncommitted_would_cry_wolf"),
+    _named("a sink without deduplication or read-back", f"{KNOWN}::test_sink_without_read_back"),
+)
+
+
+def seeded() -> list[Seeded]:
+    """All of them."""
+    out = list(NAMED)
+    out += [Seeded(_words(b), f"{SIMULATED}: 400 seeds at most", f"{WORLD}[{b}]", True) for b in WORLD_BUGS]
+    for bug in LEDGER_BUGS:
+        name = bug.__name__[1:]
+        out.append(Seeded(_words(name), f"{MODEL}: 32 runs of 512 commands", f"{LEDGER}[{name}]", True))
+    for module, changes in (("test_audit", RECORDS_CHANGED), ("test_audit_whole", WORLDS_CHANGED)):
+        for change, named in changes.items():
+            name = change.__name__
+            checks = ", ".join(sorted(named))
+            test = f"tests/unit/{module}.py::test_every_change_is_named[{name}-"
+            out.append(Seeded(_words(name), f"{AUDITED}: {checks}", test, True))
+    return out
+
+
+def _words(name: str) -> str:
+    return name.strip("_").replace("_", " ")
+
+
+class Watch:
+    """A plugin of pytest: what became of each test, and how long it took, in seconds."""
+
+    def __init__(self) -> None:
+        self.took: dict[str, float] = {}
+        self.failed: set[str] = set()
+        self.skipped: set[str] = set()
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self.took[report.nodeid] = self.took.get(report.nodeid, 0.0) + report.duration
+        if report.failed:
+            self.failed.add(report.nodeid)
+        elif report.skipped:
+            self.skipped.add(report.nodeid)
+
+
+def _is_of(bug: Seeded, nodeid: str) -> bool:
+    if bug.test.endswith("-"):  # the rest of the id is pytest's
+        return nodeid.startswith(bug.test)
+    return nodeid == bug.test or ("[" not in bug.test and nodeid.startswith(f"{bug.test}["))
+
+
+def line(bug: Seeded, watch: Watch) -> tuple[bool, str]:
+    """Whether it was caught, and its row of the table."""
+    mine = {n for n in watch.took if _is_of(bug, n)}
+    caught = bool(mine) and not mine & (watch.failed | watch.skipped)
+    word = "" if caught else " NOT CAUGHT" if mine & watch.failed else " not run"
+    return caught, f"| {bug.bug} | {bug.by} | {sum(watch.took[n] for n in mine):.1f}{word} |"
+
+
+def run(bugs: Sequence[Seeded]) -> bool:
+    """Runs the tests of these bugs and prints the table; whether all were caught."""
+    watch, started = Watch(), time.monotonic()
+    # Tests of changed records have ids that only pytest knows whole: their modules are run as they are.
+    wanted = {b.test.partition("[")[0] if b.test.endswith("-") else b.test for b in bugs}
+    pytest.main(["-q", "--no-header", "-p", "no:cacheprovider", *sorted(wanted)], plugins=[watch])
+    rows = [line(b, watch) for b in bugs]
+    print("\n| bug | caught by | seconds |\n|---|---|---|")
+    for _, text in rows:
+        print(text)
+    caught = sum(ok for ok, _ in rows)
+    print(f"\n{caught} of {len(rows)} bugs caught in {time.monotonic() - started:.0f} s")
+    return caught == len(rows)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Seeded bugs, and whether each is caught.")
+    parser.add_argument("--quick", action="store_true", help="only those that need no server")
+    parser.add_argument("--list", action="store_true", help="show the table and run nothing")
+    parser.add_argument("--only", default="", help="only bugs whose name has this in it")
+    given = parser.parse_args()
+    bugs = [b for b in seeded() if (b.quick or not given.quick) and given.only in b.bug]
+    if given.list:
+        for b in bugs:
+            print(f"| {b.bug} | {b.by} | {b.test} |")
+        print(f"{len(bugs)} bugs")
+        return 0
+    return 0 if run(bugs) else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
