@@ -49,7 +49,7 @@ pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]
 
 SEED = 20261126
 BEFORE, DURING = 500, 300
-ROLES = ["worker-0", "worker-1", "sealer", "sink-redis", "sink-clickhouse"]
+ROLES = ["worker-0", "sink-redis", "sink-clickhouse"]
 TOLD = "rates of a partner"
 
 
@@ -85,7 +85,7 @@ class Drill:
 @pytest.fixture(scope="module")
 def drill(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Drill]:
     base = tmp_path_factory.mktemp("drill")
-    settings = load_settings(world="drill", data_dir=base / "data", partitions=4, workers=2)
+    settings = load_settings(world="drill", data_dir=base / "data", partitions=3, workers=1)
     with Stack(settings) as stack:
         stack.start(roles=list(ROLES))
         d = Drill(stack, base / "backup")
