@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -67,9 +68,15 @@ def test_every_command_line_can_be_typed(line: str) -> None:
         assert words[0] in SYSTEM, line
 
 
+@cache
+def tree() -> Any:
+    """The commands; made once, because it takes a moment."""
+    return get_command(cli.build())
+
+
 def assert_in_the_tree(words: list[str]) -> None:
     """The words name a command, options that it has, and as many arguments as it takes."""
-    command: Any = get_command(cli.build())
+    command: Any = tree()
     words = list(words)
     while hasattr(command, "commands") and words and words[0] in command.commands:
         command = command.commands[words.pop(0)]

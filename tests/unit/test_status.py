@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -378,11 +379,17 @@ def test_every_command_of_ours_that_is_recommended_exists(case: str) -> None:
             assert_is_a_command(line, i)
 
 
+@cache
+def tree() -> Any:
+    """The commands; made once, because it takes a moment."""
+    return get_command(cli.build())
+
+
 def assert_is_a_command(line: str, incident: Incident) -> None:
     """The words of a `clearline` line name a command and options that it has."""
     if not line.startswith("clearline "):
         return
-    command: Any = get_command(cli.build())
+    command: Any = tree()
     words = re.findall(r'"[^"]*"|\S+', line)[1:]
     while words and hasattr(command, "commands"):
         assert words[0] in command.commands, (line, incident.code)
