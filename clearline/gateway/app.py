@@ -19,6 +19,7 @@ from clearline.contract import ContractError
 from clearline.gateway import routes
 from clearline.gateway.answers import problem_of, problem_response
 from clearline.gateway.console.desk import Console
+from clearline.gateway.console.stream import STREAM
 from clearline.gateway.finance.pages import Finance
 from clearline.gateway.guard import Guard
 from clearline.gateway.metrics import Metrics
@@ -91,14 +92,14 @@ class Edge:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        status = 0
+        status, seconds = 0, 0.0
         began = time.perf_counter()
         followed = traces.active and traces.active.call(scope["method"], scope["path"], scope["headers"])
 
         async def sent(message: Message) -> None:
-            nonlocal status
+            nonlocal status, seconds
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status, seconds = message["status"], time.perf_counter() - began
             await send(message)
 
         try:
@@ -108,6 +109,7 @@ class Edge:
                 raise
             await problem_response(problem_of(e), self._parts.base_url)(scope, receive, sent)
         finally:
-            self._metrics.answered(scope, status, time.perf_counter() - began)
+            endless = scope.get(STREAM, False)  # it counts by when it began: how long somebody watches is no latency
+            self._metrics.answered(scope, status, seconds if endless else time.perf_counter() - began)
             if followed and traces.active is not None:
                 traces.active.answered(followed, getattr(scope.get("route"), "path", "other"), status)

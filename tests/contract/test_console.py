@@ -371,6 +371,25 @@ def test_the_stream_tells_what_changed_and_nothing_else(at: Room, inside: httpx.
         assert "dead" not in seen and "tieout" not in seen, "nothing of these has changed"
 
 
+def test_a_stream_counts_by_how_soon_it_began(at: Room, inside: httpx.Client) -> None:
+    """A page that is watched for hours is no call that took hours."""
+    name = 'clearline_gateway_call_seconds_%s{method="GET",route="/operations/events"}'
+
+    def figure(kind: str) -> float:
+        found = re.search(re.escape(name % kind) + r" (\S+)", inside.get("/metrics").text)
+        return float(found[1]) if found is not None else 0.0
+
+    wait_for("nobody to watch", lambda: at.watch.viewers == 0)
+    seconds, count, began = figure("sum"), figure("count"), time.monotonic()
+    with inside.stream("GET", "/operations/events") as answer:
+        told, opened = events_of(answer.iter_lines()), time.monotonic()
+        while time.monotonic() - opened < 2:
+            next(told)
+    whole = time.monotonic() - began
+    wait_for("the stream to be counted", lambda: figure("count") > count)
+    assert figure("sum") - seconds < whole - 1.9
+
+
 def test_a_look_that_fails_is_told_and_the_next_one_follows(at: Room, inside: httpx.Client) -> None:
     with inside.stream("GET", "/operations/events") as answer:
         told = events_of(answer.iter_lines())

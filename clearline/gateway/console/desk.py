@@ -26,7 +26,7 @@ from clearline import keys
 from clearline.gateway import security
 from clearline.gateway.console.board import SECTIONS, environment
 from clearline.gateway.console.parts import ConsoleParts
-from clearline.gateway.console.stream import SESSION_ENDED, Stream, events
+from clearline.gateway.console.stream import SESSION_ENDED, STREAM, Stream, events
 from clearline.gateway.console.watch import Watch
 from clearline.gateway.console.works import LEVELS, Works
 from clearline.gateway.finance import session as sessions
@@ -239,6 +239,7 @@ async def _events(page: Page) -> Response:
     if watch.full:
         busy = "So many pages watch already that this one is not live; load it again to see newer figures."
         return Response(busy, 503, {"Retry-After": "30"}, "text/plain; charset=utf-8")
+    request.scope[STREAM] = True
     return Stream(events(watch, why_end, parts.stopping))
 
 

@@ -20,6 +20,7 @@ BEAT_S = 1.0  # how often it is looked whether the stream may go on
 QUIET_S = 15.0  # a proxy ends what says nothing for long
 STALLED_S = 10.0  # a viewer who takes nothing for so long is let go
 RETRY_MS = 2_000
+STREAM = "clearline.stream"  # in the scope of a call whose answer has no end
 HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # nginx would gather events
 SESSION_ENDED = "The session has ended: load the page again to sign in."
 
