@@ -14,7 +14,7 @@ import msgspec
 
 from clearline.product_file import parse_product
 from clearline.replay.run import Eyes
-from clearline.replay.shadow import Ground, Message
+from clearline.replay.shadow import Ground, Learn, Message
 from ledger.keys import KeyIndex
 from ledger.state import Draft, PartitionBase
 from processors.settlement import Batch, Outlets, Part, Settlement, merge
@@ -67,9 +67,9 @@ class MemoryWorld:
     def group_offset(self, partition: int) -> int:
         return self._books[partition][0].head.next_offset
 
-    def eyes(self) -> Eyes:
-        ground = Ground(CODEC, lambda ids: ids, self.partitions, WINDOW_MS, 262_144)
-        return Eyes(self, CODEC.decode, ground)
+    def eyes(self, codec: Codec = CODEC, learn: Learn = lambda ids: ids) -> Eyes:
+        ground = Ground(codec, learn, self.partitions, WINDOW_MS, 262_144)
+        return Eyes(self, codec.decode, ground)
 
     # ---- what writes it --------------------------------------------------------------------------------------------
 

@@ -208,7 +208,7 @@ def show(
         sys.stdout.flush()
         return
     summary = orjson.loads(one.diff_path.read_bytes())["summary"]
-    screen.answer(summary, False, diff.shown(summary, diff.changes_of(one.folder, partitions)))
+    screen.answer(summary, False, diff.shown(one.id, summary, diff.changes_of(one.folder, partitions)))
 
 
 def cancel(replay_id: Id, by: ByOption = "", as_json: screen.JsonFlag = False) -> None:
@@ -295,7 +295,7 @@ def _do(session: Session, one: Run, as_json: bool, marks: dict[int, Mark] | None
     untouched = bool(one.found["live_untouched"])
     said = "the live system is untouched" if untouched else "THE LIVE SYSTEM CHANGED below where it stood"
     readable = [
-        *diff.shown(summary, diff.changes_of(one.folder, partitions)),
+        *diff.shown(one.id, summary, diff.changes_of(one.folder, partitions)),
         f"{said} (hash {one.found['live_before'][:16]} before, {one.found['live_after'][:16]} after, same offsets)",
         f"diff {one.diff_path}, sha256 {one.found['diff_sha256']}",
     ]

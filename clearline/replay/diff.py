@@ -129,7 +129,7 @@ def row_of(c: Mapping[str, Any]) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
-def shown(summary: Mapping[str, Any], changes: Iterable[Mapping[str, Any]]) -> list[RenderableType]:
+def shown(run_id: str, summary: Mapping[str, Any], changes: Iterable[Mapping[str, Any]]) -> list[RenderableType]:
     """The diff for people: the first changes and deltas, and how many there are."""
     out: list[RenderableType] = []
     first = [c for _, c in zip(range(SHOWN_MAX), changes, strict=False)]
@@ -141,7 +141,7 @@ def shown(summary: Mapping[str, Any], changes: Iterable[Mapping[str, Any]]) -> l
         out.append(screen.table("changed", ("command", "id", "partner", "key", "why", "was", "would be"), rows))
         records = sum(summary["records_changed"].values())
         if records > len(first):
-            out.append(f"... and {records - len(first):,} more: `clearline replay show ID --format csv`")
+            out.append(f"... and {records - len(first):,} more: `clearline replay show {run_id} --format csv`")
     if summary["deltas"]:
         out.append("")
         rows = [

@@ -22,7 +22,7 @@ from clearline.replay.compare import TRANSACTION, Deltas, change_of, did, same_b
 from clearline.replay.rules import Rewriting, Rule
 from clearline.replay.selection import Selection
 from clearline.replay.shadow import BATCH_RECORDS_MAX, Ground, Outcomes, Shadow
-from schemas.codec import CHAIN_BYTES, HEADER_BYTES, schema_of
+from schemas.codec import CHAIN_BYTES, HEADER_BYTES, UnknownSchemaError, schema_of
 from schemas.failpoints import failpoint
 from schemas.reader import compile_reader
 from schemas.records import JournalRecord
@@ -214,6 +214,9 @@ class PartitionReplay:
         self._move_on(batch, old)
 
     def _has_products(self, batch: Sequence[LogRecord]) -> bool:
+        unknown = self._codec.unknown_ids(m.value for m in batch)
+        if unknown:
+            self._ground.learn(unknown)
         return any(m.value and self._codec.name_of(m.value) == "PublishProduct" for m in batch)
 
     def _history_of(self, last: int) -> dict[int, bytes]:
@@ -257,7 +260,11 @@ class PartitionReplay:
         return self._decoded(value).source_offset
 
     def _decoded(self, value: bytes) -> JournalRecord:
-        record = self._codec.decode(value)
+        try:
+            record = self._codec.decode(value)
+        except UnknownSchemaError as e:  # an older version of the schema
+            self._ground.learn({e.schema_id})
+            record = self._codec.decode(value)
         assert isinstance(record, JournalRecord)
         return record
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import structlog
 
@@ -17,9 +17,6 @@ from clearline.replay.run import CANCELLED, DONE, FAILED, RUNNING, STOPPED, Run
 from schemas.errors import BadInputError, ClearlineError
 from sinks.clickhouse import ClickHouseConfig, Database
 from sinks.replays import CANCELLING, ReplayRow, cancel_asked_since, newest, next_version, put
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 SILENT_MS = 30_000  # a replay that has said nothing for so long has ended without a word
 _RETRY_S = 10.0
@@ -121,11 +118,3 @@ class Board:
     def close(self) -> None:
         """Ends the connection."""
         self._db.close()
-
-
-def table_rows(rows: Sequence[ReplayRow]) -> list[tuple[object, ...]]:
-    """For people: id, kind, state, done, total, subject, who."""
-    return [
-        (r.id, r.kind, r.state, r.done, r.total, r.subject, " / ".join(filter(None, (r.requested_by, r.approved_by))))
-        for r in rows
-    ]

@@ -1,8 +1,7 @@
 """Doing a plan: partition after partition into files of a folder, so that whoever comes after a kill -9 goes on.
 
 Files and not tables: what a replay writes is read by nobody before it is done, must be the same bytes after any number
-of kills, and must not load the store that serves reports (`clearline replay ... --tables` fills tables of its own from
-the same shadow). The folder is `replay/ID` in the data folder.
+of kills, and must not load the store that serves reports. The folder is `replay/WORLD/ID` in the data folder.
 """
 
 from __future__ import annotations

@@ -17,9 +17,11 @@ from clearline.replay.rules import Rule, read_rules
 from clearline.replay.run import CancelledError, Run
 from clearline.replay.selection import Selection, bound_of
 from schemas import failpoints
+from schemas.codec import Codec, schema_text
 from schemas.errors import BadInputError, InvariantError
 from schemas.failpoints import FailPointError
 from schemas.identity import partition_of
+from schemas.records import RECORDS
 from streams.reader import LogRecord
 from tests.replay_world import CODEC, MemoryWorld, again, bank_of, pay, wallet_document
 
@@ -228,6 +230,35 @@ def test_a_crossing_of_which_only_the_fee_at_home_changes_is_known_to_its_end(tm
     deltas = {d["account_id"]: (d["debits"], d["credits"]) for d in found["deltas"]}
     assert deltas == {"acme:purse": (7, 0), "bank:fees:CNY": (0, 7)}
     assert [c["new"]["outcome"] for c in changes(one)] == ["applied", "settled"]
+
+
+@pytest.mark.parametrize("rules", [(), (rule(free=129, fee=3),)])
+def test_records_of_another_version_of_a_schema_are_learnt_and_compared_by_content(
+    world: MemoryWorld, tmp_path: Path, rules: tuple[Rule, ...]
+) -> None:
+    """A registry gives a changed schema another id; here the text is the same, so that even the chain can be."""
+    others = {"JournalRecord": 901, "PublishProduct": 902}
+    for topic, name in (("journal", "JournalRecord"), ("submitted", "PublishProduct")):
+        for p in range(2):
+            records = world.topics[topic, p]
+            header = b"\0" + others[name].to_bytes(4, "big")
+            for i, r in enumerate(records[:30]):
+                if r.value and CODEC.name_of(r.value) == name:
+                    records[i] = r._replace(value=header + r.value[5:])
+    codec, asked = Codec({name: i + 1 for i, name in enumerate(RECORDS)}), set[int]()
+
+    def learn(ids: set[int]) -> set[int]:
+        asked.update(ids)
+        for name, schema_id in others.items():
+            if schema_id in ids:
+                codec.add_writer_schema(schema_id, schema_text(name))
+        return set()
+
+    plan = plan_for(world, rules)
+    one = run.begin(tmp_path, plan)
+    found = run.execute(one, world.eyes(codec, learn), live.marks(world, CODEC, CODEC.decode, range(2)))
+    assert asked == set(others.values()) and found["drift"] == 0
+    assert found["transactions_changed"] == (20 if rules else 0)
 
 
 # ---- selections ----------------------------------------------------------------------------------------------------
