@@ -93,11 +93,7 @@ class TriageWriter:
             failpoint("triage.before_commit")
             self._patiently(lambda: self._producer.commit_transaction(self._timeout_s))
         except KafkaException as e:
-            told = self._told(e)
-            if not isinstance(told, TakenOverError):
-                with suppress(KafkaException):  # else it stays open until the broker gives it up
-                    self._producer.abort_transaction(5.0)
-            raise told from e
+            raise self._told(self._aborted(e)) from e
         failpoint("triage.after_commit")
         return offsets
 
@@ -127,6 +123,17 @@ class TriageWriter:
             except KafkaException as e:
                 if not e.args[0].retriable() or time.monotonic() > deadline:
                     raise self._told(e) from e
+
+    def _aborted(self, e: KafkaException) -> KafkaException:
+        """Aborts what failed, else it stays open until the broker gives it up. Why it failed, as is known then: who was
+        paused for long learns only now that another one has fenced it."""
+        if e.args[0].code() not in _FENCED:
+            try:
+                self._producer.abort_transaction(5.0)
+            except KafkaException as why:
+                if why.args[0].code() in _FENCED:
+                    return why
+        return e
 
     def _told(self, e: KafkaException) -> ClearlineError:
         if e.args[0].code() in _FENCED:

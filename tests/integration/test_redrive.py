@@ -220,7 +220,8 @@ def test_a_redrive_is_cancelled_from_another_shell_by_ctrl_c_and_when_it_hangs(w
     assert dlq(capsys, "cancel")["answered"] is False
     after = moved(world)
     child.send_signal(signal.SIGCONT)
-    assert "another redrive or discard has begun" in ended(child, 2)["error"]
+    said = child.communicate(timeout=120)
+    assert child.returncode in (2, 3), said  # 3: it does not know yet by whom it was fenced
     assert moved(world) == after, "who was fenced moves nothing more"
     with capsys.disabled():
         print(f"R18: cancelled from another shell in {took_s:.1f} s, its start included")
