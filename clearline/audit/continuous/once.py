@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from clearline.audit.continuous.difference import CLICKHOUSE, REDIS, Verdict
 from clearline.audit.continuous.machine import Machine, Word
@@ -117,6 +118,7 @@ class Once:
         passes = machine.redis.passes
         moved = time.monotonic()
         before: object = None
+        owed: dict[Any, Any] | None = None  # what Redis had and nobody had read when all else was compared
         while True:
             until = time.monotonic() + ROUND_S  # under traffic there is always more
             while machine.read(0.1) and time.monotonic() < until:
@@ -125,9 +127,15 @@ class Once:
             covered = machine.covered()
             whole = all(covered.get(p, 0) >= end for p, end in wanted.items())
             waits = {f.verdict for f in word.findings.values()} & {Verdict.CHECKING, Verdict.REBUILDING}
-            ahead = machine.shards.ahead or machine.redis.passes < passes + 2
-            if whole and not waits and not ahead:
-                return word
+            ahead = True
+            if whole and not waits and machine.redis.passes >= passes + 2:
+                # Under traffic Redis is always ahead in something; it is enough that what was ahead once is read.
+                now_ahead = machine.shards.ahead
+                owed = dict(now_ahead) if owed is None else {p: a for p, a in owed.items() if now_ahead.get(p) is a}
+                if not owed:
+                    return word
+            elif machine.redis.passes >= passes + 2:
+                ahead = bool(machine.shards.ahead)
             now = (
                 covered,
                 word.findings[CLICKHOUSE].more,
