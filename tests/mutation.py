@@ -335,7 +335,8 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=0, help="most mutants; 0 for all")
     parser.add_argument("--out", type=Path, help="where all of them are written, as JSON")
     given = parser.parse_args()
-    done = run(given.modules, given.seconds, given.seed, given.limit, lambda text: print(text, flush=True))
+    screen = os.fdopen(os.dup(2), "w", buffering=1)  # pytest takes what is printed meanwhile for its tests' own
+    done = run(given.modules, given.seconds, given.seed, given.limit, lambda text: print(text, file=screen))
     if given.out:
         given.out.write_text(json.dumps([asdict(m) for m in done], indent=1))
     for m in done:

@@ -15,11 +15,21 @@ from clearline.audit.views import JOURNAL, STATE, SUBMITTED
 from ledger.money import EXPONENTS
 from ledger.reasons import Reason
 from schemas.identity import command_id
-from schemas.records import CalendarState, Crossing, LimitState, PartitionState, ProductState, Record, UsageState
+from schemas.records import (
+    CalendarState,
+    Crossing,
+    FreezeState,
+    LimitState,
+    PartitionState,
+    ProductState,
+    Record,
+    UsageState,
+)
 from tests.faults.hostile import START_MS, STEP_MS, hostile_stream, setting_up
 from tests.faults.hostile_whole import forged_step
 from tests.faults.memory_world import MemoryWorld, build_world
 from tests.ledger_bugs import BUGS
+from tests.ledger_world import CODEC
 from tests.unit.test_audit import rewrite, trim
 
 NAMED = ("_who_is_above_moves_what_a_partner_may_not", "_a_partner_below_is_not_asked_for_its_limits",
@@ -234,10 +244,10 @@ def flight_row_revived(w: MemoryWorld) -> None:
     del rows[i]
 
 
-def freeze_row_revived(w: MemoryWorld) -> None:
+def frozen_by_nobody(w: MemoryWorld) -> None:
     rows = w.log.topic(STATE, 0)
-    i = max(i for i, r in enumerate(rows) if r.key and r.key.startswith(b"f:") and r.value is None)
-    del rows[i]
+    row = FreezeState("partner", "acme", "ops", "a row that no command wrote", "", START_MS, 3)
+    rows.append(rows[-1]._replace(offset=rows[-1].offset + 1, key=b"f:partner:acme", value=CODEC.encode(row)))
 
 
 CHANGES: dict[Callable[[MemoryWorld], None], set[str]] = {
@@ -245,7 +255,7 @@ CHANGES: dict[Callable[[MemoryWorld], None], set[str]] = {
     step_of_another_transaction: {"crossing", "outcome"}, decision_of_another_date: {"outcome"},
     other_version: {"outcome"}, opened_not_said: {"outcome"}, late_not_said: {"outcome"}, limits_row: {"state"},
     usage_row: {"state"}, calendar_row: {"state"}, product_row: {"state"}, closed_through: {"partition_state"},
-    usage_row_lost: {"state"}, flight_row_revived: {"state"}, freeze_row_revived: {"state"},
+    usage_row_lost: {"state"}, flight_row_revived: {"state"}, frozen_by_nobody: {"state"},
 }  # fmt: skip
 
 
