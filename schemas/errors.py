@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 READ_ONLY = "read_only"
 NO_SPACE = "no_space"
 
