@@ -150,10 +150,10 @@ def pictures(folder: Path) -> None:
     """docs/console.png and docs/console-narrow.png, from a real stack with a demo's traffic."""
     with tempfile.TemporaryDirectory(prefix="clearline-pictures-") as data:
         env = {**os.environ, "CLEARLINE_DATA_DIR": data}
-        demo = subprocess.Popen([*CLEARLINE, "demo", "--transactions", "40000", "--rate", "120", "--keep"], env=env)
+        demo = subprocess.Popen([*CLEARLINE, "demo", "--transactions", "40000", "--rate", "100", "--keep"], env=env)
         env["CLEARLINE_DATA_DIR"], env["CLEARLINE_WORLD"] = f"{data}/demo", "demo"
         try:
-            wait_for("the demo's traffic", lambda: demo.poll() is not None or _waits(env) is not None, 300)
+            wait_for("the demo's traffic", lambda: demo.poll() is not None or _waits(env) is not None, 600)
             url = _waits(env)
             assert url is not None, "the demo did not come up"
             keys = [_made_key(env, holder) for holder in ("li.wei", "zhang.min")]
@@ -177,7 +177,7 @@ def _waits(env: dict[str, str]) -> str | None:
     """The gateway's address once the day's traffic goes through it."""
     asked = subprocess.run([*CLEARLINE, "status", "--json"], env=env, check=False, capture_output=True)
     told = json.loads(asked.stdout) if asked.stdout.strip() else {}
-    busy = (told.get("settled_per_second") or 0) > 50
+    busy = (told.get("settled_per_second") or 0) > 20
     return str(told["addresses"]["gateway_url"]) if busy and told.get("addresses", {}).get("gateway_url") else None
 
 

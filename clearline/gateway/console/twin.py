@@ -39,11 +39,13 @@ class TwinConsole:
         self._moved: dict[int, str] = {}  # by place in the twin's letters
         self._origin: dict[tuple[int, int], int] = {}  # the letter whose command was put back to there
         self._tasks: list[LetterTask] = []
+        self.looked = 0  # how often
 
     # ---- Source ------------------------------------------------------------------------------------------------------
 
     def look(self) -> Facts:
         """As `Source.look`."""
+        self.looked += 1
         if self.fails is not None:
             raise self.fails
         twin, ends = self.twin, self.twin.ends()

@@ -72,7 +72,6 @@ class Watch:
         self._task: asyncio.Task[None] | None = None
         self._seen = 0.0  # when somebody last watched
         self.viewers = 0
-        self.looks = 0
         self._closed = False
 
     @contextmanager
@@ -87,6 +86,11 @@ class Watch:
         finally:
             self.viewers -= 1
             self._seen = time.monotonic()
+
+    @property
+    def shown(self) -> int:
+        """How many pictures there were."""
+        return self._picture.number
 
     @property
     def full(self) -> bool:
@@ -141,7 +145,6 @@ class Watch:
             except Exception as e:  # whatever it is: the page says it, and the next look follows
                 log.warning("console_look", error=f"{type(e).__name__}: {e}")
                 sections, error = dict(self._picture.sections), f"{type(e).__name__}: {e}"
-            self.looks += 1
             self._picture = Picture(self._picture.number + 1, time.monotonic(), sections, error)
             newer, self._newer = self._newer, asyncio.Event()
             newer.set()
