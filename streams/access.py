@@ -227,7 +227,8 @@ class AccessPlan:
 def plan(kafka: KafkaConfig, topics: Topics, principals: Mapping[str, Iterable[str]] = NAMED_BY_ROLE) -> AccessPlan:
     """What `apply` would do; changes nothing. Raises PartUnavailableError when the brokers do not answer or keep no
     ACLs."""
-    return _compare(topics, table(topics, principals), _found(kafka, admin_client(kafka)))
+    admin = admin_client(kafka)
+    return _compare(topics, table(topics, principals), _found(kafka, admin))
 
 
 def apply(kafka: KafkaConfig, topics: Topics, principals: Mapping[str, Iterable[str]] = NAMED_BY_ROLE) -> AccessPlan:
@@ -255,22 +256,26 @@ def apply(kafka: KafkaConfig, topics: Topics, principals: Mapping[str, Iterable[
 
 
 def set_users(kafka: KafkaConfig, passwords: Mapping[str, str]) -> list[str]:
-    """Gives users their passwords for SCRAM-SHA-512, whether they are there or not; returns those that were not.
+    """Gives users their passwords for SCRAM-SHA-512, whether they are there or not; returns their names.
 
     Raises PartUnavailableError.
     """
-    admin = admin_client(kafka)
-    known = _users(kafka, admin)
     info = ScramCredentialInfo(ScramMechanism.SCRAM_SHA_512, SCRAM_ITERATIONS)
     changes: list[Any] = [UserScramCredentialUpsertion(u, info, p.encode()) for u, p in sorted(passwords.items())]
     if changes:
+        admin = admin_client(kafka)  # kept until the answers are there: a client that is dropped never answers
         _each(kafka, admin.alter_user_scram_credentials(changes, request_timeout=_ANSWER_S))
-    return sorted(set(passwords) - known)
+    return sorted(passwords)
 
 
 def missing_users(kafka: KafkaConfig, names: Iterable[str]) -> list[str]:
-    """Those of the names that the brokers know no SCRAM password of. Raises PartUnavailableError."""
-    return sorted(set(names) - _users(kafka, admin_client(kafka)))
+    """Those of the names that the brokers know no SCRAM password of. Raises PartUnavailableError.
+
+    For looking only: an error of the broker in this one answer ends the process (librdkafka 2.16.0), so nothing that
+    changes something asks for it.
+    """
+    admin = admin_client(kafka)
+    return sorted(set(names) - _users(kafka, admin))
 
 
 def _users(kafka: KafkaConfig, admin: AdminClient) -> set[str]:

@@ -84,9 +84,9 @@ def apply(
     settings = _settings()
     users = passwords_in(settings, passwords) if passwords is not None else {}
     kafka = kafka_config(settings)
-    made = access.set_users(kafka, users) if users else []
+    given = access.set_users(kafka, users)
     done = access.apply(kafka, Topics(settings.world), settings.kafka.principals)
-    _answer(settings, done, as_json, "was", users=sorted(users), new_users=made)
+    _answer(settings, done, as_json, "was", users=given)
 
 
 def _settings() -> Settings:
@@ -99,9 +99,7 @@ def _settings() -> Settings:
 
 
 def _answer(settings: Settings, p: AccessPlan, as_json: bool, tense: str, **more: list[str]) -> None:
-    lines = [
-        f"{user} has its password{' and is new' if user in more['new_users'] else ''}" for user in more.get("users", ())
-    ]
+    lines = [f"{user} has its password" for user in more.get("users", ())]
     lines += [f"{tense} added:   {g}" for g in p.missing] + [f"{tense} removed: {g}" for g in p.surplus]
     lines += [f"not ours, left alone: {g}" for g in p.foreign]
     document = {
