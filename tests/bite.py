@@ -25,6 +25,7 @@ from tests.unit.test_audit_whole import CHANGES as WORLDS_CHANGED
 KNOWN = "tests/integration/test_known_bugs.py"
 LEDGER = "tests/simulation/test_ledger.py::test_a_bug_put_in_on_purpose_is_found"
 WORLD = "tests/simulation/test_world.py::test_a_bug_put_in_on_purpose_is_found"
+TIMEOUT_S = 1_800  # for one test, on a machine that has other things to do
 REAL, MODEL, SIMULATED, AUDITED = "the real broker", "the model", "simulated faults", "the auditor"
 
 
@@ -111,7 +112,9 @@ def run(bugs: Sequence[Seeded]) -> bool:
     watch, started = Watch(), time.monotonic()
     # Tests of changed records have ids that only pytest knows whole: their modules are run as they are.
     wanted = {b.test.partition("[")[0] if b.test.endswith("-") else b.test for b in bugs}
-    pytest.main(["-q", "--no-header", "-p", "no:cacheprovider", *sorted(wanted)], plugins=[watch])
+    pytest.main(
+        ["-q", "--no-header", "-p", "no:cacheprovider", "-o", f"timeout={TIMEOUT_S}", *sorted(wanted)], plugins=[watch]
+    )
     rows = [line(b, watch) for b in bugs]
     print("\n| bug | caught by | seconds |\n|---|---|---|")
     for _, text in rows:

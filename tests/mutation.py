@@ -25,7 +25,7 @@ import sys
 import time
 import types
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -189,15 +189,16 @@ def function_of(module: str, name: str) -> types.FunctionType | None:
 class Run:
     """A plugin of pytest: in place of running the tests once, it runs them against the mutants."""
 
-    def __init__(self, mutants: list[Made], until: float, tell: Callable[[str], None]) -> None:
-        self.mutants, self.until, self.tell = mutants, until, tell
+    def __init__(self, mutants: list[Made], seconds: float, tell: Callable[[str], None]) -> None:
+        self.mutants, self.seconds, self.tell = mutants, seconds, tell
         self.done: list[Mutant] = []
         self.base_s = 0.0
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         reached, took = self._baseline(session.items)
+        until = time.monotonic() + self.seconds
         for made in self.mutants:
-            if time.monotonic() > self.until:
+            if time.monotonic() > until:
                 break
             self.done.append(self._try(made, reached, took))
             if len(self.done) % 50 == 0:
@@ -311,15 +312,17 @@ def summary(done: list[Mutant]) -> str:
     return f"{seen} of {len(done)} mutants seen ({100 * seen / max(1, len(done)):.1f} %): {dict(counts)}"
 
 
-def run(modules: list[str], seconds: float, seed: int, limit: int, tell: Callable[[str], None] = print) -> list[Mutant]:
+def run(
+    modules: Sequence[str], tests: Sequence[str], seconds: float, seed: int, limit: int, tell: Callable[[str], None]
+) -> list[Mutant]:
     """Tries the mutants of these modules (all of the core when empty) in a drawn order until the time is over."""
     paths = [p for p in sorted(CORE.glob("*.py")) if p.stem != "__init__" and (not modules or p.stem in modules)]
     for path in paths:
         importlib.import_module(f"ledger.{path.stem}")
     made = [m for path in paths for m in mutants_of(path)]
     random.Random(seed).shuffle(made)
-    plugin = Run(made[: limit or None], time.monotonic() + seconds, tell)
-    files = [str(ROOT / "tests" / "unit" / f"test_{name}.py") for name in TESTS]
+    plugin = Run(made[: limit or None], seconds, tell)
+    files = [str(ROOT / "tests" / "unit" / f"test_{name}.py") for name in tests]
     options = ["-q", "-p", "no:cacheprovider", "-p", "no:randomly", "--no-header"]
     code = pytest.main([*options, *files], plugins=[plugin])
     if code not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
@@ -330,13 +333,18 @@ def run(modules: list[str], seconds: float, seed: int, limit: int, tell: Callabl
 def main() -> None:
     parser = argparse.ArgumentParser(description="Mutation of the ledger's core.")
     parser.add_argument("modules", nargs="*", help="modules of ledger/, such as rules; all when none is named")
-    parser.add_argument("--seconds", type=float, default=1_200.0)
+    parser.add_argument("--tests", nargs="+", default=TESTS, choices=TESTS, help="modules of tests/unit; all of these")
+    parser.add_argument(
+        "--seconds", type=float, default=1_200.0, help="for the mutants, beside what the tests take once"
+    )
     parser.add_argument("--seed", type=int, default=20261126)
     parser.add_argument("--limit", type=int, default=0, help="most mutants; 0 for all")
     parser.add_argument("--out", type=Path, help="where all of them are written, as JSON")
     given = parser.parse_args()
     screen = os.fdopen(os.dup(2), "w", buffering=1)  # pytest takes what is printed meanwhile for its tests' own
-    done = run(given.modules, given.seconds, given.seed, given.limit, lambda text: print(text, file=screen))
+    done = run(
+        given.modules, given.tests, given.seconds, given.seed, given.limit, lambda text: print(text, file=screen)
+    )
     if given.out:
         given.out.write_text(json.dumps([asdict(m) for m in done], indent=1))
     for m in done:
