@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -276,20 +279,23 @@ def _session() -> Session:
 def _do(session: Session, one: Run, as_json: bool, marks: dict[int, Mark] | None = None) -> None:
     """Runs it with a bar, shows the diff, and ends with 1 when anything differs."""
     from clearline.replay import diff
+    from clearline.replay.run import CancelledError
 
-    with sigterm_interrupts(), screen.bar(f"replay {one.id}", one.total, quiet=as_json) as bar:
+    with _signals_cancel(one) as interrupted, screen.bar(f"replay {one.id}", one.total, quiet=as_json) as bar:
 
         def watch(run: Run) -> bool:
             bar.to(run.done, _pace(run))
             if as_json:
                 _progress_line(run)
-            return False
+            return bool(interrupted)
 
         try:
             summary = session.execute(one, watch, marks)
-        except KeyboardInterrupt:
-            screen.say(f"replay {one.id} was interrupted; `clearline replay resume {one.id}` goes on")
-            raise
+        except CancelledError as e:
+            if not interrupted:
+                raise
+            screen.say(str(e))
+            raise KeyboardInterrupt from None
     partitions = [t.partition for t in one.plan.tasks]
     document = one.document() | {"diff": str(one.diff_path), "summary": summary}
     untouched = bool(one.found["live_untouched"])
@@ -302,6 +308,26 @@ def _do(session: Session, one: Run, as_json: bool, marks: dict[int, Mark] | None
     screen.answer(document, as_json, readable)
     if diff.differs(summary) or not untouched or not all(one.found["state_equal"].values()):
         raise typer.Exit(1)
+
+
+@contextmanager
+def _signals_cancel(one: Run) -> Iterator[list[int]]:
+    """Ctrl-C and SIGTERM end it after the batch, with a checkpoint; a second one at once, back to the last checkpoint.
+    Which signals came."""
+    came: list[int] = []
+
+    def on_signal(number: int, _frame: object) -> None:
+        if came:
+            raise KeyboardInterrupt
+        came.append(number)
+        (one.folder / "cancel").touch()
+
+    before = {n: signal.signal(n, on_signal) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _pace(run: Run) -> str:

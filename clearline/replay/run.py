@@ -33,6 +33,7 @@ CHECKPOINT_S = 15.0
 RUNNING, DONE, CANCELLED, STOPPED, FAILED = "running", "done", "cancelled", "stopped", "failed"
 CANCELLING = "cancelling"
 TELL_S = 1.0
+_LOCK_S = 1.0
 
 
 class CancelledError(ClearlineError):
@@ -147,10 +148,15 @@ def is_alive(folder: Path) -> bool:
 @contextmanager
 def _only_one(run: Run) -> Iterator[None]:
     with (run.folder / "lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BadInputError(f"replay {run.id} is running already") from None
+        deadline = time.monotonic() + _LOCK_S  # who only looks whether it runs has the lock for a moment, too
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise BadInputError(f"replay {run.id} is running already") from None
+                time.sleep(0.02)
         yield
 
 
@@ -173,7 +179,8 @@ def execute(
     """Does the run, or the rest of it; returns the summary of its diff, which is in `run.diff_path`.
 
     `marks`: where the live system stands now; it is looked at again at the end. `books`: where to keep books.
-    Raises CancelledError, KeyboardInterrupt as it comes (both leave a checkpoint), PartUnavailableError.
+    Raises CancelledError, which leaves a checkpoint, KeyboardInterrupt as it comes, PartUnavailableError; after any of
+    them the same run goes on from its last checkpoint.
     """
     with _only_one(run):
         (run.folder / "cancel").unlink(missing_ok=True)
@@ -232,7 +239,7 @@ class _Walk:
                 failpoint("replay.after_batch")
                 self.run.done += count
                 self._pause(part)
-        except (CancelledError, KeyboardInterrupt):
+        except CancelledError:  # raised between two batches only: whatever else comes may have met a batch half done
             part.save()
             raise
         part.save()

@@ -16,6 +16,7 @@ from clearline.replay.plan import Plan, PlanChangedError, check_plan, make_plan,
 from clearline.replay.rules import Rule, read_rules
 from clearline.replay.run import CancelledError, Run
 from clearline.replay.selection import Selection, bound_of
+from clearline.replay.shadow import Outcomes, Shadow
 from schemas import failpoints
 from schemas.codec import Codec, schema_text
 from schemas.errors import BadInputError, InvariantError
@@ -334,6 +335,33 @@ def test_killed_anywhere_and_resumed_it_makes_the_same_diff(
                 failpoints.arm("")
         assert kills, point
         assert again_ == whole and other.diff_path.read_bytes() == wanted, point
+
+
+@pytest.mark.parametrize("rules", [(), (rule(free=129, fee=3),)])
+def test_interrupted_within_a_batch_it_goes_on_from_the_checkpoint_before(
+    world: MemoryWorld, tmp_path: Path, rules: tuple[Rule, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("clearline.replay.partition.BATCH_RECORDS_MAX", 9)
+    plan = plan_for(world, rules)
+    _, whole = replayed(world, tmp_path, plan)
+    marks = live.marks(world, CODEC, CODEC.decode, range(2))
+    settle = Shadow.settle
+    for calls in (3, 7, 10):
+        left = [calls]
+
+        def once(shadow: Shadow, records: Sequence[LogRecord], left: list[int] = left) -> Outcomes:
+            found = settle(shadow, records)
+            left[0] -= 1
+            if not left[0]:
+                raise KeyboardInterrupt
+            return found
+
+        one = run.begin(tmp_path, plan)
+        monkeypatch.setattr(Shadow, "settle", once)
+        with pytest.raises(KeyboardInterrupt):
+            run.execute(one, world.eyes(), marks, checkpoint_s=0.0)
+        run.execute(run.find(tmp_path, one.id), world.eyes(), marks)
+        assert one.diff_path.read_bytes() == whole.diff_path.read_bytes()
 
 
 def test_a_cancelled_replay_goes_on_where_it_was(
