@@ -30,7 +30,6 @@ from clearline.gateway.app import create_app
 from clearline.gateway.console.facts import Replay, Trouble
 from clearline.gateway.console.twin import twin_console
 from schemas.records import SetFreeze, Transaction
-from tests.browser import soon
 from tests.contract.gateway_world import GatewayWorld
 from tests.finance_page import browsing, size
 from tests.sink_servers import wait_for
@@ -150,11 +149,11 @@ def pictures(folder: Path) -> None:
     """docs/console.png and docs/console-narrow.png, from a real stack with a demo's traffic."""
     with tempfile.TemporaryDirectory(prefix="clearline-pictures-") as data:
         env = {**os.environ, "CLEARLINE_DATA_DIR": data}
-        demo = subprocess.Popen([*CLEARLINE, "demo", "--transactions", "40000", "--rate", "100", "--keep"], env=env)
+        demo = subprocess.Popen([*CLEARLINE, "demo", "--transactions", "30000", "--rate", "100", "--keep"], env=env)
         env["CLEARLINE_DATA_DIR"], env["CLEARLINE_WORLD"] = f"{data}/demo", "demo"
         try:
-            wait_for("the demo's traffic", lambda: demo.poll() is not None or _waits(env) is not None, 600)
-            url = _waits(env)
+            wait_for("the demo's traffic", lambda: demo.poll() is not None or _busy_at(env) is not None, 600)
+            url = _busy_at(env)
             assert url is not None, "the demo did not come up"
             keys = [_made_key(env, holder) for holder in ("li.wei", "zhang.min")]
             _prepare(url, keys)
@@ -162,10 +161,9 @@ def pictures(folder: Path) -> None:
                 browser.get(f"{url}/operations")
                 browser.find_element(By.ID, "f-key").send_keys(keys[0])
                 browser.find_element(By.CSS_SELECTOR, ".sign-in button").click()
-                soon(browser, lambda b: "in the last 10 s" in b.find_element(By.ID, "s-latency").text)
+                wait_for("rates of some seconds", lambda: _window_s(browser) >= 8, 120)
                 for name, width, height in (("console", 1280, 1580), ("console-narrow", 360, 1500)):
                     size(browser, width, height)
-                    soon(browser, lambda b: b.find_element(By.ID, "stream").text == "Live")
                     browser.save_screenshot(str(folder / f"{name}.png"))
         finally:
             demo.terminate()
@@ -173,7 +171,13 @@ def pictures(folder: Path) -> None:
             subprocess.run([*CLEARLINE, "down"], env=env, check=False)
 
 
-def _waits(env: dict[str, str]) -> str | None:
+def _window_s(browser: webdriver.Chrome) -> int:
+    """Of how many seconds the rates are that the page shows."""
+    found = re.search(r"rates of the last (\d+) s", browser.find_element(By.ID, "s-now").text)
+    return int(found[1]) if found is not None else 0
+
+
+def _busy_at(env: dict[str, str]) -> str | None:
     """The gateway's address once the day's traffic goes through it."""
     asked = subprocess.run([*CLEARLINE, "status", "--json"], env=env, check=False, capture_output=True)
     told = json.loads(asked.stdout) if asked.stdout.strip() else {}
