@@ -13,12 +13,13 @@ import random
 import re
 import time
 
-from schemas.errors import ClearlineError, PartUnavailableError
-from sinks.clickhouse import Database, FencedError
+from schemas.errors import NO_SPACE, ClearlineError, PartUnavailableError
+from sinks.clickhouse import Database, FencedError, QueryFaultError
 from sinks.layout import Layout
 
 _CONSTRAINT = re.compile(r"CONSTRAINT run_(\d+)")
 _QUIET_TIMEOUT_S = 120.0
+SPACE_BYTES_MIN = 32_000_000
 REPAIR_LOCK = "repairing"  # an empty table: that it is there is the lock
 
 
@@ -29,6 +30,7 @@ def take_over(db: Database, tables: tuple[str, ...]) -> int:
     """
     run = int.from_bytes(os.urandom(8), "big") >> 1 | 1
     refuse_while_repaired(db)
+    _refuse_while_full(db)
     for table in tables:
         _hold(db, table, run)
     refuse_while_repaired(db)  # whoever repairs locks first and fences then: one of both is seen by the other
@@ -44,6 +46,18 @@ def refuse_while_repaired(db: Database) -> None:
     if db.rows("SELECT 1 FROM system.tables WHERE database = %(d)s AND name = %(t)s", {"d": db.name, "t": REPAIR_LOCK}):
         hint = "its rows are being repaired; if that was killed, run `clearline tieout --repair` again"
         raise PartUnavailableError("ClickHouse", db.config.address, hint)
+
+
+def _refuse_while_full(db: Database) -> None:
+    """Raises PartUnavailableError while a disk of the server is full. A table's CHECK is in the file that defines the
+    table: a server that has no room for the new file can leave an empty one, and the table is lost."""
+    try:
+        ((free,),) = db.rows("SELECT min(free_space) FROM system.disks WHERE NOT is_remote")
+    except QueryFaultError:  # a server that does not let us ask
+        return
+    if free is not None and free < SPACE_BYTES_MIN:
+        hint = f"{free // 1_000_000} MB are free, {SPACE_BYTES_MIN // 1_000_000} are needed"
+        raise PartUnavailableError("ClickHouse", db.config.address, hint, code=NO_SPACE)
 
 
 def take_over_for_repair(db: Database, tables: tuple[str, ...]) -> None:
