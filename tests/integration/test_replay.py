@@ -104,7 +104,8 @@ def system(broker: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     world = World(settings, kafka, topics, Registry(str(broker.registry.url)).codec(), folder)
     world.start()
     addresses = str(broker.kafka.bootstrap), str(broker.registry.url), name
-    sinks = [Role(*addresses, s, folder / f"{type(s).__name__}.json").start() for s in (store, redis)]
+    roles = [Role(*addresses, s, folder / f"{type(s).__name__}.json") for s in (store, redis)]
+    sinks = [role.start() for role in roles]
     rules = folder / "new.yaml"
     rules.write_text(wallet_document(FREE, FEE))
     plain = folder / "wallet.yaml"
@@ -115,13 +116,23 @@ def system(broker: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         publisher.flush()
     world.outcomes(publisher.acknowledged)
     found = Live(world, settings, open_session(settings), rules, redis)
-    traffic = threading.Thread(target=found.traffic)
-    traffic.start()
+
+    def supervise() -> None:
+        """A sink that a rebuild has locked out ends; whoever supervises it starts it again."""
+        while not found.stop.wait(0.2):
+            for i, role in enumerate(roles):
+                if not sinks[i].is_alive():
+                    sinks[i] = role.start()
+
+    threads = [threading.Thread(target=target) for target in (found.traffic, supervise)]
+    for thread in threads:
+        thread.start()
     try:
         yield found
     finally:
         found.stop.set()
-        traffic.join()
+        for thread in threads:
+            thread.join()
         world.kill()
         for sink in sinks:
             sink.kill()

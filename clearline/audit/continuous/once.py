@@ -118,6 +118,7 @@ class Once:
         passes = machine.redis.passes
         moved = time.monotonic()
         before: object = None
+        now: tuple[Any, ...]
         owed: dict[Any, Any] | None = None  # what Redis had and nobody had read when all else was compared
         while True:
             until = time.monotonic() + ROUND_S  # under traffic there is always more
@@ -136,12 +137,10 @@ class Once:
                     return word
             elif machine.redis.passes >= passes + 2:
                 ahead = bool(machine.shards.ahead)
-            now = (
-                covered,
-                word.findings[CLICKHOUSE].more,
-                machine.redis.progress,
-                machine.redis.passes if ahead else 0,
-            )
+            # Traffic moves Redis all the time: while it is ClickHouse that is waited for, only that counts.
+            now = (whole, covered, word.findings[CLICKHOUSE].more)
+            if whole:
+                now = (*now, machine.redis.progress, machine.redis.passes if ahead else 0)
             if now != before:
                 before, moved = now, time.monotonic()
             elif time.monotonic() - moved > self._still_s:
