@@ -37,7 +37,7 @@ TYPES = ("liability", "liability", "liability", "asset", "income", "expense", "e
 HOUR = 3_600_000
 KINDS = {
     "admit": 6, "state": 12, "open": 12, "block": 14, "account_limit": 6, "close": 2, "limits": 14, "calendar": 4,
-    "day": 3, "seal": 6, "tick": 8, "product": 7, "freeze": 9, "act": 2,
+    "day": 3, "seal": 6, "tick": 8, "product": 7, "freeze": 12, "act": 2,
 }  # fmt: skip
 
 
@@ -137,8 +137,11 @@ def _freeze(random: Random, model: Model, by: str, key: str, partners: list[str]
     """Mostly by the bank, and mostly what lets things go on; now and then with nobody behind it, or nobody beside."""
     by = by if random.random() < 0.05 else "bank"
     weights = (28, 40, 22, 9, 1) if model.limits else (5, 9, 45, 40, 1)
+    if model.partitions > 1 and random.random() < 0.5:  # whoever is paid from elsewhere
+        weights = (5, 85, 5, 4, 1)
     level = random.choices(("account", "partner", "product", "world", "city"), weights)[0]
-    names = {"account": (*accounts, "bank:crossing:CNY"), "partner": (*partners[1:], "nobody"), "world": ("world",)}
+    some = partners if model.partitions > 1 else partners[1:]  # what is under way goes mostly to the first
+    names = {"account": (*accounts, "bank:crossing:CNY"), "partner": (*some, "nobody"), "world": ("world",)}
     subject = random.choice((*names.get(level, (*model.shelf, "nothing")), "world"))
     frozen, approved = random.random() < 0.6, random.choices(("second", ""), (1, 3))[0]
     if model.freezes and random.random() < 0.6:

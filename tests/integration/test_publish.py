@@ -280,10 +280,11 @@ def test_a_freeze_holds_from_the_next_command_on(running: World, tmp_path: Path,
             after = [o for o in seen if o.offset > at.get(o.partition, 2**62)]
             assert {o.reason for o in after} == {code}
             last_ms = max((o.booked_at for o in seen if o.outcome == "settled"), default=asked_ms)
-            print(
-                f"{level}: the last payment went through {last_ms - asked_ms:.0f} ms after the freeze was asked for, "
-                f"which was answered after {answered_ms - asked_ms:.0f} ms"
-            )
+            with capsys.disabled():
+                print(
+                    f"{level}: the last payment went through {last_ms - asked_ms:.0f} ms after the freeze was asked "
+                    f"for, which was answered after {answered_ms - asked_ms:.0f} ms"
+                )
             (listed,) = run(capsys, "freeze", "ls")["frozen"]
             assert [listed[k] for k in ("level", "requested_by", "note", "missing")] == [level, "chen", why[1], []]
             assert "second person" in run(capsys, "unfreeze", level, subject, *why, code=2)["error"]

@@ -351,7 +351,7 @@ ACTS = [
     ("applied", {}), ("applied", {"digest": "", "approved_by": ""}), ("not_permitted", {"partner_id": "acme", "act": ""}),
     ("field_invalid requested_by", {"requested_by": ""}), ("field_invalid note", {"note": ""}),
     ("field_invalid act", {"act": "Replay"}), ("field_invalid act", {"act": ""}), ("field_invalid act", {"act": "a" * 65}),
-    ("applied", {"act": "a" * 64}), ("field_invalid subject_id", {"subject_id": ""}),
+    ("applied", {"act": "a" * 64}), ("applied", {"subject_id": "x"}), ("field_invalid subject_id", {"subject_id": ""}),
     ("field_invalid subject_id", {"subject_id": "x" * 1_025}), ("field_invalid digest", {"digest": "ab"}),
     ("field_invalid digest", {"digest": "AB" * 32}), ("field_invalid approved_by", {"approved_by": "chen"}),
 ]  # fmt: skip
