@@ -56,7 +56,8 @@ def test_what_nobody_knows_is_no_zero() -> None:
 @pytest.mark.parametrize("waiting", [0, 1, 12_345_678])
 def test_no_text_of_the_map_lies_over_a_box_or_outside(waiting: int) -> None:
     facts = later(
-        behind={**{f"{k}-0": {0: waiting} for k in KINDS}, "settlement": {0: waiting}}, seconds={"settlement": 86_400.0}
+        behind={**{f"{k}-0": {0: waiting} for k in KINDS}, "settlement": {0: waiting}},
+        seconds=dict.fromkeys(("settlement", *(f"{k}-0" for k in KINDS)), 86_400.0),
     )
     nodes, edges = nodes_and_edges(facts, rates(WELL, facts))
     for drawing in drawings(nodes, edges):
@@ -68,7 +69,7 @@ def test_no_text_of_the_map_lies_over_a_box_or_outside(waiting: int) -> None:
             half = 4.2 * len(label.text)  # at 15 px a figure is at most 8.4 wide here
             left = label.x - half if label.anchor == "middle" else label.x
             right = left + 2 * half
-            assert right <= drawing.width + 60, (drawing.name, label)
+            assert right <= drawing.width + 60 and label.y + 5 <= drawing.height, (drawing.name, label)
             for x, y, r, b in boxes:
                 over = left < r - 12 and right > x + 12 and label.y - 10 < b and label.y > y
                 assert not over, (drawing.name, line.edge, label)

@@ -232,7 +232,8 @@ def _drawing(name: str, places: Mapping[str, tuple[int, int]], nodes: Sequence[N
         n.name: Node(n.name, n.title, n.said, n.state, n.kind, *places[n.name]) for n in nodes if n.name in places
     }
     lines = [_line(placed[e.source], placed[e.target], e) for e in edges if e.source in placed and e.target in placed]
-    height = max((n.y for n in placed.values()), default=0) + HEIGHT
+    ends = [n.y + HEIGHT for n in placed.values()] + [label.y + 6 for line in lines for label in line.labels]
+    height = max(ends, default=HEIGHT)
     return Drawing(name, max(x for x, _ in places.values()) + WIDTH, height, list(placed.values()), lines)
 
 
