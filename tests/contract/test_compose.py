@@ -17,6 +17,7 @@ import yaml
 from clearline import preparing
 from clearline.config import Settings, load_settings, variables
 from clearline.embedded.clickhouse.policy import FINANCE_CAPS
+from clearline.metrics import metrics_address
 from clearline.stack import role_names
 from schemas.errors import BadInputError
 from sinks.finance.changeable import FREE_SETTINGS
@@ -111,6 +112,8 @@ def test_all_roles_are_one_image_without_rights(services):
     assert all(s["read_only"] and s["cap_drop"] == ["ALL"] and s["tmpfs"] for s in found.values())
     for name in ("redis", "prometheus", "grafana"):
         assert services[name]["read_only"], name
+        assert services[name]["cap_drop"] == ["ALL"], name
+    assert services["redis"]["user"] == "redis", "its command is a shell, for which the image stays root"
 
 
 def test_nothing_of_the_back_end_is_open_and_the_front_is_on_loopback_only(text, services):
@@ -150,6 +153,18 @@ def test_every_setting_of_a_role_is_a_setting_and_each_has_the_principal_of_its_
             wanted = {"gateway-0": "console", "prepare": "operator"}.get(name, re.sub(r"-\d+$", "", name))
             assert (world, role) == (settings.world, wanted)
             assert role in access.ROLES
+
+
+def test_status_the_page_and_prometheus_know_every_role_where_it_serves(services, clean):
+    wanted = set(role_names(Settings(workers=2)))
+    targets = set(re.findall(r'targets: \["([^"]+)"\]', (ROOT / "deploy/prometheus/prometheus.yml").read_text()))
+    for name in ("operator", "gateway-0", "tieout"):
+        settings = settings_of(services[name], clean)
+        assert set(settings.status.roles) == wanted, name
+        for role, url in settings.status.roles.items():
+            kind, _, slot = role.rpartition("-") if role[-1].isdecimal() else (role, "", "0")
+            assert url == f"http://{role}:{metrics_address(settings, kind, int(slot)).port}"
+        assert {url.removeprefix("http://") for url in settings.status.roles.values()} == targets
 
 
 def test_prepare_gives_each_principal_the_password_that_its_role_logs_in_with(services, clean):
