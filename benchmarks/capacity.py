@@ -87,14 +87,30 @@ class Line:
     shown: str
 
 
-def sheet(transactions: float, f: Mapping[str, float], scale: float = 1.0) -> list[Line]:
-    """The lines for so many transactions a year. `scale`: times the assumed accounts."""
-    lines: list[Line] = []
+class Sheet:
+    """The lines in their order."""
 
-    def line(what: str, formula: str, value: float, shown: str) -> float:
-        lines.append(Line(what, formula, value, shown))
+    def __init__(self) -> None:
+        self.lines: list[Line] = []
+
+    def add(self, what: str, formula: str, value: float, shown: str) -> float:
+        """Adds a line, gives its value back."""
+        self.lines.append(Line(what, formula, value, shown))
         return value
 
+
+def sheet(transactions: float, f: Mapping[str, float], scale: float = 1.0) -> list[Line]:
+    """The lines for so many transactions a year. `scale`: times the assumed accounts."""
+    whole = Sheet()
+    mean, peak, commands = _settlement(whole, transactions, f, scale)
+    _kafka(whole, transactions, f, mean, peak)
+    _clickhouse(whole, transactions, f, commands)
+    return whole.lines
+
+
+def _settlement(whole: Sheet, transactions: float, f: Mapping[str, float], scale: float) -> tuple[float, float, float]:
+    """Workers and partitions. Returns transactions a second (mean, peak) and commands a second (peak)."""
+    line = whole.add
     mean = line("transactions a second, mean", "year / 31,536,000 s", v := transactions / SECONDS_A_YEAR, f"{v:,.0f}")
     peak = line("transactions a second, peak", "mean × peak", v := mean * f["peak"], f"{v:,.0f}")
     commands = line(
@@ -129,7 +145,12 @@ def sheet(transactions: float, f: Mapping[str, float], scale: float = 1.0) -> li
     at_most, soonest = recovery / f["workers_max"], short * workers / f["workers_max"]
     line("a worker's take-over with 64 workers, the most that can be set", "/ 64", at_most, f"{at_most:,.0f} s")
     line("the same with keys for 3 days", "window 3 days, / 64", soonest, f"{soonest:,.0f} s")
+    return mean, peak, commands
 
+
+def _kafka(whole: Sheet, transactions: float, f: Mapping[str, float], mean: float, peak: float) -> None:
+    """Brokers and their disks."""
+    line = whole.add
     written = f["submitted_bytes"] * f["journal_records"] + f["journal_bytes"] * f["journal_records"] + f["state_bytes"]
     kafka_rate = line(
         "Kafka, MB/s written at the peak, all copies", "peak × (submitted + journal + state) × 3",
@@ -149,6 +170,10 @@ def sheet(transactions: float, f: Mapping[str, float], scale: float = 1.0) -> li
     )
     line("**brokers**", "by MB/s, or by 10 years of journal on 20 TB each; at least 3", brokers, f"**{brokers:,}**")
 
+
+def _clickhouse(whole: Sheet, transactions: float, f: Mapping[str, float], commands: float) -> None:
+    """Shards and their disks. `commands`: a second, at the peak."""
+    line = whole.add
     records = line("ClickHouse, journal records a second, peak", "as the workers", commands, f"{commands:,.0f}")
     line(
         "the sink at the peak", "peak / (75,648 records/s)", v := records / f["sink_rate"],
@@ -169,7 +194,6 @@ def sheet(transactions: float, f: Mapping[str, float], scale: float = 1.0) -> li
     line("**ClickHouse shards**", "10 years of one replica / (20 TB × load)", shards, f"**{shards:,}**")
     hours = transactions * f["journal_records"] / f["sink_rate"] / 3600
     line("hours to project a year again", "year × commands / 75,648 records/s", hours, f"{hours:,.0f} h")
-    return lines
 
 
 def recovery_of(days: float, mean: float, accounts: float, f: Mapping[str, float]) -> float:

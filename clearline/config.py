@@ -131,8 +131,8 @@ class ClickHouseSettings(_Section):
 
     `reader_user` may only read; reports and `clearline sql` run as it. `data_user` writes partners' own tables and
     nothing else; empty: `user` does. `secure`: TLS; `ca_file`: PEM file of who must have signed the server's
-    certificate, None for those whom every browser believes. `cluster`, `storage_policy`, `cold_volume`, `cold_after_months`,
-    `calls_keep_days`: for production, docs/clickhouse.md.
+    certificate, None for those whom every browser believes. `cluster`, `storage_policy`, `cold_volume`,
+    `cold_after_months`, `calls_keep_days`: for production, docs/clickhouse.md.
     """
 
     host: str | None = None
@@ -250,8 +250,8 @@ class MetricsSettings(_Section):
 
 
 class TraceSettings(_Section):
-    """Traces by OpenTelemetry, the extra `traces` (docs/metrics.md). `endpoint`: base of a collector that takes OTLP over
-    HTTP; None: off. `ratio`: the share of calls that are followed. `believe_callers`: a caller's `traceparent` is
+    """Traces by OpenTelemetry, the extra `traces` (docs/metrics.md). `endpoint`: base of a collector that takes OTLP
+    over HTTP; None: off. `ratio`: the share of calls that are followed. `believe_callers`: a caller's `traceparent` is
     continued; else it is only linked to, because anybody may send one."""
 
     endpoint: Annotated[str, _url("http", "https")] | None = None
@@ -260,8 +260,8 @@ class TraceSettings(_Section):
 
 
 class StatusSettings(_Section):
-    """`roles`: where /readyz and /metrics of each role are, for `clearline status` of a system whose roles run elsewhere,
-    such as {"worker-0": "http://10.0.0.7:9100"}; those of the embedded stack are known."""
+    """`roles`: where /readyz and /metrics of each role are, for `clearline status` of a system whose roles run
+    elsewhere, such as {"worker-0": "http://10.0.0.7:9100"}; those of the embedded stack are known."""
 
     roles: dict[str, Annotated[str, _url("http", "https")]] = Field(default_factory=dict)
 

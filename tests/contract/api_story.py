@@ -17,11 +17,11 @@ import msgspec
 
 from clearline import keys
 from clearline.gateway import onboarding
+from clearline.gateway.memory_gate import MemoryGate
 from clearline.gateway.openapi import examples
 from clearline.gateway.openapi.examples import RECORDED_AT, Step
 from clearline.gateway.openapi.operations import OPERATIONS
 from clearline.gateway.parts import wall_clock_ms
-from clearline.gateway.twin import MemoryGate
 from clearline.signing import Signer, new_key_pair
 from clearline.webhooks.ports import QueuedInMemory
 from schemas.examples import examples as records

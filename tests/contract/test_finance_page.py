@@ -14,7 +14,7 @@ import pytest
 from clearline import keys
 from clearline.gateway.finance import session as sessions
 from clearline.gateway.finance.words import EN
-from clearline.gateway.twin import MemoryGate
+from clearline.gateway.memory_gate import MemoryGate
 from schemas.records import AccessKey
 from tests.finance_day import HOSTILE
 from tests.finance_page import PAGE_MS, PAGES, Desk, desk, month

@@ -15,9 +15,10 @@ import pytest
 from clearline.config import Settings
 from clearline.gateway.app import create_app
 from clearline.gateway.forced import AMOUNT, REASONS, SIMULATED
+from clearline.gateway.memory_gate import MemoryGate
 from clearline.gateway.parts import Parts, wall_clock_ms
 from clearline.gateway.sandbox import WALLETS
-from clearline.gateway.twin import LedgerTwin, MemoryGate, give_key, ledger_of, make_twin
+from clearline.gateway.twin import LedgerTwin, give_key, ledger_of, make_twin
 from clearline.signing import Signer
 from ledger.reasons import Reason
 
