@@ -190,7 +190,7 @@ async def _parts(settings: Settings, slot: int, stack: AsyncExitStack, url: str)
     )  # fmt: skip
     if g.console:
         source = LiveSource(settings, system, registry, rows, house)
-        parts.console = ConsoleParts(source, LiveWorks(settings, system, registry, house, parts.now_ms))
+        parts.console = ConsoleParts(source, LiveWorks(settings, system, registry, house, parts.now_ms, rows))
         stack.push_async_callback(parts.console.close)
     return parts, health, counted
 

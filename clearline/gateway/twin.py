@@ -111,14 +111,16 @@ class LedgerTwin:
     """`Caller` and `Finder` over a ledger in memory, and the ground for tests on it.
 
     Time stands still but for a millisecond with each command; `advance` moves it. `held`: steps between partitions stay
-    where they are until `release`. `paused`: commands are acknowledged and not settled until `resume`. `down`: nothing
-    is acknowledged. `lossy`: what is published comes into the log, and its acknowledgement is lost.
+    where they are until `release`. `paused`: commands are acknowledged and not settled until `resume`; `stopped`: the
+    same in these partitions. `down`: nothing is acknowledged. `lossy`: what is published comes into the log, and its
+    acknowledgement is lost.
     """
 
     def __init__(self, settings: Settings, partitions: int = 4) -> None:
         self.now_ms = START_MS
         self.held = self.paused = self.down = self.lossy = False
         self.partitions = partitions
+        self.stopped: set[int] = set()
         self.dead: list[tuple[str, str]] = []  # reason and detail of each
         self.letters: list[TwinLetter] = []  # the same ones with their bytes
         self.journal: list[JournalRecord] = []  # of all partitions, in the order in which they were written
@@ -226,8 +228,8 @@ class LedgerTwin:
         self.now_ms += ms
 
     def _waiting(self) -> Iterator[_Side]:
-        for side in self._sides:
-            if side.next < len(side.log):
+        for p, side in enumerate(self._sides):
+            if side.next < len(side.log) and p not in self.stopped:
                 step = codec().name_of(side.log[side.next].raw) == "Crossing"
                 if not (self.held and step):
                     yield side

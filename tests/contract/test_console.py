@@ -17,14 +17,15 @@ import pytest
 from starlette.requests import Request
 
 from clearline import keys
-from clearline.gateway.console import tickets
+from clearline.gateway.console import acts, tickets
 from clearline.gateway.console.facts import Replay, Trouble
 from clearline.gateway.console.stream import SESSION_ENDED, Stream
 from clearline.gateway.console.tickets import LASTS_MS
 from clearline.gateway.console.watch import VIEWERS_MAX
 from clearline.gateway.finance import session as sessions
+from clearline.gateway.twin import codec
 from schemas.errors import PartUnavailableError
-from schemas.records import AccessKey, SetFreeze
+from schemas.records import AccessKey, OpenAccount, SetFreeze
 from tests.console_page import Room, live_with, text_of, ticket_of
 from tests.gateway import in_loop
 from tests.sink_servers import wait_for
@@ -202,6 +203,42 @@ def test_every_level_is_frozen_and_lifted(at: Room, inside: httpx.Client, level:
         assert answer.status_code == 303
         assert "Done" in text_of(inside.get(answer.headers["location"]))
         assert len([k for k in frozen(at) if k.startswith(f"f:{level}:")]) == expected
+
+
+def done_page(at: Room, client: httpx.Client, level: str, subject: str, lift: str = "") -> tuple[str, str]:
+    """What is said of a freeze when it was given, and where it is said."""
+    sealed = ticket_of(confirm(client, level, subject, lift))
+    answer = client.post("/operations/freeze/do", data={"ticket": sealed, "second_key": at.key("zhang.min")})
+    return text_of(client.get(answer.headers["location"])), answer.headers["location"]
+
+
+def test_a_freeze_that_one_partition_has_not_come_to_is_not_called_done(
+    at: Room, inside: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(acts, "WAIT_S", 0.2)
+    at.ledger.stopped = {2}
+    try:
+        told, place = done_page(at, inside, "product", "wallet")
+        assert "Not everywhere yet" in told and "does not hold in partition 2:" in told and "Done" not in told
+        assert "Frozen now in 3 of 4 partitions: 0, 1, 3" in told
+        assert "product wallet not yet in partition 2" in live_with(inside, "not yet in partition")
+    finally:
+        at.ledger.stopped = set()
+        at.ledger.run()
+    assert "Done" in text_of(inside.get(place))
+    assert "Done" in done_page(at, inside, "product", "wallet", "yes")[0] and not frozen(at)
+
+
+def test_an_account_of_the_bank_is_frozen_where_it_has_shards(at: Room, inside: httpx.Client) -> None:
+    drawer = OpenAccount("bank", "open-drawer", "bank:drawer:CNY", "asset", "CNY", None)
+    at.ledger.put_bytes(1, codec().encode(drawer), b"bank")
+    told = done_page(at, inside, "account", "bank:drawer:CNY")[0]
+    assert "Done" in told and "Frozen now in 1 of 4 partitions: 1" in told
+    told = done_page(at, inside, "account", "bank:drawer:CNY", "yes")[0]
+    assert "Done" in told and "Frozen now in 0 of 4 partitions" in told
+    for lift in ("", "yes"):
+        told = done_page(at, inside, "account", "bank:drawers:CNY", lift)[0]
+        assert "Refused by the ledger" in told and "account_unknown" in told
 
 
 def test_what_cannot_be_is_told_in_words(at: Room, inside: httpx.Client) -> None:

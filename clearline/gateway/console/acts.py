@@ -4,6 +4,7 @@ once, and answered by a redirect to a page that says what became of it.
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 from functools import partial
 from typing import Any
@@ -21,15 +22,16 @@ from clearline.gateway.finance import session as sessions
 from clearline.gateway.problems import Problem
 from clearline.gateway.writes import write
 from ledger.names import LOCAL_NAME, PARTNER_ID
-from ledger.reasons import CURE, MEANING, told_of
+from ledger.reasons import CURE, MEANING, Reason, told_of
 from schemas.errors import BadInputError, PartUnavailableError
-from schemas.identity import BANK, command_id
+from schemas.identity import BANK, command_id, route_of
 from schemas.records import AccessKey, SetFreeze
 
 log = structlog.get_logger()
 
 NOTE_MAX = 500
 WAIT_S = 10
+LOOKS, LOOK_S = 20, 0.05
 RATES = (50, 500, 5_000)  # letters a second
 THE_WORLD = "world"
 STOPS = {
@@ -122,6 +124,7 @@ async def do_freeze(page: Page) -> Response:
         BANK, asked["key"], asked["level"], asked["subject"], asked["frozen"], requested_by=page.who,
         note=asked["note"], approved_by=second.holder,
     )  # fmt: skip
+    lifts = not command.frozen and bool(page.console.own.frozen_in(command.level, command.subject_id))
     try:
         written = await write(page.parts, command, Wait(WAIT_S, ""))
     except Problem as e:
@@ -131,7 +134,8 @@ async def do_freeze(page: Page) -> Response:
         text = f"{e.part} does not answer, so nobody knows whether it was done. Send it again: it is done only once."
         return _confirmation(page, asked, sealed, text, 503)
     else:
-        _keep(page, asked["key"], {**written.document, "detail": dict(written.detail)})
+        kept = {**written.document, "detail": dict(written.detail), "asked": command, "lifts": lifts}
+        _keep(page, asked["key"], kept)
         log.warning(
             "operator_freeze", level=command.level, subject=command.subject_id, frozen=command.frozen, by=page.who,
             approved_by=second.holder, status=written.document["status"],
@@ -165,19 +169,46 @@ async def freeze_done(page: Page) -> Response:
             done = {
                 "status": r.outcome, "reason": r.reason, "detail": dict(r.detail),
                 "position": {"partition": r.source_partition, "offset": r.source_offset, "sequence": r.sequence},
-                "subject": getattr(found.command, "subject_id", ""),
+                "asked": found.command, "one_of": True,
             }  # fmt: skip
     if done is None:
         return page.html(
             "done.html", "No outcome yet", 202, mood="none", again=page.request.url.path + f"?key={name}", facts=[],
             text="Nothing is known of this act yet. If the console lists it below, it was done; else send it again.",
         )  # fmt: skip
+    asked = done.get("asked")
+    if isinstance(asked, SetFreeze) and len(route_of(asked, page.parts.partitions)[1]) > 1:
+        return await _told_of_all(page, done, name, asked)
     return _told_done(page, done, name)
 
 
-def _told_done(page: Page, done: dict[str, Any], name: str) -> Response:
+async def _told_of_all(page: Page, done: dict[str, Any], name: str, asked: SetFreeze) -> Response:
+    """The same of a freeze that every partition is told. A record of the journal is the word of one of them, so whether
+    it holds is what the state of each says."""
+    status, every = done["status"], page.parts.partitions
+    if status == "applied" and not done.get("one_of"):
+        return _told_done(page, done, name)  # all have answered
+    # An account of the bank has a shard where somebody opened it, and the other partitions refuse.
+    shards = status == "rejected" and done.get("reason") == Reason.ACCOUNT_UNKNOWN and asked.level == "account"
+    has = page.console.own.frozen_in(asked.level, asked.subject_id)
+    for _ in range(LOOKS if shards and bool(has) != asked.frozen else 0):  # the state is read a moment after the answer
+        await asyncio.sleep(LOOK_S)
+        has = page.console.own.frozen_in(asked.level, asked.subject_id)
+    now = ("Frozen now", f"in {len(has)} of {every} partitions" + (f": {', '.join(map(str, has))}" if has else ""))
+    if shards and (has if asked.frozen else done.get("lifts") and not has):
+        return _told_done(page, {**done, "status": "applied", "position": None}, name, now)
+    if status in ("applied", "repeated") and 0 < len(has) < every and asked.level != "account":
+        waiting = ", ".join(str(p) for p in range(every) if (p in has) != asked.frozen)
+        text = f"It does not hold in partition {waiting}: nothing is settled there now, or it was changed again since."
+        again = f"{PATH}/freeze/done?key={name}"
+        facts = [("Key", name), now]
+        return page.html("done.html", "Not everywhere yet", mood="bad", text=text, facts=facts, again=again)
+    return _told_done(page, done, name, now)
+
+
+def _told_done(page: Page, done: dict[str, Any], name: str, *more: tuple[str, str]) -> Response:
     place = done.get("position") or {}
-    facts = [("Key", name)]
+    facts = [("Key", name), *more]
     if place:
         facts.append(("Journal", f"partition {place.get('partition')}, record {place.get('sequence')}"))
     match done["status"]:
@@ -185,7 +216,7 @@ def _told_done(page: Page, done: dict[str, Any], name: str) -> Response:
             title, mood, text = "Done", "good", "The ledger has applied it; it holds from now on."
         case "pending":
             title, mood = "Not answered yet", "none"
-            text = "The log has it, and no worker has answered yet: it holds as soon as one does."
+            text = "The log has it, and not every worker concerned has answered yet: it holds where one has."
         case _:
             title, mood = "Refused by the ledger", "bad"
             reason = done.get("reason") or "unknown"

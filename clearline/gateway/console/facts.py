@@ -75,7 +75,8 @@ class Trouble:
 
 @dataclass(frozen=True, slots=True)
 class Frozen:
-    """What is frozen: by whom, why, and since when, milliseconds UTC."""
+    """What is frozen: by whom, why, and since when, milliseconds UTC. `missing`: partitions in which it must be, and is
+    not yet."""
 
     level: str
     subject_id: str
@@ -83,6 +84,7 @@ class Frozen:
     approved_by: str
     note: str
     since: int
+    missing: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -137,7 +137,7 @@ class LiveSource:
         except ClearlineError as e:
             unknown["frozen"] = str(e)
             return None
-        return [Frozen(f.level, f.subject_id, f.requested_by, f.approved_by, f.note, f.since) for f in found]
+        return [Frozen(f.level, f.subject_id, f.requested_by, f.approved_by, f.note, f.since, f.missing) for f in found]
 
     def _read_acts(self) -> list[Act]:
         most = min(_ROWS_MAX, ACTS_SHOWN * self._system.partitions)

@@ -19,9 +19,11 @@ from clearline.deadletters import AnsweredBefore, Desk, Match, Plan, Rules, Work
 from clearline.gateway.console.live import tasks_of
 from clearline.gateway.console.works import LetterGroup, LetterTask, Planned
 from clearline.replay.progress import cancel as cancel_replay
+from ledger.freezes import row_key
 from schemas.errors import BadInputError
 from sinks.clickhouse import ClickHouseConfig
 from streams.registry import Registry
+from streams.state_rows import StateRows
 from streams.topics import DAY_MS
 
 log = structlog.get_logger()
@@ -32,12 +34,13 @@ ALIVE_MS = 10_000  # a task that moved nothing for so long has been killed, or w
 
 
 class LiveWorks:
-    """`Works` over a real system. For one thread; what it begins has its own."""
+    """`Works` over a real system. For one thread; what it begins has its own. `rows`: the end of `ledger.state`."""
 
     def __init__(
         self, settings: Settings, system: Connection, registry: Registry, house: ClickHouseConfig,
-        now_ms: Callable[[], int],
+        now_ms: Callable[[], int], rows: StateRows,
     ) -> None:  # fmt: skip
+        self._rows = rows
         self._system, self._registry, self._house, self._now_ms = system, registry, house, now_ms
         self._memory_ms = settings.settlement.idempotency_days * DAY_MS
         self._desk = self._new_desk()
@@ -98,6 +101,11 @@ class LiveWorks:
             self._system, act="replay.cancel", subject_id=replay_id, digest="", requested_by=by, note=note,
             key=f"replay-cancel-{replay_id}",
         )  # fmt: skip
+
+    def frozen_in(self, level: str, subject_id: str) -> list[int]:
+        """As `Works.frozen_in`."""
+        key = row_key(level, subject_id)
+        return [p for p in range(self._system.partitions) if self._rows.row(p, key) is not None]
 
     def close(self) -> None:
         """Lets what was begun here end after its batch."""

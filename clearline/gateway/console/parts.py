@@ -35,6 +35,10 @@ class ConsoleParts:
         finally:
             self._waiting -= 1
 
+    def frozen_in(self, level: str, subject_id: str) -> list[int]:
+        """As `Works.frozen_in`, without waiting for what else the works are asked."""
+        return self._works.frozen_in(level, subject_id)
+
     async def close(self) -> None:
         """Ends both, and their threads."""
         await self.watch.close()

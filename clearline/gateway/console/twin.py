@@ -14,6 +14,7 @@ from clearline.gateway.console.facts import BOUNDS_MS, Act, Facts, Frozen, Head,
 from clearline.gateway.console.parts import ConsoleParts
 from clearline.gateway.console.works import LetterGroup, LetterTask, Planned
 from clearline.gateway.twin import LedgerTwin, TwinLetter
+from ledger.freezes import row_key
 from schemas.errors import BadInputError
 from schemas.identity import root_of
 from schemas.records import FreezeState, JournalRecord, OperatorAct, SetFreeze
@@ -90,11 +91,15 @@ class TwinConsole:
         }  # fmt: skip
 
     def _frozen(self) -> list[Frozen]:
-        found: dict[str, FreezeState] = {}
-        for key, row in self.twin.rows("f:").items():
-            if isinstance(row, FreezeState):
-                found.setdefault(key, row)
-        return [Frozen(r.level, r.subject_id, r.requested_by, r.approved_by, r.note, r.since) for r in found.values()]
+        found = [r for r in self.twin.rows("f:").values() if isinstance(r, FreezeState)]
+        every = set(range(self.twin.partitions))
+        return [
+            Frozen(
+                r.level, r.subject_id, r.requested_by, r.approved_by, r.note, r.since,
+                sorted(every - {*self.frozen_in(r.level, r.subject_id)}) if r.level in ("product", "world") else (),
+            )
+            for r in found
+        ]  # fmt: skip
 
     def _acts(self) -> list[Act]:
         seen: dict[bytes, JournalRecord] = {}
@@ -181,6 +186,10 @@ class TwinConsole:
                 self.replays[i] = replace(r, state="cancelled")
                 return
         raise BadInputError(f"no replay {replay_id} is running")
+
+    def frozen_in(self, level: str, subject_id: str) -> list[int]:
+        """As `Works.frozen_in`."""
+        return [p for p in range(self.twin.partitions) if row_key(level, subject_id) in self.twin.base(p).rows]
 
     def close(self) -> None:
         """Nothing to close."""
