@@ -15,7 +15,7 @@ import orjson
 import typer
 
 from clearline import screen
-from clearline.commands.common import example, live_settings, sigterm_interrupts
+from clearline.commands.common import example, live_settings, looks_only, sigterm_interrupts
 from clearline.commands.give import ByOption, WhyOption, asked_by
 from schemas.errors import BadInputError
 
@@ -36,6 +36,7 @@ Rules = Annotated[
 ]
 Id = Annotated[str, typer.Argument(metavar="ID", help="As `clearline replay ls` shows it.")]
 ApprovedBy = Annotated[str, typer.Option("--approved-by", help="The second person, who must be another one.")]
+DryRun = Annotated[bool, looks_only("Say what would be done")]
 
 
 class Part(StrEnum):
@@ -131,7 +132,8 @@ def plan(
 
 def apply(
     file: Annotated[Path, typer.Argument(help="A plan that `replay plan` wrote.")],
-    approved_by: ApprovedBy = "", by: ByOption = "", note: WhyOption = "", as_json: screen.JsonFlag = False,
+    approved_by: ApprovedBy = "", by: ByOption = "", note: WhyOption = "", dry_run: DryRun = False,
+    as_json: screen.JsonFlag = False,
 ) -> None:  # fmt: skip
     """Do what a plan says, once a second person approved it. A changed file is refused. Exit code 1 for differences."""
     from clearline.acts import record_act
@@ -148,6 +150,9 @@ def apply(
         raise BadInputError(f"--approved-by {approved_by}: the second person must be another one")
     session = _session()
     session.check(made)
+    if dry_run:
+        screen.answer(made.to_dict(), as_json, [*made.lines(), "the plan can be applied; nothing was done"])
+        return
     run_id = runs.new_id()
     record_act(
         connect(session.settings), act="replay.apply", subject_id=run_id, digest=made.digest, requested_by=asker,
@@ -214,7 +219,9 @@ def show(
     screen.answer(summary, False, diff.shown(one.id, summary, diff.changes_of(one.folder, partitions)))
 
 
-def cancel(replay_id: Id, by: ByOption = "", as_json: screen.JsonFlag = False) -> None:
+def cancel(
+    replay_id: Id, by: ByOption = "", dry_run: DryRun = False, as_json: screen.JsonFlag = False
+) -> None:  # fmt: skip
     """End a replay or rebuild, wherever it runs. What was done is kept; the live system was never touched."""
     from clearline.connection import clickhouse_config
     from clearline.replay import progress, run
@@ -222,14 +229,19 @@ def cancel(replay_id: Id, by: ByOption = "", as_json: screen.JsonFlag = False) -
 
     settings = live_settings()
     root = root_of(settings)
-    if any(r.id == replay_id for r in run.runs(root)):
+    here = next((r for r in run.runs(root) if r.id == replay_id), None)
+    if dry_run:
+        state = here.state if here else progress.find(clickhouse_config(settings), replay_id).state
+        screen.answer({"id": replay_id, "state": state}, as_json, [f"replay {replay_id} is {state}; nothing was done"])
+        return
+    if here is not None:
         run.ask_to_cancel(root, replay_id)
     else:
         progress.cancel(clickhouse_config(settings), replay_id, asked_by(by))
     screen.answer({"id": replay_id, "state": "cancelling"}, as_json, [f"replay {replay_id} was asked to end"])
 
 
-def resume(replay_id: Id, as_json: screen.JsonFlag = False) -> None:
+def resume(replay_id: Id, dry_run: DryRun = False, as_json: screen.JsonFlag = False) -> None:
     """Go on with a replay that was cancelled or killed, to the same diff. Exit code 1 for differences."""
     from clearline.replay import run
 
@@ -237,10 +249,15 @@ def resume(replay_id: Id, as_json: screen.JsonFlag = False) -> None:
     one = run.find(session.root, replay_id)
     if one.state == run.DONE:
         raise BadInputError(f"replay {replay_id} is done: see `clearline replay show {replay_id}`")
+    if dry_run:
+        session.check(one.plan)
+        said = f"replay {one.id} is {one.state} and goes on at {one.done:,} of {one.total:,}; nothing was done"
+        screen.answer(one.document(), as_json, [said])
+        return
     _do(session, one, as_json)
 
 
-def drop(replay_id: Id, as_json: screen.JsonFlag = False) -> None:
+def drop(replay_id: Id, dry_run: DryRun = False, as_json: screen.JsonFlag = False) -> None:
     """Delete what a replay has left in the data folder. Books that it kept for later replays stay."""
     from clearline.config import load_settings
     from clearline.replay import run
@@ -248,8 +265,10 @@ def drop(replay_id: Id, as_json: screen.JsonFlag = False) -> None:
 
     root = root_of(load_settings())
     size = run.scratch_of(run.find(root, replay_id).folder)
-    run.drop(root, replay_id)
-    screen.answer({"id": replay_id, "bytes": size}, as_json, [f"replay {replay_id} is gone ({size / 1e6:.1f} MB)"])
+    if not dry_run:
+        run.drop(root, replay_id)
+    said = f"replay {replay_id} has {size / 1e6:.1f} MB; nothing was done" if dry_run else f"replay {replay_id} is gone"
+    screen.answer({"id": replay_id, "bytes": size}, as_json, [said])
 
 
 def _why(note: str) -> None:

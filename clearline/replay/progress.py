@@ -44,10 +44,7 @@ def cancel(config: ClickHouseConfig, replay_id: str, by: str = "") -> ReplayRow:
     """
     db = Database(config)
     try:
-        found = newest(db, 1, replay_id)
-        if not found:
-            raise BadInputError(f"there is no replay {replay_id}; see `clearline replay ls`")
-        row = _as_seen(found[0])
+        row = _newest_of(db, replay_id)
         if row.state not in (RUNNING, CANCELLING):
             raise BadInputError(f"replay {replay_id} does not run: it is {row.state}")
         result = json.dumps({"cancelled_by": by}) if by else row.result
@@ -56,6 +53,22 @@ def cancel(config: ClickHouseConfig, replay_id: str, by: str = "") -> ReplayRow:
         return asked
     finally:
         db.close()
+
+
+def find(config: ClickHouseConfig, replay_id: str) -> ReplayRow:
+    """One replay or rebuild, wherever it runs. Raises BadInputError for an unknown id, PartUnavailableError."""
+    db = Database(config)
+    try:
+        return _newest_of(db, replay_id)
+    finally:
+        db.close()
+
+
+def _newest_of(db: Database, replay_id: str) -> ReplayRow:
+    found = newest(db, 1, replay_id)
+    if not found:
+        raise BadInputError(f"there is no replay {replay_id}; see `clearline replay ls`")
+    return _as_seen(found[0])
 
 
 def _as_seen(row: ReplayRow) -> ReplayRow:
