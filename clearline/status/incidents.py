@@ -316,13 +316,21 @@ def _roles_down(status: Status) -> Iterator[Incident]:
             continue
         if f"exit code {EXIT_INVARIANT}" in role.error:
             continue  # the rule of invariants tells it
+        how = (
+            "it does not answer" if role.state == "down" else f"it is {role.state}, started again {role.restarts} times"
+        )
         yield Incident(
             "role_down", CRITICAL if role.kind in ("worker", "gateway") else WARNING, role.name,
-            f"{role.name} does not run: it is {role.state}, started again {role.restarts} times.",
+            f"{role.name} does not run: {how}.",
             (role.error[:300],) if role.error else (),
-            (f"tail -n 40 {role.log}" if role.log else f"docker-compose logs --tail 40 {role.name}",
-             "clearline down", "clearline up"),
+            (_log_of(role), "clearline down", "clearline up") if role.log
+            else (_log_of(role), f"docker-compose up -d {role.name}"),
         )  # fmt: skip
+
+
+def _log_of(role: Role) -> str:
+    """To read a role's last words: here, or where it runs in a container."""
+    return f"tail -n 40 {role.log}" if role.log else f"docker-compose logs --tail 40 {role.name}"
 
 
 def _invariants(status: Status) -> Iterator[Incident]:
@@ -372,12 +380,16 @@ def _stuck(status: Status) -> Iterator[Incident]:
             named.add(p.worker)
             yield Incident(
                 "stuck_consumer", CRITICAL, p.worker,
-                f"{p.worker} (pid {owner.pid}) settles nothing of partition {p.number}, where {waiting} commands wait, "
+                f"{_whose(owner)} settles nothing of partition {p.number}, where {waiting} commands wait, "
                 f"the oldest for {settlement.seconds:.0f} s.",
                 (f"its last commit was {_since_commit_s(owner, status):.0f} s ago",
                  str(owner.dropped.get("last_why", ""))[:200]),
-                (f"kill -9 {owner.pid}", f"tail -n 40 {owner.log}"),
+                (f"kill -9 {owner.pid}" if owner.pid else f"docker-compose restart {owner.name}", _log_of(owner)),
             )  # fmt: skip
+
+
+def _whose(role: Role) -> str:
+    return f"{role.name} (pid {role.pid})" if role.pid else role.name
 
 
 def _since_commit_s(role: Role, status: Status) -> float:

@@ -166,6 +166,14 @@ CASES = {
         role("gateway-0", state="failed", error="ended with exit code 3"),
         "role_down", "critical", "gateway-0 does not run: it is failed", "tail -n 40 /data/logs/gateway-0.log",
     ),
+    "role elsewhere that does not answer": (
+        role("worker-1", state="down", error="http://worker-1:9101 does not answer", log="", pid=None),
+        "role_down", "critical", "worker-1 does not run: it does not answer.", "docker-compose logs --tail 40 worker-1",
+    ),
+    "worker elsewhere that settles nothing": (
+        role("worker-0", replace(GOOD, lags=settlement(25, 7)), last_commit_ms=NOW - 60_000, log="", pid=None),
+        "stuck_consumer", "critical", "worker-0 settles nothing of partition 0", "docker-compose restart worker-0",
+    ),
     "growing lag": (
         replace(GOOD, lags=settlement(45, 9_000, rate=10.0, inflow=90.0)),
         "lag_growing", "warning", "is 45 s behind (9,000 records) and falls further behind", "clearline status --watch",
@@ -186,6 +194,12 @@ def test_the_cause_is_named_with_the_next_command(case: str) -> None:
     assert cause in found.cause
     assert found.runbook == f"docs/OPERATING.md#{code.replace('_', '-')}"
     assert found.to_dict()["next_command"] == command
+
+
+@pytest.mark.parametrize("case", [name for name in CASES if "elsewhere that" in name])
+def test_what_runs_elsewhere_is_not_started_or_killed_as_if_it_ran_here(case: str) -> None:
+    (found,) = incidents(CASES[case][0])
+    assert all(line.startswith("docker-compose ") for line in found.next_commands), found.next_commands
 
 
 def test_every_code_has_a_case() -> None:
