@@ -62,7 +62,7 @@ def _part(plan: Plan, r: Result) -> dict[str, Any]:
     return {
         "next_offset": r.next_offset, "records": r.sequence, "chain": r.chain.hex(), "shadow_chain": r.own_chain.hex(),
         "chain_equal": None if r.older_schema and not equal else equal, "state": r.state, "counts": r.counts,
-        "drift": r.drift,
+        "drift": r.drift, "left_dead": r.left_dead,
     }  # fmt: skip
 
 
@@ -179,6 +179,9 @@ def words(summary: Mapping[str, Any]) -> list[str]:
             f"{len(summary['elsewhere']):,} transactions would send other steps to other partitions than history did; "
             "there the log still has history's, so their end is not known"
         )
+    dead = sum(part["left_dead"] for part in summary["partitions"].values())
+    if dead:
+        out.append(f"{dead:,} commands that died of a schema or a size limit of their time are dead here as well")
     out += [f"was not replayed: {text}" for text in summary["unreachable"]]
     out.append(f"hash of the shadow {summary['hash']}")
     return out

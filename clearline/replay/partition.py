@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 import orjson
 
-from clearline.audit.views import JOURNAL, SUBMITTED, Log
+from clearline.audit.views import DEAD, JOURNAL, SUBMITTED, Log
 from clearline.replay import compare, snapshot
 from clearline.replay.compare import TRANSACTION, Deltas, change_of, did, same_bytes
 from clearline.replay.rules import Rewriting, Rule
@@ -26,10 +26,14 @@ from schemas.codec import CHAIN_BYTES, HEADER_BYTES, UnknownSchemaError, schema_
 from schemas.failpoints import failpoint
 from schemas.reader import compile_reader
 from schemas.records import JournalRecord
+from streams.letters import letter_of
 from streams.reader import LogRecord
 
 DIRECT, CONSEQUENT, DRIFT = "direct", "consequent", "drift"
 _ZERO = bytes(CHAIN_BYTES)
+# Reasons of dead letters that tell what the registry and the settings were, and not what the bytes are: today the same
+# bytes may be a command, and the one that was put back for them is another record of this log.
+_OF_ITS_TIME = frozenset({"unknown_schema", "too_large"})
 
 
 class _Place(msgspec.Struct, gc=False):
@@ -61,13 +65,15 @@ class Task:
 class Result:
     """What came of a partition so far. `chain`: history's at the last record; `own_chain`: the shadow's of history as
     it was; `drift`: outcomes of that shadow that are not history's, `bytes_differ`: records of it that are other bytes;
-    `older_schema`: whether records were written under an older version of the schema, so that chains must differ."""
+    `older_schema`: whether records were written under an older version of the schema, so that chains must differ;
+    `left_dead`: commands that died of a schema or a limit of their time, and are dead here as well."""
 
     done: int = 0
     compared: int = 0
     drift: int = 0
     bytes_differ: int = 0
     older_schema: bool = False
+    left_dead: int = 0
     sequence: int = 0
     chain: bytes = _ZERO
     own_chain: bytes = _ZERO
@@ -99,6 +105,8 @@ class PartitionReplay:
         self._changes = folder / f"changes-{task.partition}.jsonl"
         self._waiting: LogRecord | None = None
         self._journal: Iterator[LogRecord] = iter(())
+        self._letters: Iterator[LogRecord] = iter(())
+        self._letter: LogRecord | None = None
         self.resumed = self._resume()
 
     # ---- where it stands -------------------------------------------------------------------------------------------
@@ -166,6 +174,7 @@ class PartitionReplay:
         self._cut_changes()
         _, journal_end = self._log.span(JOURNAL, task.partition)
         self._journal = self._log.read(JOURNAL, task.partition, r.journal_next, journal_end)
+        self._letters = self._log.read(DEAD, task.partition, *self._log.span(DEAD, task.partition))
         batch: list[LogRecord] = []
         for record in self._log.read(SUBMITTED, task.partition, r.next_offset, task.end):
             batch.append(record)
@@ -192,6 +201,7 @@ class PartitionReplay:
     def _settle(self, batch: list[LogRecord]) -> None:
         r = self.result
         old = self._history_of(batch[-1].offset)
+        batch = self._with_dead(batch, old)
         other, rewriting = self._other, self._rewriting
         under = Outcomes()
         if other is not None and rewriting is not None:
@@ -236,6 +246,23 @@ class PartitionReplay:
             r.chain = raw.value[-CHAIN_BYTES:]
             r.journal_next = raw.offset + 1
             r.sequence += 1
+
+    def _with_dead(self, batch: list[LogRecord], old: dict[int, bytes]) -> list[LogRecord]:
+        """The batch without the bytes of what died of something that was so only then: it dies here, too."""
+        gone: set[int] = set()
+        while True:
+            raw, self._letter = self._letter or next(self._letters, None), None
+            if raw is None:
+                break
+            letter = letter_of(raw)
+            if letter.source_offset > batch[-1].offset:
+                self._letter = raw
+                break
+            if letter.reason in _OF_ITS_TIME:
+                gone.add(letter.source_offset)
+        gone = {m.offset for m in batch if m.offset in gone and m.offset not in old}
+        self.result.left_dead += len(gone)
+        return [m._replace(value=b"") if m.offset in gone else m for m in batch] if gone else batch
 
     def _changed(
         self, batch: Sequence[LogRecord], old: dict[int, bytes], new: Outcomes

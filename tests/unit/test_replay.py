@@ -153,6 +153,24 @@ def test_an_outcome_that_was_never_this_one_is_a_drift(world: MemoryWorld, tmp_p
     assert found["partitions"]["0"]["chain_equal"] is True, "the records after it are as they were"
 
 
+def test_what_died_of_a_schema_of_its_time_stays_dead_when_it_was_registered_and_put_back(tmp_path: Path) -> None:
+    w = MemoryWorld(2, batch=2)
+    bank_of(w, {ACME: 100_000, ZETA: 100_000})
+    one, learnt = pay(f"{ACME}:purse", f"{ACME}:box", 100), Codec({name: i + 1 for i, name in enumerate(RECORDS)})
+    known = CODEC.encode(one)
+    unknown = known[:1] + (9_999).to_bytes(4, "big") + known[5:]
+    place, kafka_key = partition_of(ACME, 2), ACME.encode()
+    w.append("submitted", place, kafka_key, unknown)
+    w.append("submitted", place, kafka_key, unknown)
+    w.give(*(pay(f"{ACME}:purse", f"{ACME}:box", n) for n in range(1, 9)), one)
+    learnt.add_writer_schema(9_999, schema_text("Transaction"))
+    one_run, marks = run.begin(tmp_path, plan_for(w)), live.marks(w, CODEC, CODEC.decode, range(2))
+    found = run.execute(one_run, w.eyes(learnt), marks)
+    assert not diff.differs(found) and one_run.found["state_equal"] == {"0": True, "1": True}
+    assert found["partitions"][str(place)]["left_dead"] == 2
+    assert any("2 commands that died" in line for line in diff.words(found))
+
+
 # ---- rules ---------------------------------------------------------------------------------------------------------
 
 
