@@ -140,6 +140,10 @@ class Name(StrEnum):
         "clearline_fenced_total", "counter", "", WORKER, (),
         "Times that another process took this worker's slot while it was at work.",
     )  # fmt: skip
+    LAST_FENCED = (
+        "clearline_last_fenced_timestamp_seconds", "gauge", "unix seconds", WORKER, (),
+        "When that was last, by this machine's clock; 0 before the first time.",
+    )  # fmt: skip
     LAST_COMMIT = (
         "clearline_last_commit_timestamp_seconds", "gauge", "unix seconds", WORKER, (),
         "When the last Kafka transaction was committed, by this machine's clock; 0 before the first.",

@@ -47,6 +47,7 @@ class WorkerCollector(Collector):
             Name.PARTITION_STOPPED, _in_order({**dict.fromkeys(assigned, 0), **dict.fromkeys(stopped, 1)})
         )  # fmt: skip
         yield family(Name.FENCED, f["dropped"]["fenced"])
+        yield family(Name.LAST_FENCED, f["dropped"]["last_fenced_at_ms"] / 1000)
         for name, key in _BY_PARTITION.items():
             yield by_label(name, _in_order(f[key]))
         outcomes = family(Name.PARTITION_OUTCOMES)

@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
+from clearline.audit.continuous.difference import Verdict
 from schemas.errors import ClearlineError
 from streams.metric_names import PARTS, Name
 
@@ -44,10 +45,30 @@ def figures_of(samples: list[Any], why: list[str]) -> dict[str, Any]:
     if Name.PARTITION_ASSIGNED in by:
         found["partitions"] = [int(p) for p, value in by[Name.PARTITION_ASSIGNED].items() if value]
         found["next_offset"] = {p: int(v) for p, v in by.get(Name.PARTITION_NEXT_OFFSET, {}).items()}
+        found["heads"] = {p: {"sequence": int(v), "chain": ""} for p, v in by.get(Name.PARTITION_SEQUENCE, {}).items()}
+        found["dropped"] = {
+            "fenced": int(one.get(Name.FENCED, 0)), "last_fenced_at_ms": int(one.get(Name.LAST_FENCED, 0) * 1000),
+        }  # fmt: skip
     if Name.FOLLOWER_POSITION in by:
         found["verified"] = {p: int(v) for p, v in by[Name.FOLLOWER_POSITION].items()}
+    if Name.TIEOUT_VERDICT in by and one.get(Name.TIEOUT_ROUND_AT):
+        found |= _tie_out(by, one[Name.TIEOUT_ROUND_AT])
     if one.get(Name.LAST_COMMIT):
         found["last_commit_at"] = one[Name.LAST_COMMIT]
     if Name.CLOCK_SKEW in one:
         found["clock_skew_ms"] = one[Name.CLOCK_SKEW] * 1000
     return found
+
+
+def _tie_out(by: dict[str, dict[str, float]], round_at_s: float) -> dict[str, Any]:
+    """What the tie-out says, without what differs: accounts and amounts are in no metric."""
+    verdicts = {part: Verdict(int(v)) for part, v in by[Name.TIEOUT_VERDICT].items()}
+    counts, lags = by.get(Name.TIEOUT_DIFFERENCES, {}), by.get(Name.TIEOUT_LAG, {})
+    parts = {
+        part: {"verdict": v.word, "said": "", "differences": int(counts.get(part, 0)), "lag_seconds": lags.get(part, 0)}
+        for part, v in verdicts.items()
+    }
+    return {
+        "verdict": max(verdicts.values()).word, "lag_seconds": max(lags.values(), default=0.0), "parts": parts,
+        "differences": [], "cut": "", "totals": {}, "round_at": int(round_at_s * 1000),
+    }  # fmt: skip

@@ -10,16 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Sample
 from typer.main import get_command
 
 from clearline import cli
 from clearline.commands.status import exit_code
 from clearline.config import load_settings
 from clearline.embedded.folder import DataFolder
+from clearline.status.collect import _tie_out as collected_tie_out
 from clearline.status.collect import collect
-from clearline.status.elsewhere import figures_at
+from clearline.status.elsewhere import figures_at, figures_of
 from clearline.status.incidents import CODES, FLOOD_LETTERS, Incident, incidents
 from clearline.status.model import DeadLetters, Disk, Lag, Part, Partition, Role, Section, Status, Topic, Topics
 from clearline.status.processes import role_here, role_of
@@ -350,9 +352,14 @@ def test_a_role_elsewhere_tells_over_http_what_its_ready_file_would() -> None:
         for p, value in enumerate(values):
             family.add_metric([str(p)], value)
 
+    sequence = GaugeMetricFamily(Name.PARTITION_SEQUENCE, "sequence", labels=["partition"])
+    sequence.add_metric(["0"], 41)
+    fenced = CounterMetricFamily(str(Name.FENCED), "fenced", 3)
+    last = GaugeMetricFamily(Name.LAST_FENCED, "last fenced", NOW / 1000)
+
     class Some(Collector):
         def collect(self) -> Any:
-            return [skew, assigned, stopped]
+            return [skew, assigned, stopped, sequence, fenced, last]
 
     server = MetricsServer(MetricsAddress(), facts, [Some()])
     try:
@@ -362,8 +369,28 @@ def test_a_role_elsewhere_tells_over_http_what_its_ready_file_would() -> None:
     found = role_of("worker-0", "halted", figures)
     assert (found.partitions, list(found.halted), found.skew_ms) == ((0, 1), ["1"], 7_500.0)
     assert (found.waiting_part, found.waiting_for, found.waiting_code) == ("Kafka", "Kafka does not answer", "no_space")
+    assert figures["heads"] == {"0": {"sequence": 41, "chain": ""}}
+    assert found.dropped == {"fenced": 3, "last_fenced_at_ms": NOW}, "so that a second process in a slot is named"
     with pytest.raises(ClearlineError, match="does not answer"):
         figures_at("http://127.0.0.1:1", 0.5)
+
+
+def test_a_tie_out_elsewhere_is_told_from_its_metrics() -> None:
+    def sample(name: Name, value: float, **labels: str) -> Sample:
+        return Sample(str(name), labels, value)
+
+    samples = [
+        sample(Name.TIEOUT_VERDICT, 5, part="redis"), sample(Name.TIEOUT_VERDICT, 0, part="clickhouse"),
+        sample(Name.TIEOUT_DIFFERENCES, 2, part="redis"), sample(Name.TIEOUT_LAG, 1.5, part="redis"),
+        sample(Name.TIEOUT_ROUND_AT, NOW / 1000),
+    ]  # fmt: skip
+    word = collected_tie_out(figures_of(samples, []))
+    assert word is not None
+    (found,) = incidents(replace(GOOD, tieout=word))
+    assert (found.code, found.next_commands[1]) == ("tie_out_differs", "clearline tieout --repair redis")
+    assert "What stands in redis is not what the journal says (the command below says where)" in found.cause
+    assert "tie-out: differs, 1.5 s behind (redis differs, clickhouse equal)" in text_of(replace(GOOD, tieout=word))
+    assert collected_tie_out(figures_of(samples[:-1], [])) is None, "no round has ended yet"
 
 
 def text_of(status: Status) -> str:
