@@ -6,24 +6,29 @@ journal (notifications, seals, what operators did, keys): of it the copy never k
 together. Then `transactions.submitted`, at least as far as the cut, so each step between partitions that the state has
 sent is in it. Then journal and dead letters, no further than the cut. What is submitted beyond the cut is kept, too:
 it is settled after the restore as it was settled the first time, because the ledger is a function of this log.
+
+`ledger.state` is compacted while it is copied: a row may be taken away before it was read because a newer one exists,
+and the newer one may stand beyond where the reading was to end. So it is read on to where it ends by then, until a
+stretch comes of which nothing was taken away: then whatever is missing before has its newer row in the copy.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from schemas.codec import CHAIN_BYTES, Codec
-from schemas.errors import InvariantError
+from schemas.errors import InvariantError, PartUnavailableError
 from schemas.records import PartitionState
 from streams.archive.files import FileFacts, RecordFile
 from streams.clients import KafkaConfig
 from streams.letters import letter_of
-from streams.reader import LogRecord, end_offsets, read_to_end, spans
+from streams.reader import LogRecord, end_offsets, read_decided, read_to_end, spans
 from streams.topics import Topics
 
 META = b"meta"
+_STRETCHES_MAX = 30
 Progress = Callable[[int], None]
 
 
@@ -50,6 +55,30 @@ class Taken:
     @property
     def records(self) -> int:
         return sum(f.records for f in self.files)
+
+
+class Stretch:
+    """Sees the committed records of a stretch of `ledger.state`, from last stable offsets to others, and whether each
+    that was written there came: between them are the end markers of Kafka transactions, each behind a `meta`, and else
+    nothing. What was aborted looks as if something was taken away."""
+
+    def __init__(self, start: Mapping[int, int], ends: Mapping[int, int]) -> None:
+        self._ends = ends
+        self._at = {p: (start[p], False) for p in ends}  # the next offset, and whether a marker may be there
+        self._torn = False
+
+    def see(self, r: LogRecord) -> None:
+        """The next record of its partition."""
+        self._torn |= not self._may_be(r.partition, r.offset)
+        self._at[r.partition] = r.offset + 1, r.key == META
+
+    def is_whole(self) -> bool:
+        """Whether nothing is missing, now that all came."""
+        return not self._torn and all(self._may_be(p, end) for p, end in self._ends.items())
+
+    def _may_be(self, partition: int, offset: int) -> bool:
+        at, marker = self._at[partition]
+        return offset == at or (marker and offset == at + 1)
 
 
 def bare(topics: Topics, name: str) -> str:
@@ -106,12 +135,30 @@ class _Taker:
         self._progress(self._done)
 
     def _whole(self, name: str) -> Iterator[LogRecord]:
-        return read_to_end(self.kafka, name)
+        """To the end; of one that is compacted slowly once more to where it ends by then, for the same reason."""
+        if self.topics.settings()[name].get("cleanup.policy") != "compact":
+            yield from read_to_end(self.kafka, name)
+            return
+        ends = end_offsets(self.kafka, name)
+        yield from read_decided(self.kafka, name, ends)
+        yield from read_to_end(self.kafka, name, ends)
 
     def _stable(self, name: str) -> Iterator[LogRecord]:
-        """Up to the last stable offset: whole Kafka transactions only, because one writer writes each partition."""
-        ends = end_offsets(self.kafka, name)
-        return (r for r in read_to_end(self.kafka, name) if r.offset < ends[r.partition])
+        """Up to a last stable offset: whole Kafka transactions only, because one writer writes each partition. Nothing
+        that compaction took away meanwhile is missing (see the module)."""
+        start: dict[int, int] | None = None
+        for _ in range(_STRETCHES_MAX):
+            ends = end_offsets(self.kafka, name)
+            stretch = Stretch(start, ends) if start is not None else None
+            for r in read_decided(self.kafka, name, ends, start):
+                if stretch is not None:
+                    stretch.see(r)
+                yield r
+            if stretch is not None and stretch.is_whole():
+                return
+            start = ends
+        hint = f"{name} is compacted, or Kafka transactions are aborted, faster than it can be copied: try again"
+        raise PartUnavailableError("Kafka", self.kafka.bootstrap, hint)
 
     def _state(self, name: str) -> Iterator[LogRecord]:
         """Rows of each partition up to a `meta`, with which each batch of the settlement ends."""

@@ -12,6 +12,7 @@ from schemas.errors import BadInputError
 from streams.archive import put
 from streams.archive.files import FileFacts, Kept, RecordFile, read_file
 from streams.archive.put import Run, runs
+from streams.archive.take import META, Stretch
 from streams.reader import LogRecord
 
 
@@ -91,3 +92,27 @@ def test_any_log_is_made_again_offset_for_offset(gaps, tail, most):
 
 def test_no_records_make_no_runs():
     assert list(runs([], 5)) == []
+
+
+def stretch_of(rows: list[tuple[int, bytes]], start: int, end: int) -> bool:
+    stretch = Stretch({0: start, 1: 9}, {0: end, 1: 9})
+    for offset, key in rows:
+        stretch.see(LogRecord(0, offset, 1_000, key, b"v", None))
+    return stretch.is_whole()
+
+
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=8), st.data())
+def test_whatever_compaction_takes_out_of_a_stretch_of_the_state_is_seen(batches, data):
+    rows, at = [], 100
+    for size in batches:  # each batch ends with its `meta`, and then comes the end marker of its Kafka transaction
+        rows += [(at + i, b"a:%d" % i) for i in range(size - 1)] + [(at + size - 1, META)]
+        at += size + 1
+    assert stretch_of(rows, 100, at)
+    gone = data.draw(st.sets(st.integers(0, len(rows) - 1), min_size=1))
+    assert not stretch_of([r for i, r in enumerate(rows) if i not in gone], 100, at)
+
+
+def test_a_stretch_in_which_nothing_was_written_is_whole_and_one_that_was_aborted_is_not():
+    assert stretch_of([], 100, 100)
+    assert not stretch_of([], 100, 103)
+    assert not stretch_of([(100, META)], 100, 104)
