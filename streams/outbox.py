@@ -155,7 +155,10 @@ class Outbox:
         found = offsets_at(self.kafka, journal, since) if since else {}
         ends, state_ends = end_offsets(self.kafka, journal), end_offsets(self.kafka, state)
         start = {p: progress[p].journal_next if p in progress else found.get(p, ends[p]) for p in self.partitions}
-        live = {p: progress[p].state_next if p in progress else state_ends[p] for p in self.partitions}
+        # A state that was restored from a backup ends before where it ended: what comes from now on is news there.
+        live = {
+            p: min(progress[p].state_next, state_ends[p]) if p in progress else state_ends[p] for p in self.partitions
+        }
         return Sources(self.kafka, self.topics, start, live)
 
     def close(self) -> None:
