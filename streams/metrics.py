@@ -11,6 +11,7 @@ import shutil
 import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ from streams.metric_names import PARTS, Name
 from streams.times import Times
 
 LAG_S_MAX = 30.0
+IDLE_S = 10.0  # a connection that says nothing for so long is closed
+THREADS_MAX = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,8 +150,38 @@ def _existing(folder: Path) -> Path:
 
 
 class _Quiet(WSGIRequestHandler):
+    timeout = IDLE_S
+
     def log_message(self, format: str, *args: Any) -> None:
         """A scrape is no event."""
+
+    def handle(self) -> None:
+        """One request; who sends none in time is let go."""
+        with suppress(TimeoutError, ConnectionError):
+            super().handle()
+
+
+class _Bounded(ThreadingWSGIServer):
+    """A thread for each connection, and no more than THREADS_MAX: who opens many must not take the threads that the
+    role itself needs."""
+
+    def __init__(self, *args: Any) -> None:
+        self._free = threading.BoundedSemaphore(THREADS_MAX)
+        super().__init__(*args)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """A thread, or the end of the connection."""
+        if self._free.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """In the thread."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free.release()
 
 
 class MetricsServer:
@@ -168,7 +201,7 @@ class MetricsServer:
         self._role = role
         self._metrics = make_wsgi_app(self.registry)
 
-        class Server(ThreadingWSGIServer):
+        class Server(_Bounded):
             address_family = _family_of(at.host)
 
         try:

@@ -17,12 +17,14 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from schemas.errors import READ_ONLY, BadInputError, PartUnavailableError
+from streams import metrics
 from streams.metric_names import EVERY, FOLLOWERS, WORKER, Name, named, of_role, sample_names
 from streams.metrics import Check, MetricsAddress, MetricsServer, RoleFacts
 from streams.metrics_follower import serve_follower
 from streams.metrics_worker import WorkerCollector
 from streams.report import Report
 from streams.times import BOUNDS_MS, Behind, Least, Rate, Times
+from tests.sink_servers import wait_for
 
 WELL = RoleFacts("worker-0", lambda: [Check("store", True, "Kafka answers")])
 
@@ -132,6 +134,32 @@ def test_a_closed_server_gives_its_port_back() -> None:
     with socket.socket() as s:
         assert s.connect_ex(("127.0.0.1", port)) != 0
     MetricsServer(MetricsAddress(port=port), WELL).close()
+
+
+def test_who_opens_connections_and_says_nothing_takes_no_thread_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "THREADS_MAX", 3)
+    server = MetricsServer(MetricsAddress(), WELL)
+    at = ("127.0.0.1", int(server.url.split(":")[2].split("/")[0]))
+    silent = [socket.create_connection(at, 10) for _ in range(3)]
+    try:
+        with socket.create_connection(at, 10) as one_more:
+            assert one_more.recv(1) == b"", "there is no fourth thread"
+    finally:
+        for s in silent:
+            s.close()
+    wait_for("a thread that is free again", lambda: answers(server))
+    monkeypatch.setattr(metrics._Quiet, "timeout", 0.05)
+    with socket.create_connection(at, 10) as slow:
+        slow.sendall(b"GET /metr")
+        assert slow.recv(1) == b"", "it was let go"
+    server.close()
+
+
+def answers(server: MetricsServer) -> bool:
+    try:
+        return get(server, "/healthz").status_code == 200
+    except httpx.TransportError:
+        return False
 
 
 def get(server: MetricsServer, path: str) -> httpx.Response:
