@@ -263,9 +263,10 @@ def _take(letters: Iterator[tuple[Put, bytes]], count: int) -> list[tuple[Put, b
     return out
 
 
-def cancel(desk: Desk, by: str, task_id: str = "") -> tuple[Task, bool]:
+def cancel(desk: Desk, by: str, task_id: str = "", note: str = "") -> tuple[Task, bool]:
     """Asks the task that runs to stop; the task, and whether it answered. One that does not is fenced: it can move
-    nothing more. Raises BadInputError when none runs, or another than `task_id`."""
+    nothing more. `note`: why, which stays in the topic `triage`. Raises BadInputError when none runs, or another than
+    `task_id`."""
     s = desk.system
     follower = TriageFollower(s.kafka, s.topics, s.codec)
     try:
@@ -274,7 +275,7 @@ def cancel(desk: Desk, by: str, task_id: str = "") -> tuple[Task, bool]:
             raise BadInputError("no redrive or discard is running")
         if task_id not in ("", task.id):
             raise BadInputError(f"{task_id} is not running; {task.id} is")
-        say(s.kafka, s.topics, s.codec, Triage(task.id, "cancel", requested_by=by))
+        say(s.kafka, s.topics, s.codec, Triage(task.id, "cancel", requested_by=by, note=note))
         deadline = time.monotonic() + ANSWER_S
         while time.monotonic() < deadline:
             if any(t.task == task.id and t.move == "ended" for t in follower.poll(_LOOK_S)):
@@ -285,7 +286,7 @@ def cancel(desk: Desk, by: str, task_id: str = "") -> tuple[Task, bool]:
     writer = TriageWriter(s.kafka, s.topics, s.codec)
     desk.refresh()
     if desk.moves.tasks[task.id].state == "running":
-        row = Triage(task.id, "ended", requested_by=by, done=task.moved, state="cancelled")
+        row = Triage(task.id, "ended", requested_by=by, note=note, done=task.moved, state="cancelled")
         writer.write([], lambda _: [(TASKS_PARTITION, row)])
         desk.refresh()
     writer.close()

@@ -362,6 +362,7 @@ def test_what_runs_can_be_cancelled(at: Room, inside: httpx.Client) -> None:
     sealed = ticket_of(inside.get(link[1]))
     answer = inside.post("/operations/dead-letters/cancel", data={"ticket": sealed, "note": "wrong reason"})
     assert answer.status_code == 303 and "cancelled" in text_of(inside.get(answer.headers["location"]))
+    assert at.console.stopped[-1][1:] == ("li.wei", "wrong reason"), "who asked, and why, is kept"
     at.console.replays.append(Replay("r-7", "replay", "partner acme", "running", 40, 100, 0, 0, "li.wei", "zhang.min"))
     assert "Replay r-7 (partner acme): running, 40 of 100 records" in live_with(inside, "r-7")
     sealed = ticket_of(inside.get("/operations/replays/cancel?replay=r-7"))

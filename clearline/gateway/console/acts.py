@@ -309,9 +309,9 @@ async def confirm_stop(page: Page) -> Response:
 
 async def do_stop(page: Page) -> Response:
     """Cancels it."""
-    name, _ = await _cancelled(page, "task")
-    await page.ask(lambda w: w.stop(name, by=page.who))
-    log.warning("operator_cancel_letters", task=name, by=page.who)
+    name, note = await _cancelled(page, "task")
+    await page.ask(lambda w: w.stop(name, by=page.who, note=note))
+    log.warning("operator_cancel_letters", task=name, by=page.who, note=note)
     return RedirectResponse(f"{PATH}/dead-letters?task={name}", 303)
 
 

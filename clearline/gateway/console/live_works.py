@@ -90,9 +90,9 @@ class LiveWorks:
         self._wait_begun(name, thread)
         return name
 
-    def stop(self, task_id: str, *, by: str) -> None:
+    def stop(self, task_id: str, *, by: str, note: str) -> None:
         """As `Works.stop`."""
-        cancel(self._desk, by, task_id)
+        cancel(self._desk, by, task_id, note)
 
     def cancel_replay(self, replay_id: str, *, by: str, note: str) -> None:
         """As `Works.cancel_replay`."""

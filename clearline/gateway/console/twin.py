@@ -41,6 +41,7 @@ class TwinConsole:
         self._origin: dict[tuple[int, int], int] = {}  # the letter whose command was put back to there
         self._tasks: list[LetterTask] = []
         self.looked = 0  # how often
+        self.stopped: list[tuple[str, str, str]] = []  # tasks: which, by whom, why
 
     # ---- Source ------------------------------------------------------------------------------------------------------
 
@@ -171,10 +172,11 @@ class TwinConsole:
             self._move(i, planned.what)
         return name
 
-    def stop(self, task_id: str, *, by: str) -> None:
+    def stop(self, task_id: str, *, by: str, note: str) -> None:
         """As `Works.stop`."""
         for i, task in enumerate(self._tasks):
             if task.id == task_id and task.running:
+                self.stopped.append((task_id, by, note))
                 self._tasks[i] = replace(task, state="cancelled")
                 return
         raise BadInputError(f"no redrive or discard {task_id} is running")

@@ -83,8 +83,8 @@ class Works(Protocol):
         were planned."""
         ...
 
-    def stop(self, task_id: str, *, by: str) -> None:
-        """Cancels a redrive or discard that runs."""
+    def stop(self, task_id: str, *, by: str, note: str) -> None:
+        """Cancels a redrive or discard that runs. `note`: why, kept with it."""
         ...
 
     def cancel_replay(self, replay_id: str, *, by: str, note: str) -> None:
