@@ -261,8 +261,16 @@ def _full(disk: Disk) -> Incident:
         f"The disk of {disk.path} has {disk.free // 1_000_000:,} MB free of {disk.total // 1_000_000:,} MB: brokers "
         "and stores end, or refuse to write, when it is full.",
         tuple(f"{name}: {size // 1_000_000:,} MB" for name, size in biggest[:4]),
-        (f"df -h {disk.path}", f"du -xhd 2 {disk.path}"),
+        _look_at(disk.path),
     )  # fmt: skip
+
+
+def _look_at(path: str) -> tuple[str, ...]:
+    """To see what fills a disk: `clickhouse:PATH` is one of a server that runs elsewhere."""
+    service, colon, inside = path.partition(":")
+    if colon and service == "clickhouse":
+        return (f"docker-compose exec clickhouse df -h {inside}",)
+    return (f"df -h {path}", f"du -xhd 2 {path}")
 
 
 # ---- topics, schemas -------------------------------------------------------------------------------------------------

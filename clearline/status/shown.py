@@ -23,6 +23,7 @@ def readable(status: Status, *, addresses: bool = True) -> list[RenderableType]:
         *_incidents(status.incidents),
         f"world {status.world}: {status.state}" + (f" ({status.error})" if status.error else ""),
         _processes(status),
+        *_unseen(status),
         *_flows(status),
         *_partitions(status),
         *_in_flight(status),
@@ -56,6 +57,13 @@ def _processes(status: Status) -> RenderableType:
     ]
     columns = ("name", "state", "pid", "restarts", "partitions", "rate, p50/p99 ms", "")
     return screen.table("", columns, rows, right=["pid", "restarts"])
+
+
+def _unseen(status: Status) -> list[RenderableType]:
+    """That nobody was asked is not that all is well."""
+    if status.roles or status.embedded:
+        return []
+    return ["roles: unknown, so none is judged; CLEARLINE_STATUS__ROLES says where they serve (docs/settings.md)"]
 
 
 def _state_of(part: Part) -> str:

@@ -168,6 +168,10 @@ CASES = {
         role("gateway-0", state="failed", error="ended with exit code 3"),
         "role_down", "critical", "gateway-0 does not run: it is failed", "tail -n 40 /data/logs/gateway-0.log",
     ),
+    "full disk elsewhere that ClickHouse told of": (
+        replace(GOOD, disks=(Disk("clickhouse:/var/lib/clickhouse/", 3_000_000, 100_000_000_000),)),
+        "disk_full", "critical", "has 3 MB free", "docker-compose exec clickhouse df -h /var/lib/clickhouse/",
+    ),
     "role elsewhere that does not answer": (
         role("worker-1", state="down", error="http://worker-1:9101 does not answer", log="", pid=None),
         "role_down", "critical", "worker-1 does not run: it does not answer.", "docker-compose logs --tail 40 worker-1",
@@ -373,6 +377,12 @@ def test_a_role_elsewhere_tells_over_http_what_its_ready_file_would() -> None:
     assert found.dropped == {"fenced": 3, "last_fenced_at_ms": NOW}, "so that a second process in a slot is named"
     with pytest.raises(ClearlineError, match="does not answer"):
         figures_at("http://127.0.0.1:1", 0.5)
+
+
+def test_roles_that_nobody_asked_are_not_passed_over() -> None:
+    said = "CLEARLINE_STATUS__ROLES says where they serve"
+    assert said in text_of(replace(GOOD, roles=(), embedded=False, state="external"))
+    assert said not in text_of(replace(GOOD, embedded=False, state="external"))
 
 
 def test_a_tie_out_elsewhere_is_told_from_its_metrics() -> None:
