@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
 
+from clearline.audit.continuous.difference import Finding, Verdict
 from clearline.audit.continuous.once import Once
 from clearline.audit.continuous.repair import Repaired
 from clearline.audit.tieout import logs_on_stderr
@@ -87,6 +88,16 @@ class Rebuilt:
         return out
 
 
+def wrong_in(finding: Finding) -> list[str]:
+    """What stands against saying that a part is equal to the journal; that it was not compared to the end, too."""
+    lines = [d.line for d in finding.differences]
+    if finding.count and not lines:
+        return [f"{finding.count} places differ"]
+    if not lines and finding.verdict not in (Verdict.EQUAL, Verdict.BEHIND):
+        return [f"not compared to the end, {finding.verdict.word}: {finding.said or 'its sink does not write'}"]
+    return lines
+
+
 def plan(settings: Settings, part: str) -> RebuildPlan:
     """What a rebuild would read. Raises PartUnavailableError."""
     topics = Topics(settings.world)
@@ -118,9 +129,8 @@ def rebuild(settings: Settings, part: str, by: str, progress: Progress) -> Rebui
     try:
         with logs_on_stderr(), closing(Once(settings, lambda _: None)) as once:
             repaired, word = once.rebuild(part, tell)
-        finding = word.findings[part]
-        done = Rebuilt(run_id, part, repaired, not finding.count, time.monotonic() - began,
-                       [d.line for d in finding.differences])  # fmt: skip
+        differences = wrong_in(word.findings[part])
+        done = Rebuilt(run_id, part, repaired, not differences, time.monotonic() - began, differences)
         state, result = DONE, done.to_dict()
         return done
     except (RebuildCancelledError, KeyboardInterrupt):

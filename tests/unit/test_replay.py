@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
+from clearline.audit.continuous.difference import Difference, Finding, Verdict
 from clearline.product_file import parse_product
 from clearline.replay import bases, diff, live, run
 from clearline.replay.plan import Plan, PlanChangedError, check_plan, make_plan, read_plan, write_plan
+from clearline.replay.rebuild import wrong_in
 from clearline.replay.rules import Rule, read_rules
 from clearline.replay.run import CancelledError, Run
 from clearline.replay.selection import Selection, bound_of
@@ -169,6 +171,13 @@ def test_what_died_of_a_schema_of_its_time_stays_dead_when_it_was_registered_and
     assert not diff.differs(found) and one_run.found["state_equal"] == {"0": True, "1": True}
     assert found["partitions"][str(place)]["left_dead"] == 2
     assert any("2 commands that died" in line for line in diff.words(found))
+
+
+@pytest.mark.parametrize("verdict", Verdict)
+def test_a_rebuilt_part_is_equal_only_when_it_was_compared(verdict: Verdict) -> None:
+    said = wrong_in(Finding("redis", verdict))
+    assert (said == []) == (verdict in (Verdict.EQUAL, Verdict.BEHIND))
+    assert wrong_in(Finding("redis", Verdict.DIFFERS, [Difference("redis", 1, "other")], 1)) == ["partition 1: other"]
 
 
 # ---- rules ---------------------------------------------------------------------------------------------------------

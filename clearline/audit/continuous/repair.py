@@ -111,10 +111,10 @@ class ClickHouseRepair:
             self._progress(f"partition {p}, journal offsets {first} to {end}")
             self._fill(statements, wrong, self._machine.again(p, first, end), self._counted)
         failpoint("repair.after_fill")
-        statements.lock()
         try:
+            statements.lock()
             return self._swap(statements, wrong, ends)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, InvariantError):
             statements.unlock()  # each month is old or new, and a sink goes on from either
             raise
 
