@@ -379,6 +379,18 @@ def test_a_role_elsewhere_tells_over_http_what_its_ready_file_would() -> None:
         figures_at("http://127.0.0.1:1", 0.5)
 
 
+def test_the_repair_of_one_server_is_not_recommended_to_a_cluster() -> None:
+    word = {
+        "verdict": "differs",
+        "lag_seconds": 0.5,
+        "parts": {"clickhouse": {"verdict": "differs"}},
+        "differences": [],
+    }
+    repair = "clearline tieout --repair clickhouse"
+    assert repair in incidents(replace(GOOD, tieout=word))[0].next_commands
+    assert repair not in incidents(replace(GOOD, tieout=word, embedded=False, state="external"))[0].next_commands
+
+
 def test_roles_that_nobody_asked_are_not_passed_over() -> None:
     said = "CLEARLINE_STATUS__ROLES says where they serve"
     assert said in text_of(replace(GOOD, roles=(), embedded=False, state="external"))
@@ -397,7 +409,7 @@ def test_a_tie_out_elsewhere_is_told_from_its_metrics() -> None:
     word = collected_tie_out(figures_of(samples, []))
     assert word is not None
     (found,) = incidents(replace(GOOD, tieout=word))
-    assert (found.code, found.next_commands[1]) == ("tie_out_differs", "clearline tieout --repair redis")
+    assert (found.code, found.next_commands[-1]) == ("tie_out_differs", "clearline tieout --repair redis")
     assert "What stands in redis is not what the journal says (the command below says where)" in found.cause
     assert "tie-out: differs, 1.5 s behind (redis differs, clickhouse equal)" in text_of(replace(GOOD, tieout=word))
     assert collected_tie_out(figures_of(samples[:-1], [])) is None, "no round has ended yet"
