@@ -6,6 +6,7 @@ so `--json` never mixes with tables, and a progress bar never gets into a pipe.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="One JSON document on stdout; progress and logs on stderr.")]
+
+
+# What steers a terminal instead of being seen on it: control characters but line ends and tabs, and marks of direction.
+_STEERS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+def plain(text: str) -> str:
+    """The text with what steers a terminal shown as an escape: others wrote parts of it, a dead letter's for instance."""
+    return _STEERS.sub(lambda m: m[0].encode("unicode_escape").decode(), text)
 
 
 def messages() -> Console:
@@ -33,7 +43,7 @@ def results() -> Console:
 
 def say(text: str) -> None:
     """A remark for people, on stderr."""
-    messages().print(text, markup=False)
+    messages().print(plain(text), markup=False)
 
 
 def answer(document: Mapping[str, Any], as_json: bool, readable: Iterable[RenderableType]) -> None:
@@ -44,7 +54,7 @@ def answer(document: Mapping[str, Any], as_json: bool, readable: Iterable[Render
     console = results()
     for part in readable:
         if isinstance(part, str):
-            console.print(part, markup=False)
+            console.print(plain(part), markup=False)
         else:
             console.print(part)
 
@@ -77,7 +87,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], 
 
 def _cell(value: object) -> str:
     text = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
-    return text.replace("[", "\\[")
+    return plain(text).replace("[", "\\[")
 
 
 class Bar:

@@ -16,7 +16,14 @@ _ERROR_MAX = 100
 
 
 def readable(status: Status, *, addresses: bool = True) -> list[RenderableType]:
-    """Everything, in the order in which somebody who was just woken wants it."""
+    """Everything, in the order in which somebody who was just woken wants it.
+
+    Sentences are no markup, wherever they are printed: partners' names and keys stand in them.
+    """
+    return [Text(screen.plain(x)) if isinstance(x, str) else x for x in _lines(status, addresses)]
+
+
+def _lines(status: Status, addresses: bool) -> list[RenderableType]:
     if status.state == "stopped":
         return [f"nothing is running on {status.data_dir}; start it with `./run up`"]
     return [
@@ -39,7 +46,7 @@ def _incidents(found: Iterable[Incident]) -> list[RenderableType]:
     out: list[RenderableType] = []
     for i in found:
         colour = "bold red" if i.severity == CRITICAL else "bold yellow"
-        out.append(Text.assemble((f"{i.severity.upper()} {i.code}", colour), f"  {i.cause}"))
+        out.append(Text.assemble((f"{i.severity.upper()} {i.code}", colour), f"  {screen.plain(i.cause)}"))
         out += [f"    seen: {e}" for e in i.evidence if e]
         out += [f"    next: {c}" for c in i.next_commands]
         out += [f"    follows from it: {f}" for f in i.follows]

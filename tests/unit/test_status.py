@@ -6,6 +6,7 @@ import re
 import time
 from dataclasses import replace
 from functools import cache
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
+from rich.console import Console, Group
 from typer.main import get_command
 
 from clearline import cli
@@ -391,6 +393,19 @@ def test_the_repair_of_one_server_is_not_recommended_to_a_cluster() -> None:
     assert repair not in incidents(replace(GOOD, tieout=word, embedded=False, state="external"))[0].next_commands
 
 
+def test_what_others_wrote_steers_no_terminal_and_is_no_markup() -> None:
+    """A Kafka key or an error may hold anything; `--watch` prints all as one group."""
+    evil = "\x1b]0;title\x07\x1b[2J\u202e[/red]"
+    status = role("worker-0", replace(GOOD, dead=replace(DEAD, keys={evil: 20})), state="restarting", error=evil)
+    out = StringIO()
+    Console(file=out, width=300, force_terminal=True, color_system=None).print(
+        Group(*readable(replace(status, incidents=incidents(status))))
+    )
+    shown = r"\x1b]0;title\x07\x1b[2J\u202e[/red]"
+    assert f"seen: {shown}" in out.getvalue() and f"come from {shown}, mostly" in out.getvalue()
+    assert not {"\x1b", "\x07", "\u202e"} & set(out.getvalue())
+
+
 def test_roles_that_nobody_asked_are_not_passed_over() -> None:
     said = "CLEARLINE_STATUS__ROLES says where they serve"
     assert said in text_of(replace(GOOD, roles=(), embedded=False, state="external"))
@@ -416,10 +431,6 @@ def test_a_tie_out_elsewhere_is_told_from_its_metrics() -> None:
 
 
 def text_of(status: Status) -> str:
-    from io import StringIO
-
-    from rich.console import Console
-
     out = StringIO()
     console = Console(file=out, width=200)
     for line in readable(status):
