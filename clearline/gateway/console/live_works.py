@@ -97,10 +97,8 @@ class LiveWorks:
     def cancel_replay(self, replay_id: str, *, by: str, note: str) -> None:
         """As `Works.cancel_replay`."""
         cancel_replay(self._house, replay_id, by)
-        record_act(
-            self._system, act="replay.cancel", subject_id=replay_id, digest="", requested_by=by, note=note,
-            key=f"replay-cancel-{replay_id}",
-        )  # fmt: skip
+        # A key of its own: what was resumed may be cancelled again, by somebody else and for another reason.
+        record_act(self._system, act="replay.cancel", subject_id=replay_id, digest="", requested_by=by, note=note)
 
     def frozen_in(self, level: str, subject_id: str) -> list[int]:
         """As `Works.frozen_in`."""
