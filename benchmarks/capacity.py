@@ -247,6 +247,8 @@ NOTES = """## What follows from it
   hold months, not years.
 - **Skew**: a root partner's whole tree is in one partition, so one partner can never be faster than one worker: see
   "commands a second of one worker".
+- **More than one ClickHouse shard** is planned by bytes only: the tie-out refuses a cluster of several shards as it is
+  now. Until it is made for one, give the one shard larger disks or a cold volume.
 - One sink projects a world. Where the peak is above its rate it lags and catches up in the hours after; reports say
   up to where they go.
 """
