@@ -26,7 +26,7 @@ _STEERS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u206
 
 
 def plain(text: str) -> str:
-    """The text with what steers a terminal shown as an escape: others wrote parts of it, a dead letter's for instance."""
+    """The text with what steers a terminal shown as an escape: others wrote parts of it."""
     return _STEERS.sub(lambda m: m[0].encode("unicode_escape").decode(), text)
 
 
