@@ -310,6 +310,11 @@ def test_guesses_of_a_second_key_are_counted(at: Room) -> None:
                 for _ in range(25)
             ]
         assert statuses.count(403) < 20 and statuses[-1] == 429
+        with room.signed_in(room.key("zhang.min")) as client:  # behind a proxy all come from one address
+            form = {"ticket": ticket_of(confirm(client, "account", ALICE)), "second_key": "guess"}
+            assert client.post("/operations/freeze/do", data=form).status_code == 403, (
+                "nobody else is kept from freezing"
+            )
     finally:
         room.stop()
 

@@ -115,7 +115,8 @@ async def do_freeze(page: Page) -> Response:
     assert page.session is not None
     sealed = form.get("ticket", "")
     asked = opened(page.parts, page.session, "freeze", sealed)
-    if wait := await sessions.attempt(page.parts, page.request, DOOR):
+    assert page.key is not None
+    if wait := await sessions.attempt(page.parts, page.request, DOOR, f"key {page.key.key_id}"):
         return _confirmation(page, asked, sealed, f"Too many attempts; wait {wait} s.", 429)
     second, why = second_person(page, form.get("second_key", ""))
     if second is None:

@@ -137,9 +137,10 @@ def end(parts: Parts, request: Request, response: Response, door: Door = FINANCE
     )
 
 
-async def attempt(parts: Parts, request: Request, door: Door = FINANCE) -> int:
-    """Takes one attempt to sign in of its address's. Seconds to wait when there is none left, else 0."""
-    address = _network(request.client.host) if request.client is not None else "unknown"
+async def attempt(parts: Parts, request: Request, door: Door = FINANCE, who: str = "") -> int:
+    """Takes one attempt to sign in of its address's, or of `who` where that is known already: behind a proxy all have
+    one address. Seconds to wait when there is none left, else 0."""
+    address = who or (_network(request.client.host) if request.client is not None else "unknown")
     s = parts.settings.gateway
     cost = max(1, s.burst // ATTEMPTS_AT_ONCE)
     found = await parts.gate.take(f"{door.name} sign-ins of {address}", cost)
