@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 from clearline.audit.closes import Closes
@@ -151,7 +152,9 @@ class PartitionReplay:
         self.counts.event_time = max(self.counts.event_time, raw.timestamp_ms)
         self._pass_by(raw.offset)
         excuse = self._excuse(raw, letters) if not outcomes else ""
-        expected, command, why = self._expect(raw, outcomes) if not excuse else self._let_die(raw, excuse)
+        # What was buried for nothing is told below, and has done nothing.
+        dies = excuse or (letters and not outcomes and self._is_valid(raw))
+        expected, command, why = self._let_die(raw, excuse) if dies else self._expect(raw, outcomes)
         if outcomes:
             self._heads_settled.add((raw.value or b"")[:HEADER_BYTES])
         for letter in letters:
@@ -180,6 +183,12 @@ class PartitionReplay:
             command = self._decode(raw.value)
         self._terms.refuse(command, self.partition)
         return command
+
+    def _is_valid(self, raw: LogRecord) -> bool:
+        with suppress(UndecodableError):
+            self._read(raw)
+            return True
+        return False
 
     def _note_step(self, raw: LogRecord, *, waiting: bool = False) -> None:
         """Notes a step between partitions that stands in the log, whatever becomes of it."""

@@ -686,7 +686,7 @@ def test_the_streams_meet_nearly_every_reason_and_each_outcome_of_each_operation
         "product_unknown", "owner_state", "split_exceeds_amount", "nothing_to_move", "limit_exceeded", "product_currency",
         "exponent_mismatch", "rate_invalid", "account_frozen", "partner_state", "partner_not_empty", "product_version",
         "product_invalid", "template_unbalanced", "day_closed", "day_ahead", "crossing_unknown",
-        "day_open", "day_sealed",
+        "day_open", "day_sealed", "world_frozen", "partner_frozen", "product_frozen", "owner_frozen",
     }  # fmt: skip
     never = {str(r) for r in Reason} - {reason for _, _, reason in met}
     assert never <= {"counter_overflow"} | of_the_whole, never  # the rest is met by test_audit_whole

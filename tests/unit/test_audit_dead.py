@@ -6,10 +6,12 @@ import pytest
 
 from clearline.audit.views import DEAD, SUBMITTED
 from schemas.codec import schema_text
+from schemas.records import SetFreeze, Transaction
 from tests.faults.hostile import setting_up
 from tests.faults.memory_world import MemoryWorld
 
 LATER = 9_017
+ROLES = {"payer": "bank:clearing:CNY", "payee": "acme:a:CNY"}
 
 
 @pytest.fixture
@@ -70,3 +72,23 @@ def test_a_valid_command_that_was_buried_is_found(reason: str):
     submitted = w.log.topic(SUBMITTED, 0)
     submitted[-1] = submitted[-1]._replace(value=valid)
     assert not w.verify().ok
+
+
+def test_a_freeze_that_was_buried_is_one_difference_and_not_all_that_followed():
+    """As in an upgrade, when somebody freezes before the last worker is a new one."""
+    w = MemoryWorld(1)
+    for c in setting_up():
+        w.publish(c)
+    freeze = SetFreeze("bank", "f", "world", "world", True, "li", "a trial")
+    value = w.codec.encode(freeze)
+    w.publish_bytes(0, b"bank", b"{}")
+    w.settle()
+    w.publish(Transaction("acme", "after", "wallet", "transfer", 1, "CNY", ROLES, (), 20_779))
+    w.settle()
+    last, submitted = w.log.topic(DEAD, 0)[-1], w.log.topic(SUBMITTED, 0)
+    headers = [(k, b"unknown_schema" if k == "reason" else v) for k, v in last.headers or []]
+    w.log.topic(DEAD, 0)[-1] = last._replace(headers=headers, value=value)
+    at = next(i for i, r in enumerate(submitted) if r.value == b"{}")
+    submitted[at] = submitted[at]._replace(value=value)
+    found = {c.name: c.differences for c in w.verify().checks if c.differences}
+    assert list(found) == ["dead_letters"] and len(found["dead_letters"]) == 1
