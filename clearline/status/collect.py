@@ -174,7 +174,7 @@ class Collector:
             schemas=Section(schemas) if isinstance(schemas, dict) else Section(unknown=str(schemas)),
             in_flight=lag.in_flight({n: {"ready": f} for n, f in figures.items()}),
             tieout=_tie_out(figures.get("tieout", {})),
-            disks=(*(disks if isinstance(disks, tuple) else ()), *_disks_of(answers["clickhouse"], base.embedded)),
+            disks=(*_disks_here(disks, base.embedded), *_disks_of(answers["clickhouse"], base.embedded)),
             frozen=_frozen(figures),
             settled_per_second=_sum_of_rates(roles),
         )
@@ -250,6 +250,13 @@ def _part(name: str, settings: Settings, child: Mapping[str, Any], answer: Any) 
         name, address, state, why, str(child.get("state") or ""), child.get("pid"), int(child.get("restarts") or 0),
         is_paused(child.get("pid")), str(child.get("error") or ""), str(child.get("log") or ""), facts=facts,
     )  # fmt: skip
+
+
+def _disks_here(answer: Any, embedded: bool) -> tuple[Disk, ...]:
+    """The data folder's disks. Where nothing but a role runs, a container for instance, it is small and need not hold
+    what the embedded parts would take."""
+    found: tuple[Disk, ...] = answer if isinstance(answer, tuple) else ()
+    return found if embedded else tuple(replace(d, needed=0) for d in found)
 
 
 def _disks_of(answer: Any, embedded: bool) -> tuple[Disk, ...]:

@@ -339,6 +339,7 @@ def test_parts_that_are_nowhere_are_told_within_seconds(tmp_path: Path) -> None:
     assert [i.code for i in found.incidents] == ["broker_down", "registry_down", "clickhouse_down", "redis_down"]
     assert any(f.startswith("role_down: worker-0") for f in found.incidents[0].follows)
     assert found.roles[0].state == "down"
+    assert found.disks and {d.needed for d in found.disks} == {0}, "no broker's or store's data is here"
     assert "Kafka at 127.0.0.1:1 does not answer" in found.lags_unknown
     assert found.topics.unknown
     assert found.dead.unknown
