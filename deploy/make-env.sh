@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes the .env of docker-compose.yml: a world and new secrets. `sh deploy/make-env.sh [WORLD] > .env && chmod 600 .env`
+# Makes the .env of docker-compose.yml: a world and new secrets. `test -e .env || (umask 077; sh deploy/make-env.sh [WORLD] > .env)`
 # Keep it: without the secrets of the first start nobody gets at the data again.
 set -eu
 
