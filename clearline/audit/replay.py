@@ -152,8 +152,7 @@ class PartitionReplay:
         self.counts.event_time = max(self.counts.event_time, raw.timestamp_ms)
         self._pass_by(raw.offset)
         excuse = self._excuse(raw, letters) if not outcomes else ""
-        # What was buried for nothing is told below, and has done nothing.
-        dies = excuse or (letters and not outcomes and self._is_valid(raw))
+        dies = excuse or (letters and not outcomes and self._is_valid(raw))  # buried for nothing: it has done nothing
         expected, command, why = self._let_die(raw, excuse) if dies else self._expect(raw, outcomes)
         if outcomes:
             self._heads_settled.add((raw.value or b"")[:HEADER_BYTES])
