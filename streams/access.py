@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from confluent_kafka import KafkaException
+from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import (  # type: ignore[attr-defined]  # exported, but not said so
     AclBinding,
     AclBindingFilter,
@@ -346,6 +346,8 @@ def _each(kafka: KafkaConfig, asked: Mapping[Any, Future[Any]]) -> dict[Any, Any
     try:
         return {what: done.result(_ANSWER_S) for what, done in asked.items()}
     except KafkaException as e:
-        raise PartUnavailableError("Kafka", kafka.bootstrap, e.args[0].str()) from None
+        refused = e.args[0].code() == KafkaError.CLUSTER_AUTHORIZATION_FAILED  # a controller tells it as a Java object
+        hint = KafkaError(e.args[0].code()).str() if refused else e.args[0].str()
+        raise PartUnavailableError("Kafka", kafka.bootstrap, hint) from None
     except TimeoutError:
         raise PartUnavailableError("Kafka", kafka.bootstrap, f"no answer within {_ANSWER_S:.0f} s") from None

@@ -53,6 +53,12 @@ def test_every_field_is_documented(name):
     assert all(f["doc"].endswith(".") for f in schema["fields"]), [f["name"] for f in schema["fields"]]
 
 
+@pytest.mark.parametrize("name", RECORDS)
+def test_no_field_of_bytes_has_a_default(name):
+    """Apicurio 2.6 finds no schema again that has one, when it is asked to normalize: as most client libraries do."""
+    assert not [f["name"] for f in schema_of(name)["fields"] if f["type"] == "bytes" and "default" in f]
+
+
 @pytest.mark.parametrize("made", COMMANDS, ids=lambda c: c.__name__)
 def test_every_command_names_who_asks_and_under_which_key_first(made):
     assert made.__struct_fields__[:2] == ("partner_id", "idempotency_key")
