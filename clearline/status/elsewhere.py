@@ -51,6 +51,9 @@ def figures_of(samples: list[Any], why: list[str]) -> dict[str, Any]:
         }  # fmt: skip
     if Name.FOLLOWER_POSITION in by:
         found["verified"] = {p: int(v) for p, v in by[Name.FOLLOWER_POSITION].items()}
+    for name in (Name.COMMANDS, Name.FOLLOWER_RECORDS):
+        if name in one:
+            found["done"] = int(one[name])
     if Name.TIEOUT_VERDICT in by and one.get(Name.TIEOUT_ROUND_AT):
         found |= _tie_out(by, one[Name.TIEOUT_ROUND_AT])
     if one.get(Name.LAST_COMMIT):

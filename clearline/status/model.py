@@ -41,8 +41,8 @@ class Role:
     `state`: the supervisor's (`ready`, `starting`, `restarting`, `failed`, `stopped`), or `silent`: it lives and tells
     nothing; `halted`: a partition of it broke an invariant; `down`: it runs elsewhere and did not answer.
     `waiting_part`: which part it waits for, "" when for none. `latency_ms`: p50, p99 and count of the last minute,
-    `rate_per_second`: what it does, None: it does not say. `skew_ms`: its clock less the broker's, as small as what it
-    heard allows. `dropped`: a worker's cores that ended early.
+    `rate_per_second`: what it does, None: it does not say; `done`: records since it began, of one that runs elsewhere.
+    `skew_ms`: its clock less the broker's, as small as what it heard allows. `dropped`: cores of it that ended early.
     """
 
     name: str
@@ -63,6 +63,7 @@ class Role:
     skew_ms: float | None = None
     dropped: dict[str, Any] = field(default_factory=dict)
     strangers: tuple[int, ...] = ()
+    done: int | None = None
     metrics: str = ""
     log: str = ""
 

@@ -72,7 +72,8 @@ def role_of(name: str, state: str, figures: Mapping[str, Any], **more: Any) -> R
         partitions=tuple(sorted(int(p) for p in figures.get("partitions", figures.get("verified", ())))),
         latency_ms=figures.get("latency_ms"), rate_per_second=None if rate is None else float(rate),
         last_commit_ms=int(at_s * 1000) if at_s else None, skew_ms=None if skew is None else float(skew),
-        dropped=dict(figures.get("dropped") or {}), metrics=str(figures.get("metrics") or ""), **more,
+        dropped=dict(figures.get("dropped") or {}), done=figures.get("done"),
+        metrics=str(figures.get("metrics") or ""), **more,
     )  # fmt: skip
 
 

@@ -37,6 +37,19 @@ def test_rates_are_of_what_lies_between_two_looks() -> None:
     assert (once.submitted, once.outcomes, once.dead, once.of) == (None, None, None, {})
 
 
+def test_latency_of_workers_that_run_elsewhere_is_by_the_histogram() -> None:
+    """They say counts since they began, and no percentiles."""
+    first = replace(WELL, latency=Latency([7, *[0] * 13]))
+    counts = [7 + 60, 0, 0, 39, *[0] * 9, 1]
+    last = replace(later(), latency=Latency(counts))
+    low, fourth = BOUNDS_MS[0], BOUNDS_MS[3]
+    said = "between the first and the last look."
+    assert spread(first, last) == f"Half took at most {low:,} ms, 99% at most {fourth:,} ms {said}"
+    worse = replace(last, latency=Latency([*counts[:-1], 3]))
+    assert f"99% more than {BOUNDS_MS[-1]:,} ms" in spread(first, worse)
+    assert spread(last, last) == spread(first, first) == "Nothing was settled lately."
+
+
 def test_a_process_that_began_anew_has_no_rate_yet() -> None:
     first = replace(WELL, roles=[replace(r, pid=6) for r in WELL.roles])
     assert rates(first, later()).of == {}
@@ -92,8 +105,8 @@ def test_the_histogram_is_of_the_last_seconds() -> None:
     ][1:]  # fmt: skip
     anew = later(latency=Latency([0, 1, *[0] * 12]))
     assert sum(b.count for b in bars(WELL, anew)) == 1, "a process began anew: all it has"
-    assert spread(WELL).startswith("Half took at most 4 ms, 99% at most 11 ms")
-    assert spread(anew) == "Nothing was settled in the last minute."
+    assert spread(WELL, WELL).startswith("Half took at most 4 ms, 99% at most 11 ms")
+    assert spread(anew, anew) == "Nothing was settled lately."
     assert all(a < b for a, b in pairwise(BOUNDS_MS))
 
 

@@ -362,11 +362,12 @@ def test_a_role_elsewhere_tells_over_http_what_its_ready_file_would() -> None:
     sequence = GaugeMetricFamily(Name.PARTITION_SEQUENCE, "sequence", labels=["partition"])
     sequence.add_metric(["0"], 41)
     fenced = CounterMetricFamily(str(Name.FENCED), "fenced", 3)
+    done = CounterMetricFamily(str(Name.COMMANDS), "commands", 700)
     last = GaugeMetricFamily(Name.LAST_FENCED, "last fenced", NOW / 1000)
 
     class Some(Collector):
         def collect(self) -> Any:
-            return [skew, assigned, stopped, sequence, fenced, last]
+            return [skew, assigned, stopped, sequence, fenced, done, last]
 
     server = MetricsServer(MetricsAddress(), facts, [Some()])
     try:
@@ -376,6 +377,7 @@ def test_a_role_elsewhere_tells_over_http_what_its_ready_file_would() -> None:
     found = role_of("worker-0", "halted", figures)
     assert (found.partitions, list(found.halted), found.skew_ms) == ((0, 1), ["1"], 7_500.0)
     assert (found.waiting_part, found.waiting_for, found.waiting_code) == ("Kafka", "Kafka does not answer", "no_space")
+    assert found.done == 700, "from which whoever looks twice knows the rate"
     assert figures["heads"] == {"0": {"sequence": 41, "chain": ""}}
     assert found.dropped == {"fenced": 3, "last_fenced_at_ms": NOW}, "so that a second process in a slot is named"
     with pytest.raises(ClearlineError, match="does not answer"):

@@ -61,7 +61,7 @@ def draw(history: deque[Facts]) -> dict[str, str]:
     shown: dict[str, Any] = {
         "f": last, "rate": rate, "edges": edges, "titles": titles, "drawings": drawings(nodes, edges),
         "word": overall(last), "tie": tie_out(last), "partitions": partitions(last), "bars": bars(first, last),
-        "spread": spread(last), "window_s": round((last.at_ms - first.at_ms) / 1000),
+        "spread": spread(first, last), "window_s": round((last.at_ms - first.at_ms) / 1000),
     }  # fmt: skip
     module = environment().get_template("board.html").module
     return {name: str(getattr(module, f"section_{name}")(shown)) for name in SECTIONS}
@@ -144,12 +144,25 @@ def bars(first: Facts, last: Facts) -> list[Bar]:
     return [Bar(labels[i], n, max(1, n * 100 // most) if n > 0 else 0) for i, n in enumerate(counts)]
 
 
-def spread(last: Facts) -> str:
-    """Half and 99% took at most so long, in words."""
+def spread(first: Facts, last: Facts) -> str:
+    """Half and 99% took at most so long, in words; by the histogram where workers do not say it themselves."""
     said = last.latency
     if said is None or said.p50_ms is None or said.p99_ms is None:
-        return "Nothing was settled in the last minute."
+        counts = recent(first, last) if first is not last else []
+        if not sum(counts):
+            return "Nothing was settled lately."
+        return f"Half took {_within(counts, 0.5)}, 99% {_within(counts, 0.99)} between the first and the last look."
     return f"Half took at most {said.p50_ms:,.0f} ms, 99% at most {said.p99_ms:,.0f} ms in the last minute."
+
+
+def _within(counts: Sequence[int], share: float) -> str:
+    """In which bucket so large a share of the outcomes is."""
+    left = share * sum(counts)
+    for bound, n in zip(BOUNDS_MS, counts, strict=False):
+        left -= n
+        if left <= 0:
+            return f"at most {bound:,} ms"
+    return f"more than {BOUNDS_MS[-1]:,} ms"
 
 
 def moment(milliseconds: int) -> str:

@@ -212,7 +212,7 @@ def role_of(r: FoundRole, status: Status) -> Role:
     if r.paused:
         why = why or "its process is stopped by a signal"
     return Role(
-        r.name, r.kind, r.state, r.pid, r.restarts, why, None, r.rate_per_second, partitions, r.metrics,
+        r.name, r.kind, r.state, r.pid, r.restarts, why, r.done, r.rate_per_second, partitions, r.metrics,
         r.last_commit_ms,
     )  # fmt: skip
 
