@@ -23,7 +23,7 @@ from schemas.errors import InvariantError
 from schemas.reader import NotThisWayError, compile_reader
 from schemas.records import AccountState, HoldState, JournalRecord, PartitionState, PartnerState, Posting
 from streams.clients import KafkaConfig
-from streams.reader import offsets_at, read_to_end
+from streams.reader import end_offsets, offsets_at, read_to_end
 from streams.topics import Topics
 
 _CHUNK = 20_000
@@ -190,6 +190,21 @@ def _restore_window(
             raise InvariantError(
                 f"partition {p}: the journal's last record is not the chain head of the state at sequence "
                 f"{head.sequence}: run `clearline verify`",
+                p,
+            )
+    quiet = {p: x.base.head.sequence for p, x in ledgers.items() if p not in tails and x.base.head.sequence}
+    if quiet and not live:
+        _refuse_an_empty_journal(quiet, end_offsets(kafka, topics.journal))
+
+
+def _refuse_an_empty_journal(sequences: Mapping[int, int], ends: Mapping[int, int]) -> None:
+    """Of partitions with nothing in the window: the journal may be quiet for so long, but it was written. A topic that
+    was made anew knows no keys, and everything that is sent again would be applied again. Raises InvariantError."""
+    for p, sequence in sequences.items():
+        if ends[p] < sequence:
+            raise InvariantError(
+                f"partition {p}: the state has counted {sequence} journal records, and the journal ends at offset "
+                f"{ends[p]}: the topic was lost and made anew; restore it from a backup (docs/production.md)",
                 p,
             )
 

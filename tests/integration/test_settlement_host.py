@@ -27,7 +27,7 @@ from streams.clients import KafkaConfig
 from streams.publisher import CommandPublisher
 from streams.reader import committed_offsets, read_to_end
 from streams.recovery import recover
-from streams.topics import TopicMismatchError, Topics, check_topics, create_topics
+from streams.topics import TopicMismatchError, Topics, check_topics, create_topics, partition_counts
 from tests.integration.conftest import World
 from tests.sink_servers import wait_for
 from tests.unit.test_metrics import samples
@@ -243,6 +243,20 @@ def test_a_worker_refuses_a_journal_that_does_not_end_at_the_chain_head(world: W
     forger.produce(world.topics.journal, (last.value or b"")[:-1] + b"?", last.key, place, timestamp=last.timestamp_ms)
     forger.flush(30)
     with pytest.raises(InvariantError, match="chain head"):
+        _recovered(world)
+
+
+def test_a_worker_refuses_a_journal_that_was_lost_and_made_anew(world: World) -> None:
+    """Else it would go on without the keys that it knew."""
+    open_all(world)
+    world.start()
+    world.outcomes(OPENED)
+    world.kill()
+    admin = AdminClient(world.kafka.base())  # kept until the answer is there
+    admin.delete_topics([world.topics.journal])[world.topics.journal].result(30)
+    wait_for("the topic to be gone", lambda: world.topics.journal not in partition_counts(world.kafka))
+    create_topics(world.kafka, world.topics, world.settings.partitions)
+    with pytest.raises(InvariantError, match="made anew"):
         _recovered(world)
 
 
