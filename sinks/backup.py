@@ -82,6 +82,8 @@ def restore_own(config: ClickHouseConfig, place: Place, parts: list[str]) -> lis
         full = [t for t in tables if db.rows(f"SELECT 1 FROM {config.database}.{t} LIMIT 1")]
         if full:
             raise BadInputError(f"{config.database}.{full[0]} has rows: a backup is restored into empty tables")
+        if "data" in parts:
+            _refuse_rows(db, data_database(config.database))
         read: list[str] = [p for p in ("own", "rest") if p in parts and tables]
         for part in read:
             db.run(f"RESTORE {_tables(config.database, tables)}{on} FROM {place.of(part)} {_INTO_TABLES}")
@@ -104,6 +106,8 @@ def restore_whole(config: ClickHouseConfig, place: Place, parts: list[str]) -> l
     layout = Layout(config)
     try:
         _refuse_tables(db, layout)
+        if "data" in parts:
+            _refuse_rows(db, data_database(config.database))
         for statement in layout.databases():
             db.run(statement)
         names = dict.fromkeys((layout.local, config.database))
@@ -117,6 +121,16 @@ def restore_whole(config: ClickHouseConfig, place: Place, parts: list[str]) -> l
         return parts
     finally:
         db.close()
+
+
+def _refuse_rows(db: Database, database: str) -> None:
+    """A table with rows would have those of the backup beside them, so a second restore would double them."""
+    found = db.rows("SELECT name FROM system.tables WHERE database = %(d)s AND total_rows > 0 LIMIT 1", {"d": database})
+    if found:
+        raise BadInputError(
+            f"{database}.{found[0][0]} has rows: a backup is restored into empty tables; DROP DATABASE {database} "
+            "first, if what is in it is not wanted"
+        )
 
 
 def _refuse_tables(db: Database, layout: Layout) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from clearline import __version__
-from clearline.backup.manifest import Manifest, read_manifest
+from clearline.backup.manifest import Manifest, read_manifest, verify
 from clearline.config import Settings
 from clearline.connection import clickhouse_config, connect, kafka_config, registry_of
 from schemas.errors import BadInputError
@@ -77,6 +77,7 @@ def restore(settings: Settings, folder: Path, only: str = "", progress: Progress
     _refuse_another(settings, manifest, only)
     schemas_new = records = 0
     if only in ("", "topics"):
+        verify(folder, manifest)  # else a torn file would be met when half of the world is written
         schemas_new = registry_of(settings).register_again(manifest.schemas)
         records = put_topics(
             kafka_config(settings), Topics(settings.world), folder, manifest.files,

@@ -91,6 +91,7 @@ def put_topics(
     """
     create_topics(kafka, topics, partitions, replication=replication)
     _refuse_what_is_there(kafka, topics)
+    _refuse_who_runs(kafka, topics)
     settings = topics.settings()
     by_broker = [n for n, s in settings.items() if s.get(TIME) == "LogAppendTime"]
     _set_time(kafka, by_broker, "CreateTime")
@@ -253,6 +254,22 @@ class _Writer:
         if self._wrong:
             hint = f"{self.topic}[{self.partition}]: {self._wrong[0]}; delete the topics of the world and start again"
             raise PartUnavailableError("Kafka", self.kafka.bootstrap, hint)
+
+
+def _refuse_who_runs(kafka: KafkaConfig, topics: Topics) -> None:
+    """A worker would settle a log of which only a part is there."""
+    admin = admin_client(kafka)
+    try:
+        found = admin.describe_consumer_groups([topics.group])[topics.group].result(_FLUSH_S)
+    except KafkaException as e:
+        if e.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:
+            return
+        raise PartUnavailableError("Kafka", kafka.bootstrap, e.args[0].str()) from None
+    if found.members:
+        raise NotEmptyError(
+            f"{len(found.members)} workers are in the group {topics.group}: stop all roles before a restore (one that "
+            "was killed stays a member for some seconds)"
+        )
 
 
 def _refuse_what_is_there(kafka: KafkaConfig, topics: Topics) -> None:

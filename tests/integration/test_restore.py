@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from confluent_kafka import Consumer
 
 from clearline import cli
 from clearline.audit.tieout import tieout
@@ -40,7 +41,7 @@ from sinks import migrate
 from sinks.clickhouse import Database
 from sinks.finance.tables import data_database
 from sinks.users import house_users, statements
-from streams.archive.put import NotEmptyError
+from streams.archive.put import NotEmptyError, put_topics
 from streams.reader import LogRecord, committed_offsets, end_offsets, read_to_end
 from streams.topics import Topics
 from tests.sink_servers import wait_for
@@ -207,6 +208,19 @@ def test_what_is_there_is_not_written_over(drill):
         work.restore(drill.settings.model_copy(update={"world": "other"}), drill.folder)
 
 
+def test_a_restore_is_refused_while_somebody_waits_to_settle_what_is_written(drill, tmp_path):
+    kafka, topics = kafka_config(drill.settings), Topics("elsewhere")
+    assert put_topics(kafka, topics, tmp_path, [], {0: 0}, 1) == 0
+    worker = Consumer(kafka.consumer(topics.group, session_timeout_ms=6_000))
+    worker.subscribe([topics.submitted])
+    try:
+        wait_for("its place in the group", lambda: worker.poll(0.2) is None and worker.assignment())
+        with pytest.raises(NotEmptyError, match="1 workers are in the group"):
+            put_topics(kafka, topics, tmp_path, [], {0: 0}, 1)
+    finally:
+        worker.close()
+
+
 def test_a_world_that_is_prepared_is_prepared(drill):
     assert plan(drill.settings, {}) == []
     assert prepare(drill.settings, {}) == []
@@ -265,6 +279,9 @@ def test_kafka_is_destroyed_and_restored_and_the_ledger_goes_on(drill, capsys):
     migrate.apply(clickhouse_config(drill.settings))
     work.restore(drill.settings, drill.folder, "own")
     assert db.rows(f"SELECT told FROM {data_database(database)}.tables") == [(TOLD,)]
+    with pytest.raises(BadInputError, match="has rows"):
+        work.restore(drill.settings, drill.folder, "own")
+    assert db.rows(f"SELECT count() FROM {data_database(database)}.tables") == [(1,)], "a second one doubles nothing"
     db.close()
     start_again(stack, ROLES)
     wait_for("what was submitted beyond the cut is settled", lambda: settled(drill))
