@@ -19,10 +19,10 @@ from referencing.jsonschema import DRAFT202012
 
 from clearline import cli
 from clearline.commands.document import openapi_text
+from clearline.gateway.forced import REASONS
 from clearline.gateway.openapi.document import document
 from clearline.gateway.openapi.operations import OPERATIONS
 from clearline.gateway.problems import OWN, codes
-from ledger.reasons import Reason
 from tests.contract import api_story
 from tests.contract.gateway_world import GatewayWorld, routes_of
 from tests.gateway import in_loop
@@ -158,7 +158,7 @@ async def test_every_reason_that_a_sandbox_forces_is_as_documented(api):
     named = api["paths"]["/v1/transactions"]["post"]["responses"]["422"]["content"]["application/problem+json"]
     check = Draft202012Validator({"$ref": "api" + named["schema"]["$ref"]}, registry=registry)
     async with world.client(world.key("acme")) as client:
-        for number, reason in enumerate(Reason, 1):
+        for number, reason in enumerate(REASONS, 1):
             body = {**api_story.PAY, "amount": 770_000_000 + number}
             headers = {"Idempotency-Key": f"magic-{number}", "Prefer": "wait=5"}
             answer = await client.post("/v1/transactions", json=body, headers=headers)

@@ -76,11 +76,12 @@ def test_the_shelf_has_twelve_products_that_use_every_kind_and_every_way_to_divi
 def test_the_cases_reach_every_refusal_that_a_product_can_give():
     reached = {case.reason for name in SHELF for case in suite.cases(loaded(name).document)}
     never = {
-        # Of control commands, of partners' states other than suspended, and of what a document does not decide.
+        # Of control commands, of partners' states other than suspended, of freezes, and of what a document does not decide.
         Reason.PARTNER_STATE, Reason.COUNTER_OVERFLOW, Reason.ACCOUNT_EXISTS, Reason.ACCOUNT_NOT_EMPTY, Reason.PARTNER_EXISTS,
         Reason.PARENT_UNKNOWN, Reason.STATE_UNKNOWN, Reason.STATE_TRANSITION, Reason.PARTNER_NOT_EMPTY, Reason.PRODUCT_VERSION,
         Reason.PRODUCT_INVALID, Reason.TEMPLATE_UNBALANCED, Reason.DAY_CLOSED, Reason.DAY_AHEAD, Reason.CROSSING_UNKNOWN,
-        Reason.DAY_OPEN, Reason.DAY_SEALED,
+        Reason.DAY_OPEN, Reason.DAY_SEALED, Reason.WORLD_FROZEN, Reason.PARTNER_FROZEN, Reason.PRODUCT_FROZEN,
+        Reason.OWNER_FROZEN,
     }  # fmt: skip
     assert set(Reason) - {Reason(r) for r in reached if r} == never
 
