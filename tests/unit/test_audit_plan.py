@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from schemas.failpoints import NAMES, SINK_LOGS
+from schemas.failpoints import NAMES, SETTLEMENT, SINK_CLICKHOUSE, SINK_LOGS, SINK_REDIS
 from tests.faults.plan import ci_plan, long_plan
 from tests.faults.watch import percentile
 
@@ -14,7 +14,7 @@ def test_the_seed_gives_the_plan_again() -> None:
     assert ci_plan(7) != ci_plan(8)
 
 
-def test_ci_does_what_is_promised_and_walks_every_fail_point() -> None:
+def test_ci_does_what_is_promised_and_walks_every_fail_point_of_settlement() -> None:
     plan = ci_plan(1)
     faults = [*plan.settlement, *plan.projections]
     kinds = Counter(f.kind for f in faults)
@@ -24,15 +24,23 @@ def test_ci_does_what_is_promised_and_walks_every_fail_point() -> None:
     assert kinds["pause"] >= 3
     assert kinds["clickhouse"] >= 3
     assert kinds["flushall"] >= 1
+    assert plan.kills >= 40
+    walked = {point for f in faults for point in f.points}
+    assert walked >= {*SETTLEMENT, *SINK_REDIS}
+    assert len(walked & set(SINK_CLICKHOUSE)) == 6
+
+
+def test_seeds_come_by_every_point_of_the_sinks() -> None:
+    assert {p for seed in range(20) for f in ci_plan(seed).projections for p in f.points} >= set(SINK_CLICKHOUSE)
+
+
+def test_the_long_run_kills_three_hundred_times_and_walks_every_fail_point() -> None:
+    plan = long_plan(1)
     # These are walked elsewhere: test_tieout_repair.py of tests/contract, test_sealer_kafka.py, test_webhooks_kafka.py and test_gateway.py of tests/integration.
     # SINK_LOGS in tests/contract/test_sinks_logs.py, closing a day, repairs, replays and redrives in tests of their own.
     others = (*SINK_LOGS, "sealer.", "webhooks.", "gateway.", "close.", "repair.", "replay.", "triage.")
-    assert plan.kills >= 45
+    faults = (*plan.settlement, *plan.projections)
     assert {point for f in faults for point in f.points} == {n for n in NAMES if not n.startswith(others)}
-
-
-def test_the_long_run_kills_three_hundred_times() -> None:
-    plan = long_plan(1)
     assert plan.transactions == 1_000_000
     assert plan.kills >= 300
     assert "seed 1" in plan.lines()[0]
