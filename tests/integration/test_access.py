@@ -298,7 +298,7 @@ def test_a_world_in_which_everybody_is_himself_settles_money(cluster: Cluster, t
 
 
 def test_clearline_prepare_makes_a_world_of_it_and_says_what_was_missing(cluster):
-    """Topics, users and rules by the one command, as docker-compose.yml runs it; a second run finds nothing to do."""
+    """Topics, users and rules by the one command, as docker-compose.yml runs it; a second run only gives the users their passwords."""
     settings = load_settings(world="third", partitions=2, kafka=cluster.settings(access.SUPER_USER, "PLAIN"))
     parts = ("topics", "access")
     environment = {"KAFKA_PASSWORD_WORKER": "a-password-of-a-worker", "KAFKA_PASSWORD_SEALER": "another"}
@@ -308,7 +308,10 @@ def test_clearline_prepare_makes_a_world_of_it_and_says_what_was_missing(cluster
     assert preparing.prepare(settings, environment, parts) == wanted
     # The controller has taken the users; the broker that is asked learns of them a moment later.
     wait_for("nothing to be missing", lambda: preparing.plan(settings, environment, parts) == [], 60)
-    assert preparing.prepare(settings, environment, parts) == []
+    again = preparing.prepare(settings, environment, parts)
+    assert [s.what for s in again] == ["user third.sealer of the brokers", "user third.worker of the brokers"], (
+        "passwords are given again, whoever has one: nothing else"
+    )
     cluster.passwords["third.worker"] = environment["KAFKA_PASSWORD_WORKER"]
     seen = describes(cluster.config("third.worker"), [Topics("third").submitted, WORLD.submitted])
     assert seen == {Topics("third").submitted: True, WORLD.submitted: False}
