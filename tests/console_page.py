@@ -30,6 +30,7 @@ from clearline.gateway.app import create_app
 from clearline.gateway.console.facts import Replay, Trouble
 from clearline.gateway.console.twin import twin_console
 from schemas.records import SetFreeze, Transaction
+from tests.browser import soon
 from tests.contract.gateway_world import GatewayWorld
 from tests.finance_page import browsing, size
 from tests.sink_servers import wait_for
@@ -143,6 +144,8 @@ def sign_in(browser: webdriver.Chrome, at: Room, key: str = "") -> None:
     browser.get(f"{at.url}/operations")
     browser.find_element(By.ID, "f-key").send_keys(key or at.key())
     browser.find_element(By.CSS_SELECTOR, ".sign-in button").click()
+    if not key:  # it lets in: the page that follows must not take the place of one that is opened meanwhile
+        soon(browser, lambda b: not b.find_elements(By.CSS_SELECTOR, ".sign-in"))
 
 
 def pictures(folder: Path) -> None:

@@ -30,6 +30,7 @@ from clearline.gateway.reporting import Reports
 from clearline.gateway.tls import tls_options
 from sinks.clickhouse import ClickHouseConfig
 from tests import finance_day
+from tests.browser import soon
 from tests.contract.gateway_world import GatewayWorld
 from tests.finance_ground import server
 from tests.sink_servers import wait_for
@@ -156,6 +157,8 @@ def sign_in(browser: webdriver.Chrome, at: Desk) -> None:
     browser.get(f"{at.url}/finance")
     browser.find_element(By.ID, "f-key").send_keys(at.key())
     browser.find_element(By.CSS_SELECTOR, ".sign-in button").click()
+    # What comes after the form may still be on its way, and would take the place of a page that is opened meanwhile.
+    soon(browser, lambda b: not b.find_elements(By.CSS_SELECTOR, ".sign-in"))
 
 
 def rows_of(text: str, caption: str) -> list[list[str]]:

@@ -278,7 +278,14 @@ def test_replayed_commands_make_the_same_files(weeks: World, server: ClickHouseS
             given = draw_asked(weeks, rng, report.name)
             if report.name == "statement":
                 given["account"] = "bank:clearing:CNY"
-            made = [ask(*asked) for asked in ((weeks.db, report, given, cut),) * 2 + ((db, report, given, other),)]
+            asked = ((weeks.db, report, given, cut),) * 2 + ((db, report, given, other),)
+            try:
+                made = [ask(*a) for a in asked]
+            except NotKnownError:  # an account that was drawn and is opened after the cut: then it is known to neither
+                for a in asked:
+                    with pytest.raises(NotKnownError):
+                        ask(*a)
+                continue
             for form in formats.FORMS:
                 assert len({formats.to_bytes(x, form) for x in made}) == 1, (report.name, form, given, cut.text, SEED)
     db.close()
