@@ -234,6 +234,7 @@ def test_clickhouse_down_and_clickhouse_read_only_are_two_things(bench: Bench) -
     bench.stack.hold_down("clickhouse")
     found = bench.await_named("clickhouse_down")
     assert not bench.named("clickhouse_read_only")
+    bench.publish()  # a sink that has nothing to write does not miss its store
     wait_for(
         "the sink to say that it waits",
         lambda: "sink-clickhouse" in str((bench.named("clickhouse_down") or found)["follows"]),
