@@ -70,5 +70,16 @@ def test_kills_its_own_process_from_the_environment() -> None:
 
 def test_names_are_unique_and_grouped() -> None:
     assert len(set(NAMES)) == len(NAMES)
-    groups = {"settlement", "sink_clickhouse", "sink_redis", "sealer", "webhooks", "gateway", "repair", "close"}
+    groups = {
+        "settlement",
+        "sink_clickhouse",
+        "sink_redis",
+        "sealer",
+        "webhooks",
+        "gateway",
+        "repair",
+        "close",
+        "replay",
+        "triage",
+    }
     assert {n.partition(".")[0] for n in NAMES} == groups

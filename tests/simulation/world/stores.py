@@ -71,6 +71,8 @@ class Database:
                 return []
             runs = sorted(t.checks[params["t"]])
             return [("".join(f", CONSTRAINT run_{r} CHECK run = {r}" for r in runs),)]
+        if "system.disks" in query:
+            return [(1 << 40,)]  # bytes: this server's disk is never full
         if "system.processes" in query:
             return [(name,) for name in t.running]
         if query.startswith("KILL"):
