@@ -349,7 +349,9 @@ def test_a_broken_invariant_is_named_and_only_its_partition_stops(bench: Bench) 
     found = bench.await_named("invariant_breach", "worker-0")
     assert "written together" in found["cause"]
     assert found["next_command"] == "clearline verify --json"
-    wait_for("the other partition to be settled", lambda: len(bench.status()["roles"]["worker-0"]["partitions"]) == 1, 60)
+    wait_for(
+        "the other partition to be settled", lambda: len(bench.status()["roles"]["worker-0"]["partitions"]) == 1, 60
+    )
     bench.stack.hold_down("worker-0")
     _moved(bench, before)
     bench.stack.start_one("worker-0")
