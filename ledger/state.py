@@ -15,7 +15,7 @@ from typing import Protocol, TypeVar
 from ledger.accounts import Account
 from ledger.entries import LAPSED, WINDOW_MS, EntryLog, Moved, Settled
 from ledger.holds import Hold
-from schemas.records import CrossingState, PartitionState, PartnerState, ProductState, Record
+from schemas.records import AccountState, CrossingState, HoldState, PartitionState, PartnerState, ProductState, Record
 
 ZERO_CHAIN = bytes(32)
 NEVER = 1 << 62  # later than every event time
@@ -150,6 +150,20 @@ class PartitionBase:
         if isinstance(row, ProductState):
             others = (r for r in self.shelf.get(row.product, ()) if r.version != row.version)
             self.shelf[row.product] = tuple(sorted((*others, row), key=lambda r: r.version))
+
+    def restore(self, key: str, row: object) -> None:
+        """Takes one row of `ledger.state` into books that are being read back."""
+        match row:
+            case PartitionState():
+                self.head = Head.from_record(row)
+            case AccountState():
+                self.accounts[row.account_id] = Account.from_state(row)
+            case HoldState():
+                self.put_hold(Hold.from_state(row))
+            case PartnerState():
+                self.partners[row.partner_id] = Partner(row.partner_id, row.name, row.state, row.source_offset)
+            case _:
+                self.put_row(key, row)  # type: ignore[arg-type]
 
     def forget_due(self, last: Due) -> None:
         """All that was due is closed, up to this one: gone at once, because one after the other would take long."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -161,3 +161,15 @@ def every_partition_is_led(kafka: KafkaConfig, timeout_s: float = 5.0) -> bool:
     except KafkaException:
         return False
     return True
+
+
+def noted(offsets: list[int], i: int, failed: list[KafkaError]) -> Callable[[KafkaError | None, Any], None]:
+    """A delivery callback that puts the record's offset at place `i`, or what went wrong into `failed`."""
+
+    def on_delivery(error: KafkaError | None, message: Any) -> None:
+        if error is not None:
+            failed.append(error)
+        else:
+            offsets[i] = message.offset()
+
+    return on_delivery

@@ -19,7 +19,7 @@ from schemas.codec import Codec
 from schemas.errors import ClearlineError, InvariantError
 from schemas.failpoints import failpoint
 from schemas.records import Delivery, Record, WebhookProgress
-from streams.clients import KafkaConfig
+from streams.clients import KafkaConfig, noted
 from streams.places import KafkaLog, records_at
 from streams.reader import LogReader, LogRecord, end_offsets, offsets_at, read_to_end
 from streams.registry import Registry
@@ -118,21 +118,12 @@ class Outbox:
         offsets = [-1] * len(writes)
         failed: list[KafkaError] = []
 
-        def delivered(i: int) -> Callable[[KafkaError | None, Any], None]:
-            def on_delivery(error: KafkaError | None, message: Any) -> None:
-                if error is not None:
-                    failed.append(error)
-                else:
-                    offsets[i] = message.offset()
-
-            return on_delivery
-
         producer, topic, encode = self._producer, self.topics.webhooks, self._learner.codec.encode
         try:
             producer.begin_transaction()
             for i, (partition, key, row) in enumerate(writes):
                 value = encode(row) if row is not None else None
-                producer.produce(topic, value, key.encode(), partition, on_delivery=delivered(i))
+                producer.produce(topic, value, key.encode(), partition, on_delivery=noted(offsets, i, failed))
                 producer.poll(0)
             producer.flush(self._timeout_s)
             failpoint("webhooks.after_produce")

@@ -19,7 +19,7 @@ from schemas.codec import Codec
 from schemas.errors import ClearlineError, PartUnavailableError
 from schemas.failpoints import failpoint
 from schemas.records import Triage
-from streams.clients import KafkaConfig
+from streams.clients import KafkaConfig, noted
 from streams.reader import LogReader, LogRecord, end_offsets, read_decided
 from streams.topics import DEAD_BYTES_MAX, Topics
 
@@ -83,12 +83,12 @@ class TriageWriter:
             self._producer.begin_transaction()
             for i, c in enumerate(commands):
                 headers = [(REDRIVE_HEADER, c.first.encode()), (ATTEMPTS_HEADER, str(c.attempts).encode())]
-                self._produce(self._topics.submitted, c.value, c.key, c.partition, _noted(offsets, i, failed), headers)
+                self._produce(self._topics.submitted, c.value, c.key, c.partition, noted(offsets, i, failed), headers)
             self._flush(failed)
             failpoint("triage.after_commands")
             for partition, t in rows(offsets):
                 key = (t.letter or t.task).encode()
-                self._produce(self._topics.triage, self._codec.encode(t), key, partition, _noted([0], 0, failed))
+                self._produce(self._topics.triage, self._codec.encode(t), key, partition, noted([0], 0, failed))
             self._flush(failed)
             failpoint("triage.before_commit")
             self._patiently(lambda: self._producer.commit_transaction(self._timeout_s))
@@ -150,22 +150,12 @@ class TriageWriter:
             self._producer.purge()
 
 
-def _noted(offsets: list[int], i: int, failed: list[KafkaError]) -> Callable[[KafkaError | None, Any], None]:
-    def on_delivery(error: KafkaError | None, message: Any) -> None:
-        if error is not None:
-            failed.append(error)
-        else:
-            offsets[i] = message.offset()
-
-    return on_delivery
-
-
 def say(kafka: KafkaConfig, topics: Topics, codec: Codec, row: Triage, timeout_s: float = 15.0) -> None:
     """Writes one row of a task outside of any Kafka transaction: a request to stop. Raises PartUnavailableError."""
     producer = Producer(kafka.producer(message_timeout_ms=int(timeout_s * 1000)))
     failed: list[KafkaError] = []
     producer.produce(
-        topics.triage, codec.encode(row), row.task.encode(), TASKS_PARTITION, on_delivery=_noted([0], 0, failed)
+        topics.triage, codec.encode(row), row.task.encode(), TASKS_PARTITION, on_delivery=noted([0], 0, failed)
     )
     if producer.flush(timeout_s) or failed:
         why = failed[0].str() if failed else f"not acknowledged within {timeout_s:.0f} s"

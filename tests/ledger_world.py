@@ -7,23 +7,17 @@ from typing import Any
 
 import msgspec
 
-from ledger.accounts import Account
 from ledger.book import Book
-from ledger.holds import Hold
 from ledger.keys import KeyIndex
-from ledger.state import Draft, Head, PartitionBase, Partner
+from ledger.state import Draft, PartitionBase
 from schemas.codec import Codec
 from schemas.identity import command_id, payload_digest
 from schemas.records import (
     RECORDS,
-    AccountState,
     AdmitPartner,
     Crossing,
-    HoldState,
     JournalRecord,
     OpenAccount,
-    PartitionState,
-    PartnerState,
     Posting,
     Transaction,
 )
@@ -46,18 +40,8 @@ def take_over(base: PartitionBase, index: KeyIndex, rows: Mapping[str, bytes], j
     """Fills what a worker has of a partition from what was written: rows of the state by key, and the journal."""
     from streams.recovery import Recollection  # what a worker does with each record that it reads back
 
-    for key, row in ((key, CODEC.decode(value)) for key, value in rows.items()):
-        match row:
-            case PartitionState():
-                base.head = Head.from_record(row)
-            case AccountState():
-                base.accounts[row.account_id] = Account.from_state(row)
-            case HoldState():
-                base.put_hold(Hold.from_state(row))
-            case PartnerState():
-                base.partners[row.partner_id] = Partner(row.partner_id, row.name, row.state, row.source_offset)
-            case _:
-                base.put_row(key, row)
+    for key, value in rows.items():
+        base.restore(key, CODEC.decode(value))
     since = index.oldest_ms(base.head.event_time)
     window = [r for r in map(CODEC.decode, journal) if r.booked_at >= since]
     recollection = Recollection(base.entries)

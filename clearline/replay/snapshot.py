@@ -14,13 +14,10 @@ from typing import Any
 
 import msgspec
 
-from ledger.accounts import Account
-from ledger.holds import Hold
 from ledger.keys import KeyIndex
-from ledger.state import Head, PartitionBase, Partner
+from ledger.state import PartitionBase
 from schemas.codec import Codec
 from schemas.errors import InvariantError
-from schemas.records import AccountState, HoldState, PartitionState, PartnerState
 
 META = "meta"
 _DIGEST_BYTES = 32
@@ -38,21 +35,6 @@ def rows_of(base: PartitionBase, codec: Codec) -> Iterator[tuple[str, bytes]]:
     for key, row in base.rows.items():
         yield key, encode(row)
     yield META, encode(base.head.record())
-
-
-def put_row(base: PartitionBase, key: str, row: object) -> None:
-    """Puts one decoded row into books."""
-    match row:
-        case PartitionState():
-            base.head = Head.from_record(row)
-        case AccountState():
-            base.accounts[row.account_id] = Account.from_state(row)
-        case HoldState():
-            base.put_hold(Hold.from_state(row))
-        case PartnerState():
-            base.partners[row.partner_id] = Partner(row.partner_id, row.name, row.state, row.source_offset)
-        case _:
-            base.put_row(key, row)  # type: ignore[arg-type]
 
 
 def digests(rows: Iterable[tuple[str, bytes]]) -> dict[str, bytes]:
@@ -79,7 +61,7 @@ def load(found: dict[str, Any], codec: Codec, window_ms: int) -> tuple[Partition
     """The books that `dump` gave."""
     base, index = PartitionBase(window_ms), KeyIndex(window_ms)
     for key, value in found["rows"]:
-        put_row(base, key, codec.decode(value))
+        base.restore(key, codec.decode(value))
     index.load(found["keys"])
     base.entries.load(found["names"], found["spans"])
     return base, index

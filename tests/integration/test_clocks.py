@@ -22,6 +22,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
+from clearline.replay.shadow import Message
 from clearline.zones import offsets_of
 from ledger.keys import KeyIndex
 from ledger.state import Draft, PartitionBase
@@ -206,31 +207,6 @@ class Load:
             hold.partner_id, self._key(), "wallet", "capture", 4, "CNY", {}, (), hold.value_date,
             original=hold.idempotency_key,
         )  # fmt: skip
-
-
-@dataclass
-class Message:
-    """A record of the log as the agent reads it from a Kafka client."""
-
-    record: LogRecord
-
-    def partition(self) -> int:
-        return self.record.partition
-
-    def value(self) -> bytes | None:
-        return self.record.value
-
-    def key(self) -> bytes | None:
-        return self.record.key
-
-    def offset(self) -> int:
-        return self.record.offset
-
-    def timestamp(self) -> tuple[int, int]:
-        return 2, self.record.timestamp_ms
-
-    def headers(self) -> list[tuple[str, bytes]] | None:
-        return self.record.headers
 
 
 def settled_again(

@@ -9,10 +9,11 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 
 from clearline.gateway.console.facts import BOUNDS_MS, Facts, Role
 from clearline.gateway.console.flow import drawings, nodes_and_edges, number, rates
+from clearline.gateway.staff_pages import templates
 
 SECTIONS = (
     "now", "incidents", "flow", "latency", "partitions", "dead", "tasks", "replays", "tieout", "frozen", "roles",
@@ -177,10 +178,7 @@ def iso(milliseconds: int) -> str:
 
 @lru_cache(1)
 def environment() -> Environment:
-    """Templates in which everything is escaped, and a name that is missing is an error."""
-    made = Environment(
-        loader=PackageLoader("clearline.gateway.console"), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True, auto_reload=False,
-    )  # fmt: skip
+    """The console's templates, with its filters."""
+    made = templates("clearline.gateway.console")
     made.filters.update(moment=moment, iso=iso, number=number)
     return made

@@ -8,9 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from hashlib import sha256
-from importlib.resources import files
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 from uuid import uuid4
@@ -23,17 +20,17 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from clearline import keys
-from clearline.gateway import security
+from clearline.gateway import security, staff_pages
 from clearline.gateway.console.board import SECTIONS, environment
 from clearline.gateway.console.parts import ConsoleParts
 from clearline.gateway.console.stream import SESSION_ENDED, STREAM, Stream, events
 from clearline.gateway.console.watch import Watch
 from clearline.gateway.console.works import LEVELS, Works
 from clearline.gateway.finance import session as sessions
-from clearline.gateway.finance.pages import SECURITY as FINANCE_SECURITY
 from clearline.gateway.finance.session import Door
 from clearline.gateway.parts import Parts
 from clearline.gateway.problems import Problem
+from clearline.gateway.staff_pages import STATUS
 from schemas.errors import BadInputError, PartUnavailableError
 from schemas.identity import BANK
 from schemas.records import AccessKey
@@ -50,11 +47,11 @@ NAV = (
 )  # fmt: skip
 FORM_FIELDS_MAX = 20
 SECURITY = {
-    **FINANCE_SECURITY,
+    **staff_pages.SECURITY,
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; "
     "img-src 'self' data:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
 }
-PRIVATE = {**SECURITY, "Cache-Control": "private, no-store"}
+PACKAGE = "clearline.gateway.console"
 WHY = {
     "key.unknown": "This key is not known here, or has ended.",
     "key.not_bank": "Only keys of the bank's staff open this page.",
@@ -62,7 +59,6 @@ WHY = {
     "key.signed_only": "This key takes signed requests only, which a browser cannot make.",
     "key.certificate": "This key is bound to a client certificate that was not shown.",
 }
-_STATUS = {"rate_limited": 429, "quota_exceeded": 429, "not_found": 404, "body_too_large": 413, "report_too_large": 422}
 _NAMES = ("about", "error", "script", "told")  # what templates ask for and not every page has
 
 
@@ -104,7 +100,7 @@ class Page:
         text = environment().get_template(template).render(
             **{**dict.fromkeys(_NAMES, ""), **more}, title=title, here=self.here, world=self.parts.settings.world,
             session=self.session, who=self.who, may_operate=self.may_operate, nav=NAV,
-            style=f"{PATH}/console.css?{asset('console.css')[1]}",
+            style=f"{PATH}/console.css?{staff_pages.static(PACKAGE, 'console.css')[1]}",
         )  # fmt: skip
         return Response(text, status, media_type="text/html; charset=utf-8")
 
@@ -131,7 +127,10 @@ class Console:
             *(self._route(*row) for row in (("", "live", _live), ("/events", "live", _events), *acts.PAGES)),
             Route(f"{PATH}/sign-in", self._open(_sign_in), methods=["POST"]),
             Route(f"{PATH}/sign-out", self._open(_sign_out), methods=["POST"]),
-            *(Route(f"{PATH}/{name}", _asset(name), methods=["GET"]) for name in _TYPES),
+            *(
+                Route(f"{PATH}/{name}", staff_pages.serving(PACKAGE, name, SECURITY), methods=["GET"])
+                for name in ("console.css", "console.js")
+            ),
             Route("/{path:path}", self._open(_not_found), methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]),
         ]
         self._pages = Starlette(routes=routes)
@@ -169,35 +168,15 @@ class Console:
         return Route(PATH + path, self._open(signed_in, here, PATH + path), methods=list(methods))
 
     def _open(self, handler: Handler, here: str = "", route: str = PATH) -> Callable[[Request], Awaitable[Response]]:
-        """A handler whose errors become pages, and whose answers stay with whoever asked. `route`: its pattern, which
-        metrics call it by."""
-
-        async def answer(request: Request) -> Response:
-            page = Page(self, request, here)
-            request.scope["route"] = _Named(route)
-            try:
-                response = await handler(page)
-            except Exception as e:
-                response = failed(page, e)
-            response.headers.update({n: v for n, v in PRIVATE.items() if n not in response.headers})
-            return response
-
-        return answer
-
-
-@dataclass(frozen=True, slots=True)
-class _Named:
-    """A route's pattern, as metrics look for it."""
-
-    path: str
+        return staff_pages.answering(lambda request: Page(self, request, here), handler, failed, route, SECURITY)
 
 
 def failed(page: Page, error: Exception) -> Response:
     """The page that says what went wrong, and nothing of the inside."""
     match error:
-        case Problem() if error.code in _STATUS:
+        case Problem() if error.code in STATUS:
             busy = "Too many pages at once; wait a moment and load it again."
-            return page.message("Not now", busy if _STATUS[error.code] == 429 else error.detail, _STATUS[error.code])
+            return page.message("Not now", busy if STATUS[error.code] == 429 else error.detail, STATUS[error.code])
         case BadInputError():
             return page.message("Not taken", str(error), 400)
         case PartUnavailableError():
@@ -216,7 +195,7 @@ async def _live(page: Page) -> Response:
     picture = await page.console.watch.newest()
     shown = {name: _Safe(picture.sections.get(name, "<p>Not looked at yet.</p>")) for name in SECTIONS}
     error = f"No new figures: {picture.error}" if picture.error else ""
-    script = f"{PATH}/console.js?{asset('console.js')[1]}"
+    script = f"{PATH}/console.js?{staff_pages.static(PACKAGE, 'console.js')[1]}"
     return page.html("live.html", "Live", s=shown, levels=LEVELS, error=error, script=script)
 
 
@@ -313,23 +292,3 @@ async def _not_found(page: Page) -> Response:
     if page.request.method in ("GET", "HEAD"):
         return page.message("Not found", "There is no such page.", 404)
     return page.message("Not taken", "This page takes no such request.", 405)
-
-
-# ---- what pages are made of ------------------------------------------------------------------------------------------
-
-_TYPES = {"console.css": "text/css; charset=utf-8", "console.js": "text/javascript; charset=utf-8"}
-
-
-def _asset(name: str) -> Callable[[Request], Awaitable[Response]]:
-    async def answer(request: Request) -> Response:
-        headers = {**SECURITY, "Cache-Control": "public, max-age=31536000, immutable"}
-        return Response(asset(name)[0], 200, headers, _TYPES[name])
-
-    return answer
-
-
-@lru_cache(4)
-def asset(name: str) -> tuple[bytes, str]:
-    """A file of the page, and the name of these very bytes."""
-    text = (files("clearline.gateway.console") / "static" / name).read_bytes()
-    return text, sha256(text).hexdigest()[:12]

@@ -9,25 +9,25 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from hashlib import sha256
-from importlib.resources import files
 from typing import Any
 from urllib.parse import parse_qsl
 from uuid import uuid4
 
 import structlog
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from clearline.gateway import staff_pages
 from clearline.gateway.finance import session as sessions
 from clearline.gateway.finance.asked import MOMENTS, link
 from clearline.gateway.finance.words import say_or, words
 from clearline.gateway.parts import Parts
 from clearline.gateway.problems import Problem
+from clearline.gateway.staff_pages import STATUS
 from schemas.errors import BadInputError, PartUnavailableError
 from schemas.identity import BANK
 
@@ -35,16 +35,6 @@ log = structlog.get_logger()
 
 LANGUAGE = "en"
 NAV = ("today", "trial-balance", "statement", "flows", "breaks", "closes", "reports")
-SECURITY = {
-    "Content-Security-Policy": "default-src 'none'; style-src 'self'; img-src 'self' data:; form-action 'self'; "
-    "base-uri 'none'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "same-origin",  # not none: a form would say nothing of where it was
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
-}
-PRIVATE = {**SECURITY, "Cache-Control": "private, no-store"}
 _HTML = "text/html; charset=utf-8"
 _NAMES = (  # what templates ask for and not every page has
     "about", "action", "as_of", "charts", "charts_cut", "downloads", "error", "error_field", "facts", "fields", "links",
@@ -52,9 +42,7 @@ _NAMES = (  # what templates ask for and not every page has
     "tables", "told", "verdict", "verdicts",
 )  # fmt: skip
 _NOTHING: dict[str, Any] = dict.fromkeys(_NAMES, ())
-_STATUS = {
-    "rate_limited": 429, "quota_exceeded": 429, "report_too_large": 422, "not_found": 404, "body_too_large": 413,
-}  # fmt: skip
+PACKAGE = "clearline.gateway.finance"
 
 
 @dataclass(slots=True)
@@ -93,7 +81,7 @@ class Page:
         text = _environment().get_template(template).render(
             **{**_NOTHING, **more}, say=self.say, language=self.language, title=title, here=self.here,
             world=self.parts.settings.world, session=self.session, nav=nav,
-            style=f"{sessions.PATH}/finance.css?{style()[1]}",
+            style=f"{sessions.PATH}/finance.css?{staff_pages.static(PACKAGE, 'finance.css')[1]}",
         )  # fmt: skip
         return Response(text, status, media_type=_HTML)
 
@@ -112,7 +100,7 @@ def finance_app(parts: Parts) -> ASGIApp:
         ),
         Route(f"{sessions.PATH}/sign-in", _open(parts, _sign_in), methods=["POST"]),
         Route(f"{sessions.PATH}/sign-out", _open(parts, _sign_out), methods=["POST"]),
-        Route(f"{sessions.PATH}/finance.css", _style, methods=["GET"]),
+        Route(f"{sessions.PATH}/finance.css", staff_pages.serving(PACKAGE, "finance.css"), methods=["GET"]),
         Route("/{path:path}", _open(parts, _not_found), methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]),
     ]
     app = Starlette(routes=routes)
@@ -153,36 +141,16 @@ def _page(parts: Parts, path: str, here: str, handler: Handler) -> Route:
 def _open(
     parts: Parts, handler: Handler, here: str = "", route: str = sessions.PATH
 ) -> Callable[[Request], Awaitable[Response]]:
-    """A handler whose errors become pages, and whose answers stay with whoever asked. `route`: its pattern, which
-    metrics call it by."""
-
-    async def answer(request: Request) -> Response:
-        page = Page(parts, request, here)
-        request.scope["route"] = _Named(route)
-        try:
-            response = await handler(page)
-        except Exception as e:
-            response = failed(page, e)
-        response.headers.update({n: v for n, v in PRIVATE.items() if n not in response.headers})
-        return response
-
-    return answer
-
-
-@dataclass(frozen=True, slots=True)
-class _Named:
-    """A route's pattern, as metrics look for it."""
-
-    path: str
+    return staff_pages.answering(lambda request: Page(parts, request, here), handler, failed, route)
 
 
 def failed(page: Page, error: Exception) -> Response:
     """The page that says what went wrong, and nothing of the inside."""
     say = page.say
     match error:
-        case Problem() if error.code in _STATUS:
-            text = say("busy") if _STATUS[error.code] == 429 else error.detail
-            return page.html("message.html", say("bad"), _STATUS[error.code], text=text)
+        case Problem() if error.code in STATUS:
+            text = say("busy") if STATUS[error.code] == 429 else error.detail
+            return page.html("message.html", say("bad"), STATUS[error.code], text=text)
         case BadInputError():
             return page.html("message.html", say("bad"), 400, text=str(error))
         case PartUnavailableError():
@@ -263,22 +231,6 @@ async def _not_found(page: Page) -> Response:
 # ---- what pages are made of ------------------------------------------------------------------------------------------
 
 
-async def _style(request: Request) -> Response:
-    headers = {**SECURITY, "Cache-Control": "public, max-age=31536000, immutable"}
-    return Response(style()[0], 200, headers, "text/css; charset=utf-8")
-
-
-@lru_cache(1)
-def style() -> tuple[bytes, str]:
-    """The style sheet, and the name of these very bytes."""
-    text = (files("clearline.gateway.finance") / "static" / "finance.css").read_bytes()
-    return text, sha256(text).hexdigest()[:12]
-
-
 @lru_cache(1)
 def _environment() -> Environment:
-    """Templates in which everything is escaped, and a name that is missing is an error."""
-    return Environment(
-        loader=PackageLoader("clearline.gateway.finance"), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True, auto_reload=False,
-    )  # fmt: skip
+    return staff_pages.templates(PACKAGE)
