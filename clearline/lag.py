@@ -115,13 +115,18 @@ def unsettled(kafka: KafkaConfig, topic: str, ends: dict[int, int], done: dict[i
     few = {p: max(0, done.get(p, 0)) for p, n in behind.items() if 0 < n <= _FEW}
     if not few:
         return behind
-    behind |= dict.fromkeys(few, 0)
+    found = dict.fromkeys(few, 0)
     with LogReader(kafka, topic, few) as reader:
+
+        def unread() -> set[int]:
+            return {p for p in few if p not in reader.at_end and reader.position[p] < ends[p]}
+
         deadline = time.monotonic() + _LOOK_S
-        while reader.at_end != set(few) and time.monotonic() < deadline:
+        while unread() and time.monotonic() < deadline:
             for r in reader.poll(1_000, 0.1):
-                behind[r.partition] += r.offset < ends[r.partition]
-    return behind
+                found[r.partition] += r.offset < ends[r.partition]
+        # A broker that did not answer in time has not said that nothing waits: then every offset counts.
+        return behind | {p: n for p, n in found.items() if p not in unread()}
 
 
 def _behind(ends: dict[int, int], done: dict[int, int]) -> dict[int, int]:

@@ -12,6 +12,7 @@ import pytest
 from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
+from clearline.lag import unsettled
 from schemas.errors import InvariantError, PartUnavailableError
 from schemas.identity import partition_of
 from schemas.records import (
@@ -25,7 +26,7 @@ from schemas.records import (
 )
 from streams.clients import KafkaConfig
 from streams.publisher import CommandPublisher
-from streams.reader import committed_offsets, read_to_end
+from streams.reader import committed_offsets, end_offsets, read_to_end
 from streams.recovery import recover
 from streams.topics import TopicMismatchError, Topics, check_topics, create_topics, partition_counts
 from tests.integration.conftest import World
@@ -293,3 +294,14 @@ def test_what_was_not_acknowledged_is_told(world: World) -> None:
     with pytest.raises(PartUnavailableError, match="1 of 1 commands were not acknowledged"):
         nowhere.flush(5)
     assert (nowhere.published, nowhere.acknowledged, nowhere.failed) == (1, 0, 1)
+
+
+def test_what_could_not_be_read_in_time_is_not_counted_as_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_all(world)
+    ends = end_offsets(world.kafka, world.topics.submitted)
+    assert sum(ends.values()) == OPENED
+    assert unsettled(world.kafka, world.topics.submitted, ends, {}) == ends
+    monkeypatch.setattr("clearline.lag._LOOK_S", 0.0)
+    assert unsettled(world.kafka, world.topics.submitted, ends, {}) == ends
