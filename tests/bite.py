@@ -11,8 +11,10 @@ same story without the bug, on which nothing may be found. Ends with 1 when a bu
 from __future__ import annotations
 
 import argparse
+import math
+import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import pytest
@@ -78,9 +80,13 @@ def _words(name: str) -> str:
 
 
 class Watch:
-    """A plugin of pytest: what became of each test, and how long it took, in seconds."""
+    """A plugin of pytest: what became of each test, and how long it took, in seconds. `tell` is given a line for each
+    bug as soon as its test is over; after `until` (of the monotonic clock) no test begins."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self, bugs: Sequence[Seeded] = (), tell: Callable[[str], object] = str, until: float = math.inf
+    ) -> None:
+        self.bugs, self.tell, self.until = bugs, tell, until
         self.took: dict[str, float] = {}
         self.failed: set[str] = set()
         self.skipped: set[str] = set()
@@ -91,6 +97,15 @@ class Watch:
             self.failed.add(report.nodeid)
         elif report.skipped:
             self.skipped.add(report.nodeid)
+
+    def pytest_runtest_logfinish(self, nodeid: str) -> None:
+        for bug in self.bugs:
+            if _is_of(bug, nodeid):
+                self.tell(line(bug, self)[1])
+
+    def pytest_runtest_protocol(self, item: pytest.Item) -> None:
+        if time.monotonic() > self.until:
+            item.session.shouldstop = "the time is over"
 
 
 def _is_of(bug: Seeded, nodeid: str) -> bool:
@@ -107,20 +122,23 @@ def line(bug: Seeded, watch: Watch) -> tuple[bool, str]:
     return caught, f"| {bug.bug} | {bug.by} | {sum(watch.took[n] for n in mine):.1f}{word} |"
 
 
-def run(bugs: Sequence[Seeded]) -> bool:
-    """Runs the tests of these bugs and prints the table; whether all were caught."""
-    watch, started = Watch(), time.monotonic()
+def run(bugs: Sequence[Seeded], seconds: float = math.inf) -> bool:
+    """Runs the tests of these bugs and prints the table, a row as soon as it is known; whether all were caught. A bug
+    whose test had not begun after so many seconds was not run, and so not caught."""
+    screen = os.fdopen(os.dup(1), "w", buffering=1)  # pytest takes what is printed meanwhile for its tests' own
+    started = time.monotonic()
+    watch = Watch(bugs, lambda text: print(text, file=screen), started + seconds)
     # Tests of changed records have ids that only pytest knows whole: their modules are run as they are.
-    wanted = {b.test.partition("[")[0] if b.test.endswith("-") else b.test for b in bugs}
-    pytest.main(
-        ["-q", "--no-header", "-p", "no:cacheprovider", "-o", f"timeout={TIMEOUT_S}", *sorted(wanted)], plugins=[watch]
-    )
-    rows = [line(b, watch) for b in bugs]
-    print("\n| bug | caught by | seconds |\n|---|---|---|")
-    for _, text in rows:
-        print(text)
-    caught = sum(ok for ok, _ in rows)
-    print(f"\n{caught} of {len(rows)} bugs caught in {time.monotonic() - started:.0f} s")
+    wanted = dict.fromkeys(b.test.partition("[")[0] if b.test.endswith("-") else b.test for b in bugs)
+    print("| bug | caught by | seconds |\n|---|---|---|", file=screen)
+    options = ["-q", "-q", "--no-header", "--tb=native", "-p", "no:cacheprovider", "-o", f"timeout={TIMEOUT_S}"]
+    pytest.main([*options, *wanted], plugins=[watch])
+    rows = {b: line(b, watch) for b in bugs}
+    caught = sum(ok for ok, _ in rows.values())
+    print(f"\n{caught} of {len(rows)} bugs caught in {time.monotonic() - started:.0f} s", file=screen)
+    for b, (ok, text) in rows.items():
+        if not ok:
+            print(f"{text} {b.test}", file=screen)
     return caught == len(rows)
 
 
@@ -129,6 +147,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="only those that need no server")
     parser.add_argument("--list", action="store_true", help="show the table and run nothing")
     parser.add_argument("--only", default="", help="only bugs whose name has this in it")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="after these no test begins any more")
     given = parser.parse_args()
     bugs = [b for b in seeded() if (b.quick or not given.quick) and given.only in b.bug]
     if given.list:
@@ -136,7 +155,7 @@ def main() -> int:
             print(f"| {b.bug} | {b.by} | {b.test} |")
         print(f"{len(bugs)} bugs")
         return 0
-    return 0 if run(bugs) else 1
+    return 0 if run(bugs, given.seconds) else 1
 
 
 if __name__ == "__main__":
