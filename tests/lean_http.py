@@ -2,6 +2,9 @@
 
 It does one thing less than others: it never tries again by itself. A connection that is lost, before or after a part of
 the answer has come, is a ConnectionError, and whoever asked does not know what became of his request.
+
+It knows every connection that it made until that is gone. A loop that is closed with one of them open fails itself, and
+what went wrong before is not told.
 """
 
 from __future__ import annotations
@@ -23,8 +26,9 @@ class Reply(NamedTuple):
 
 
 class _Connection(asyncio.Protocol):
-    def __init__(self) -> None:
+    def __init__(self, open_: set[_Connection]) -> None:
         self._transport: Any = None
+        self._open = open_
         self._waits: asyncio.Future[Reply] | None = None
         self._parser = httptools.HttpResponseParser(self)
         self._headers: dict[str, str] = {}
@@ -32,15 +36,18 @@ class _Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
+        self._open.add(self)
 
     @property
     def lost(self) -> bool:
         return bool(self._transport.is_closing())
 
     def close(self) -> None:
-        self._transport.close()
+        self._transport.abort()  # nobody waits for what may still come, nor for what was not sent yet
 
     async def ask(self, request: bytes) -> Reply:
+        if self.lost:  # nobody would tell whoever waits now
+            raise ConnectionError("closed by the server before the request was sent")
         self._waits = asyncio.get_running_loop().create_future()
         self._transport.write(request)
         return await self._waits
@@ -63,6 +70,7 @@ class _Connection(asyncio.Protocol):
             self._waits.set_result(reply)
 
     def connection_lost(self, error: Exception | None) -> None:
+        self._open.discard(self)
         if self._waits is not None and not self._waits.done():
             self._waits.set_exception(ConnectionError(str(error or "closed by the server")))
 
@@ -74,6 +82,7 @@ class LeanClient:
         parts = urlsplit(url)
         self.host, self.port = parts.hostname or "127.0.0.1", parts.port or 80
         self._idle: list[_Connection] = []
+        self._open: set[_Connection] = set()
 
     async def request(
         self, method: str, path: str, headers: Mapping[str, str], body: bytes = b"", timeout_s: float = 60.0
@@ -101,13 +110,16 @@ class LeanClient:
                 return connection
         loop = asyncio.get_running_loop()
         try:
-            _, made = await loop.create_connection(_Connection, self.host, self.port)
+            _, made = await loop.create_connection(lambda: _Connection(self._open), self.host, self.port)
         except OSError as e:
             raise ConnectionError(str(e)) from None
         return made
 
-    def close(self) -> None:
-        """Closes what is idle."""
-        for connection in self._idle:
-            connection.close()
+    async def close(self) -> None:
+        """Closes every connection that was made, and returns when all are gone: whoever still waits for an answer gets a
+        ConnectionError."""
         self._idle.clear()
+        while self._open:
+            for connection in list(self._open):
+                connection.close()
+            await asyncio.sleep(0)

@@ -22,7 +22,7 @@ from sinks.clickhouse import ClickHouseConfig, Database
 T = TypeVar("T")
 
 
-def wait_for(what: str, ask: Callable[[], T], seconds: float = 60.0) -> T:
+def wait_for(what: str, ask: Callable[[], T], seconds: float = 180.0) -> T:
     """The first true answer. Fails with `what` after the deadline."""
     deadline = time.monotonic() + seconds
     while True:

@@ -41,7 +41,10 @@ TRIES_MAX = 5
 AT_ONCE = 64  # payments that are being tried at a time
 POOR_EVERY = 25  # one payment in so many asks for more than its payer has
 CHANGED_EVERY = 50  # under one key in so many another payload is tried afterwards
-PATIENCE_S = 420.0  # one try, through kills and restarts: no more than an end to a run that hangs
+PATIENCE_S = 600.0  # one try, through kills and restarts: no more than an end to a run that hangs
+SILENCE_S = 60.0  # one request: then its connection counts as lost
+RESTART_S = 240.0
+LOG_LINES = 15  # of each gateway's log, beside an answer that nobody expected
 REFUSED = "insufficient_funds"
 
 
@@ -81,6 +84,22 @@ class World:
     def records(self) -> list[JournalRecord]:
         """The whole journal."""
         return [self.system.codec.decode(r.value) for r in read_to_end(self.system.kafka, self.system.topics.journal)]
+
+    def asked(self, key: str) -> list[tuple[int, int]]:
+        """Where the log has the commands of a key: partition and offset of each try that arrived."""
+        records = read_to_end(self.system.kafka, self.system.topics.submitted)
+        found = [r for r in records if r.value is not None and key.encode() in r.value]
+        return [(r.partition, r.offset) for r in found if self.system.codec.decode(r.value).idempotency_key == key]
+
+    def logs(self) -> str:
+        """What each gateway complained about last."""
+        out = []
+        for i in range(GATEWAYS):
+            path = self.stack.folder.logs / f"gateway-{i}.log"
+            lines = path.read_text(errors="replace").splitlines() if path.exists() else ["no log"]
+            told = [line for line in lines if any(word in line.lower() for word in ("error", "warn", "traceback"))]
+            out += [f"gateway-{i}, {self.stack.restarts(f'gateway-{i}')} restarts:", *(told or lines)[-LOG_LINES:]]
+        return "\n  ".join(out)
 
     def accounts(self) -> dict[str, AccountState]:
         """Every partner's account as `ledger.state` has it last."""
@@ -165,23 +184,36 @@ class _Killer:
         self._world = world
         self._rng = random.Random(f"kills {seed}")
         self._ended = threading.Event()
+        self._error: Exception | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def _run(self) -> None:
-        while not self._ended.wait(self._rng.uniform(0.5, 3.0)):
-            name = f"gateway-{self._rng.randrange(GATEWAYS)}"
-            before = self._world.stack.restarts(name)
-            self._world.stack.kill(name)
-            self._world.kills += 1
-            self._world.stack.wait_restarted(name, before)
+        try:
+            while not self._ended.wait(self._rng.uniform(0.5, 3.0)):
+                name = f"gateway-{self._rng.randrange(GATEWAYS)}"
+                before = self._world.stack.restarts(name)
+                self._world.stack.kill(name)
+                self._world.kills += 1
+                self._world.stack.wait_restarted(name, before, RESTART_S)
+        except Exception as e:
+            self._error = e
 
     def __enter__(self) -> None:
         self._thread.start()
 
     def __exit__(self, *_: object) -> None:
         self._ended.set()
-        self._thread.join(90)
+        self._thread.join(RESTART_S + 30)
         assert not self._thread.is_alive()
+        assert self._error is None, f"a killed gateway did not come back: {self._error}\n  {self._world.logs()}"
+
+
+class UnexpectedError(AssertionError):
+    """A try that met what nobody may meet."""
+
+    def __init__(self, payment: Payment, why: str) -> None:
+        super().__init__(why)
+        self.payment = payment
 
 
 class _Tries:
@@ -196,25 +228,32 @@ class _Tries:
         self.conflicts: dict[str, list[str]] = {}
 
     async def run(self, payments: list[Payment]) -> None:
-        async with asyncio.TaskGroup() as group:
-            for i, payment in enumerate(payments):
-                await self._room.acquire()
-                group.create_task(self._pay(payment, changed=i % CHANGED_EVERY == 0))
-        for client in self._clients:
-            client.close()
+        """Raises UnexpectedError with the first that there was."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                for i, payment in enumerate(payments):
+                    await self._room.acquire()
+                    group.create_task(self._pay(payment, changed=i % CHANGED_EVERY == 0))
+        except* Exception as found:
+            raise _first(found) from None
+        finally:
+            for client in self._clients:
+                await client.close()
 
     async def _pay(self, payment: Payment, *, changed: bool) -> None:
         try:
-            body = payment.body()
-            found = await asyncio.gather(*(self._try(payment, body, self._rng.choice(self._clients))
-                                           for _ in range(payment.tries)))  # fmt: skip
-            self.answers[payment.key] += found
+            clients = [self._rng.choice(self._clients) for _ in range(payment.tries)]
+            self.answers[payment.key] += await self._all(payment, payment.body(), clients)
             if changed:
-                other = payment.body(payment.amount + 1)
-                told = await asyncio.gather(*(self._try(payment, other, client) for client in self._clients))
+                told = await self._all(payment, payment.body(payment.amount + 1), self._clients)
                 self.conflicts[payment.key] = [f"{status} {json.loads(body)['code']}" for status, body in told]
         finally:
             self._room.release()
+
+    async def _all(self, payment: Payment, body: bytes, clients: list[LeanClient]) -> list[tuple[int, bytes]]:
+        async with asyncio.TaskGroup() as group:
+            tries = [group.create_task(self._try(payment, body, client)) for client in clients]
+        return [t.result() for t in tries]
 
     async def _try(self, payment: Payment, body: bytes, client: LeanClient) -> tuple[int, bytes]:
         """Asks until there is an outcome, the next time perhaps at another gateway."""
@@ -222,29 +261,49 @@ class _Tries:
             "Authorization": f"Bearer {self._world.tokens[payment.partner_id]}", "Content-Type": "application/json",
             "Idempotency-Key": payment.key, "Prefer": f"wait={self._rng.choice((0, 1, 10, 10, 10))}",
         }  # fmt: skip
-        deadline, pause_s = time.monotonic() + PATIENCE_S, 0.05
-        met: Counter[str] = Counter()
+        began, pause_s = time.monotonic(), 0.05
+        met: list[str] = []
         while True:
+            asked = time.monotonic()
             try:
-                reply = await client.request("POST", "/v1/transactions", headers, body)
+                reply = await client.request("POST", "/v1/transactions", headers, body, SILENCE_S)
+            except (ConnectionError, TimeoutError) as e:
+                what = f"{'silent' if isinstance(e, TimeoutError) else 'lost'} {client.port}"
+            else:
                 if reply.status in (201, 422):
-                    self._world.met += met
+                    self._world.met.update(m.rpartition(" after ")[0] for m in met)
                     return reply.status, reply.body
-                met[f"{reply.status} of {client.port}"] += 1
-                assert reply.status in (202, 429, 503), reply
-            except ConnectionError:
-                met[f"lost {client.port}"] += 1
-            except TimeoutError:
-                met[f"silent {client.port}"] += 1
-            if time.monotonic() > deadline:
-                raise AssertionError(f"{payment.key} has no outcome after {PATIENCE_S:.0f} s; met {dict(met)}")
+                what = f"{reply.status} of {client.port}"
+                if reply.status not in (202, 429, 503):
+                    raise UnexpectedError(payment, f"{reply}, after {headers['Prefer']} and {met or 'nothing'}")
+            met.append(f"{what} after {time.monotonic() - asked:.1f} s")
+            if time.monotonic() > began + PATIENCE_S:
+                raise UnexpectedError(payment, f"no outcome after {PATIENCE_S:.0f} s; {headers['Prefer']}, met {met}")
             await asyncio.sleep(self._rng.uniform(pause_s / 2, pause_s))
             pause_s = min(1.0, pause_s * 2)
             client = self._rng.choice(self._clients)
 
 
+def _first(found: BaseExceptionGroup) -> BaseException:
+    """The first of all that went wrong: what was cancelled because of it tells nothing."""
+    error: BaseException = found
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def _explained(world: World, seed: int, e: UnexpectedError) -> str:
+    """All that is known of the payment, and what the gateways say."""
+    journal = [(r.source_partition, r.source_offset, r.outcome, r.reason) for r in world.records()
+               if r.idempotency_key == e.payment.key]  # fmt: skip
+    return (
+        f"seed {seed}, {world.kills} kills, {e.payment}\n  {e}\n  the log has it at {world.asked(e.payment.key)}, "
+        f"the journal {journal}\n  {world.logs()}"
+    )
+
+
 @pytest.mark.stack
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1_500)
 def test_each_payment_happens_once_and_everybody_is_told_the_same(
     world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -260,7 +319,10 @@ def test_each_payment_happens_once_and_everybody_is_told_the_same(
     with capsys.disabled():
         print(f"\nunsure clients: seed {seed}, {len(payments)} payments, {sum(p.tries for p in payments)} tries")
         with _Killer(world, seed):
-            tries = uvloop.run(load())
+            try:
+                tries = uvloop.run(load())
+            except UnexpectedError as e:
+                pytest.fail(_explained(world, seed, e))
         took = time.monotonic() - began
         print(f"{took:.0f} s, {world.kills} gateways killed, met on the way: {dict(world.met)}", flush=True)
 
