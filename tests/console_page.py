@@ -164,7 +164,7 @@ def pictures(folder: Path) -> None:
                 browser.get(f"{url}/operations")
                 browser.find_element(By.ID, "f-key").send_keys(keys[0])
                 browser.find_element(By.CSS_SELECTOR, ".sign-in button").click()
-                wait_for("rates of some seconds", lambda: _window_s(browser) >= 8, 120)
+                wait_for("rates of some seconds", lambda: _window_s(browser) >= 8)
                 for name, width, height in (("console", 1280, 1580), ("console-narrow", 360, 1500)):
                     size(browser, width, height)
                     browser.save_screenshot(str(folder / f"{name}.png"))

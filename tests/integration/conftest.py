@@ -71,7 +71,7 @@ class World:
         """Every committed outcome, in the order of each partition."""
         return [self.codec.decode(r.value) for r in read_to_end(self.kafka, self.topics.journal)]
 
-    def outcomes(self, count: int, seconds: float = 60.0) -> list[JournalRecord]:
+    def outcomes(self, count: int, seconds: float = 180.0) -> list[JournalRecord]:
         """The journal, once it has at least `count` records."""
 
         def enough() -> list[JournalRecord]:

@@ -307,7 +307,7 @@ def test_clearline_prepare_makes_a_world_of_it_and_says_what_was_missing(cluster
     assert sum(s.what.startswith("topic third.") for s in wanted) == len(Topics("third").settings())
     assert preparing.prepare(settings, environment, parts) == wanted
     # The controller has taken the users; the broker that is asked learns of them a moment later.
-    wait_for("nothing to be missing", lambda: preparing.plan(settings, environment, parts) == [], 60)
+    wait_for("nothing to be missing", lambda: preparing.plan(settings, environment, parts) == [])
     again = preparing.prepare(settings, environment, parts)
     assert [s.what for s in again] == ["user third.sealer of the brokers", "user third.worker of the brokers"], (
         "passwords are given again, whoever has one: nothing else"

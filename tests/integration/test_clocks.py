@@ -47,7 +47,7 @@ from tests.sink_servers import wait_for
 
 pytestmark = [
     pytest.mark.stack,
-    pytest.mark.timeout(400),
+    pytest.mark.timeout(1_200),
     pytest.mark.skipif(
         not (shutil.which("faketime") and shutil.which("cc")),
         reason="faketime or a C compiler is missing: on Debian and Ubuntu, apt-get install faketime gcc libc6-dev",
@@ -55,6 +55,7 @@ pytestmark = [
 ]
 
 DAY_MS, HOUR_S = 86_400_000, 3_600
+SHOWN_S = 1_800  # for so long after its time a clock is told from all others; a busy machine may need minutes
 WAITS = Path(__file__).with_name("clock_waits.c")  # what libfaketime lacks
 SLOT = 1  # of the worker with the wrong clock
 PARTNERS = ("acme", "globex", "initech", "hooli")  # one in each partition
@@ -144,7 +145,7 @@ class Load:
     def publish(self, *commands: Command) -> None:
         for c in commands:
             self.publisher.publish(c)
-        self.publisher.flush(30)
+        self.publisher.flush(120)
 
     def set_up(self) -> None:
         who: Any = {"requested_by": "zhou", "note": "clock test"}
@@ -189,7 +190,7 @@ class Load:
         for p in PARTNERS:
             self.publisher.publish(self._transfer(p, f"{p}:wallet:a", f"{p}:wallet:b", 1), reply_to=0)
             self.publisher.send(UNREADABLE, p.encode(), self.publisher.partition(p))
-        self.publisher.flush(30)
+        self.publisher.flush(120)
 
     def _key(self) -> str:
         self.count += 1
@@ -263,6 +264,17 @@ def must_lapse(world: World, submitted: list[LogRecord]) -> set[tuple[int, int, 
     return out
 
 
+def late_holds(world: World, submitted: list[LogRecord]) -> list[str]:
+    """Keys of the holds that were over already when the broker took them, which a busy machine does."""
+    out, event_time = [], defaultdict[int, int](int)
+    for r in submitted:
+        event_time[r.partition] = max(event_time[r.partition], r.timestamp_ms)
+        c = world.codec.decode(r.value) if r.value != UNREADABLE else None
+        if isinstance(c, Transaction) and c.operation == "hold" and 0 < c.expires_at <= event_time[r.partition]:
+            out.append(c.idempotency_key)
+    return out
+
+
 @pytest.fixture
 def load(world: World) -> Iterator[Load]:
     with world.publisher() as publisher:
@@ -276,7 +288,7 @@ def test_a_wrong_clock_changes_no_byte_of_the_ledger(world: World, load: Load) -
     load.set_up()
     world.start(0)
     wrong.start()
-    wait_for("both workers to settle", lambda: len(wrong.figures().get("partitions", ())) == 2, 60)
+    wait_for("both workers to settle", lambda: len(wrong.figures().get("partitions", ())) == 2)
     today = int(time.time() * 1000) // DAY_MS
     for i, clock in enumerate(CLOCKS):
         wrong.set(clock)
@@ -289,11 +301,11 @@ def test_a_wrong_clock_changes_no_byte_of_the_ledger(world: World, load: Load) -
         def shown(must_show: float = must_show) -> bool:
             """Whether it has committed at a time that only this clock has."""
             load.pulse()
-            return 0 <= float(wrong.figures().get("last_commit_at", 0)) - must_show < 60
+            return 0 <= float(wrong.figures().get("last_commit_at", 0)) - must_show < SHOWN_S
 
-        wait_for(f"the worker to settle under its clock: {clock.name}", shown, 30)
+        wait_for(f"the worker to settle under its clock: {clock.name}", shown)
     assert wrong.figures()["stopped"] == {}
-    submitted, journal, rows, dead = wait_for("every command to be settled", lambda: drained(world), 30)
+    submitted, journal, rows, dead = wait_for("every command to be settled", lambda: drained(world))
 
     journals, state = settled_again(world, submitted)
     for p in range(world.settings.partitions):
@@ -312,15 +324,16 @@ def _asks_for_the_time(world: World, submitted: list[LogRecord], records: list[J
     """That the load met what depends on the time, and that it came out by the broker's."""
     lapsed = {(r.source_partition, r.source_offset, leg.hold_id) for r in records for leg in r.pending if leg.expired}
     assert lapsed == must_lapse(world, submitted)
-    assert len(lapsed) >= len(PARTNERS) * (len(CLOCKS) - 1)
+    late = late_holds(world, submitted)
+    assert len(lapsed) >= len(PARTNERS) * (len(CLOCKS) - 1) - len(late) > 0
     reasons = Counter(r.reason for r in records if r.outcome == "rejected")
-    assert set(reasons) == {"hold_expired", "limit_exceeded"}
+    assert reasons["field_invalid"] == len(late)
+    assert set(reasons) == {"hold_expired", "limit_exceeded", *(("field_invalid", "original_unknown") if late else ())}
     asked, got = Counter[tuple[str, date]](), Counter[tuple[str, date]]()
     for r in (r for r in records if r.command == "Transaction" and r.partner_id.endswith("/shop")):
         day = datetime.fromtimestamp(r.booked_at / 1000, ZoneInfo(ZONE)).date()
         asked[r.partner_id, day] += 1
         got[r.partner_id, day] += r.outcome == "settled"
     assert got == {shop: min(n, LIMIT_A_DAY) for shop, n in asked.items()}
-    late = [r for r in records if r.changes.get("late_for")]
-    assert len(late) >= len(PARTNERS)
+    assert len([r for r in records if r.changes.get("late_for")]) >= len(PARTNERS)
     assert Counter(r.command for r in records)["Crossing"] > 0

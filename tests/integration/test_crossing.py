@@ -13,7 +13,7 @@ from clearline.audit.contract import Terms
 from clearline.audit.live import LiveLog
 from clearline.audit.stores import ClickHouseEntries
 from clearline.audit.verify import verify_world
-from processors.settlement import decides
+from processors.finality import decides
 from schemas.failpoints import SETTLEMENT
 from schemas.identity import owner_of, partition_of, root_of
 from schemas.records import (
@@ -114,7 +114,7 @@ def test_kill_9_at_every_step_leaves_every_payment_whole(world: World) -> None:
                 world.start(slot, CLEARLINE_FAILPOINTS=f"{point}=kill@{hit}")
                 die_paying(world, slot, f"a kill at {point}", pay_more)
             world.start(slot)
-    wait_for("the last word on all payments", lambda: len(finals(world.journal())) == len(asked), 90)
+    wait_for("the last word on all payments", lambda: len(finals(world.journal())) == len(asked))
     records = world.journal()
     ends = finals(records)
     assert {(t.partner_id, t.idempotency_key) for t in asked} == set(ends)
@@ -123,7 +123,7 @@ def test_kill_9_at_every_step_leaves_every_payment_whole(world: World) -> None:
     assert {r.reason for r in refused} == {"credits_blocked"}
     wanted = [t for t in asked if t.accounts.get("payee") == "zeta:w:b"]
     assert sorted(r.idempotency_key for r in refused) == sorted(t.idempotency_key for t in wanted)
-    wait_for("nothing under way", lambda: not [k for _, k in state(world) if k.startswith(b"x:")], 60)
+    wait_for("nothing under way", lambda: not [k for _, k in state(world) if k.startswith(b"x:")])
     assert_balances(world, asked, {k: r.outcome for k, (r,) in ends.items()})
     assert_replies(world, asked, ends)
     with clickhouse_of(world) as entries:
@@ -145,7 +145,7 @@ def die_paying(world: World, slot: int, what: str, pay_more: Callable[[], None])
                 worker.wait(0.5)
         return worker.poll() is not None
 
-    wait_for(what, dead, 90)
+    wait_for(what, dead)
     assert worker.returncode == -signal.SIGKILL, what
 
 

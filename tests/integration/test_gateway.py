@@ -59,23 +59,23 @@ class Gateways:
         with (self.folder / f"gateway-{slot}.log").open("ab") as log:
             process = subprocess.Popen(command, env={**os.environ, **env}, stdout=log, stderr=log)
         self.running[slot] = process
-        told = wait_for(f"gateway {slot}", lambda: ready_file(ready, process.pid) or ended(process), 60)
+        told = wait_for(f"gateway {slot}", lambda: ready_file(ready, process.pid) or ended(process))
         assert told is not None
         self.urls[slot] = told["url"]
-        wait_for(f"gateway {slot} to be ready", lambda: self.get(slot, "/readyz").status_code == 200, 60)
+        wait_for(f"gateway {slot} to be ready", lambda: self.get(slot, "/readyz").status_code == 200)
 
     def stop(self, slot: int, sig: int = signal.SIGTERM) -> int:
         """Ends one; its exit code."""
         process = self.running.pop(slot)
         process.send_signal(sig)
-        return process.wait(30)
+        return process.wait(120)
 
     def get(self, slot: int, path: str) -> httpx.Response:
-        return httpx.get(self.urls[slot] + path, timeout=30, trust_env=False)
+        return httpx.get(self.urls[slot] + path, timeout=120, trust_env=False)
 
     def client(self, slot: int) -> httpx.Client:
         headers = {"Authorization": f"Bearer {self.token}"}
-        return httpx.Client(base_url=self.urls[slot], headers=headers, timeout=30, trust_env=False)
+        return httpx.Client(base_url=self.urls[slot], headers=headers, timeout=120, trust_env=False)
 
     def balance(self, account_id: str) -> int:
         """Net of the account over all postings of the journal, minor units."""
@@ -212,7 +212,7 @@ def test_a_gateway_killed_at_any_step_is_retried_through_another_with_one_effect
     before = gateways.balance("acme:w:a")
     with gateways.client(0) as one, pytest.raises(httpx.TransportError):
         one.post("/v1/transactions", json=body, headers=keyed(key, 20))
-    assert gateways.running.pop(0).wait(30) == -signal.SIGKILL
+    assert gateways.running.pop(0).wait(120) == -signal.SIGKILL
     with gateways.client(1) as two:
         first = two.post("/v1/transactions", json=body, headers=keyed(key, 20))
         assert first.status_code == 201, first.text
@@ -271,11 +271,11 @@ def test_sigterm_answers_what_is_under_way(gateways):
             wait_for("nobody new to get in", lambda: refused(gateways, 1))
             assert not call.done()
             gateways.stack.kill("worker-0", signal.SIGCONT)
-            answer = call.result(30)
+            answer = call.result(120)
     finally:
         gateways.stack.kill("worker-0", signal.SIGCONT)
     assert (answer.status_code, answer.json()["status"]) == (201, "settled")
-    assert process.wait(30) == 0
+    assert process.wait(120) == 0
     del gateways.running[1]
     system = connect(gateways.settings)  # its last word, the last call included, is what it counted
     told = [system.codec.decode(r.value) for r in read_to_end(system.kafka, system.topics.calls)]

@@ -122,7 +122,7 @@ def facts(lines: list[dict[str, Any]]) -> list[str]:
 
 
 def test_statements_balances_and_limits_are_the_twins(real: Gateways, twin: Gate) -> None:
-    wait_for("the sinks", lambda: everything_is_in(real, twin.ledger), 60)
+    wait_for("the sinks", lambda: everything_is_in(real, twin.ledger))
     first = "2026-01-01"
     for account_id in ("acme:w:a", "acme:w:b"):
         path = f"/v1/accounts/{account_id}/statement"
@@ -301,7 +301,7 @@ def test_reports_data_and_a_table_of_ones_own(real: Gateways) -> None:
     assert row["balance"] == closing > 0
     with real.client(0) as acme, httpx.Client(base_url=real.urls[0], timeout=30, trust_env=False) as bank:
         bank.headers["Authorization"] = f"Bearer {made.token}"
-        whole = wait_for("the key of the bank", lambda: _well(bank.get("/v1/reports/trial-balance")), 20)
+        whole = wait_for("the key of the bank", lambda: _well(bank.get("/v1/reports/trial-balance")))
         assert whole is not None
         assert whole.json()["balanced"] and "reports" in whole.headers["ratelimit"]
         cut = whole.headers["clearline-as-of"]

@@ -332,7 +332,7 @@ def test_faust_exactly_once_under_kill_9(world: OnePartition, tmp_path: Path) ->
         worker = _faust(world, tmp_path)
         try:
             more = have + rnd.randrange(60, 200)
-            wait_for("Faust to settle", lambda: len(seen()) >= more or worker.poll() is not None, 90)  # noqa: B023
+            wait_for("Faust to settle", lambda: len(seen()) >= more or worker.poll() is not None)  # noqa: B023
         finally:
             worker.kill()
             worker.wait()

@@ -86,7 +86,7 @@ def test_a_transaction_is_one_trace_from_the_call_to_clickhouse(system: System) 
         found = {s.name: s for s in spans if s.trace in traces}
         return found if {"POST /v1/transactions", "clickhouse insert", "insert batch"} <= found.keys() else {}
 
-    spans = wait_for("the whole trace", whole, 60)
+    spans = wait_for("the whole trace", whole)
     assert set(spans) == {
         "POST /v1/transactions", "publish", "settle", "journal commit", "settle batch", "clickhouse insert",
         "insert batch",
@@ -135,13 +135,13 @@ def test_every_role_serves_what_the_list_says_and_is_ready(system: System) -> No
             assert found <= wanted, f"{name}: {found - wanted} is on no list"
             return found == wanted  # a clock's is there once something came
 
-        wait_for(f"all figures of {name}", served, 60)
+        wait_for(f"all figures of {name}", served)
         assert system.get(name, "/healthz").json() == {"status": "ok", "role": name}
 
         def ready(name: str = name) -> bool:
             return not system.get(name, "/readyz").json()["why"]
 
-        wait_for(f"{name} to be ready", ready, 60)
+        wait_for(f"{name} to be ready", ready)
         assert system.get(name, "/readyz").status_code == 200
     told = json.loads((system.stack.folder.ready / "worker-0.json").read_text())
     assert told["latency_ms"]["count"] > 0 and 0 < told["latency_ms"]["p50"] <= told["latency_ms"]["p99"]
@@ -175,15 +175,15 @@ def test_prometheus_scrapes_all_of_it_and_an_alert_fires(system: System, tmp_pat
             found: list[dict[str, Any]] = answer.json()["data"]["result"] if answer.status_code == 200 else []
             return found
 
-        wait_for("all roles to be scraped", lambda: len(asked('up{job="clearline"} == 1')) == len(system.roles), 60)
-        wait_for("a recorded rate", lambda: asked("clearline:commands:rate1m"), 60)
+        wait_for("all roles to be scraped", lambda: len(asked('up{job="clearline"} == 1')) == len(system.roles))
+        wait_for("a recorded rate", lambda: asked("clearline:commands:rate1m"))
         assert not asked('ALERTS{alertstate="firing"}'), "nothing is wrong"
         topics = connect(system.settings).topics
         producer = Producer(connect(system.settings).kafka.producer())
         for _ in range(30):
             producer.produce(topics.submitted, b"no command", b"acme", partition_of("acme", system.settings.partitions))
         assert producer.flush(30) == 0
-        (alert,) = wait_for("the alert", lambda: asked('ALERTS{alertstate="firing", incident="poison_flood"}'), 60)
+        (alert,) = wait_for("the alert", lambda: asked('ALERTS{alertstate="firing", incident="poison_flood"}'))
         assert alert["metric"]["alertname"] == "PoisonFlood"
     finally:
         process.terminate()

@@ -60,8 +60,8 @@ def world(broker: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterato
             out.publish(Transaction(root, "fund", "wallet", "transfer", 1_000_000, "CNY", roles, (), DAY))
         for i in range(LETTERS):
             out.publish(transfer(ROOTS[i % len(ROOTS)], f"o-{i}"))
-    wait_for("the letters", lambda: sum(end_offsets(kafka, topics.dead).values()) >= LETTERS, 60)
-    wait_for("every letter", lambda: len(letters(w)) == LETTERS, 60)
+    wait_for("the letters", lambda: sum(end_offsets(kafka, topics.dead).values()) >= LETTERS)
+    wait_for("every letter", lambda: len(letters(w)) == LETTERS)
     w.kill()
     w.start()
     yield w
@@ -194,7 +194,7 @@ def slow_redrive(world: World) -> subprocess.Popen[str]:
     """A redrive of everything that would take minutes, under way."""
     before = moved(world)
     child = begin(world, "redrive", "--again", "--yes", "--match", "reason=too_large", "--rate", "50")
-    wait_for("a redrive under way", lambda: moved(world) > before, 120)
+    wait_for("a redrive under way", lambda: moved(world) > before)
     return child
 
 

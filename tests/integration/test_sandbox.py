@@ -78,7 +78,7 @@ class Bank:
             found = str(json.loads(self._ready.read_bytes())["url"])
             return found if httpx.get(f"{found}/readyz").status_code == 200 else ""
 
-        self.url = wait_for("the gateway", url, 120)
+        self.url = wait_for("the gateway", url)
 
     def stop(self) -> None:
         for process in [*(w for world in self.worlds.values() for w in world.workers.values()), self._gateway]:

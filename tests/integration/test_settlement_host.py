@@ -112,7 +112,7 @@ def test_a_hold_in_a_quiet_partition_lapses_without_any_other_command(world: Wor
     def lapsed() -> list[JournalRecord]:
         return [r for r in world.journal() if any(p.expired for p in r.pending)]
 
-    (record,) = wait_for("the hold to lapse", lapsed, 30)
+    (record,) = wait_for("the hold to lapse", lapsed)
     assert (record.command, record.outcome, record.source_partition) == ("Tick", "applied", place)
     assert (record.subject_id, record.changes, record.postings) == ("", {}, ())
     assert [(p.account_id, p.change) for p in record.pending] == [("acme:wallet:0", -300), ("acme:wallet:1", -300)]
@@ -120,7 +120,7 @@ def test_a_hold_in_a_quiet_partition_lapses_without_any_other_command(world: Wor
     others = [r for r in world.journal() if r.command == "Tick" and r.source_partition != place]
     assert others == [], "where nothing is due nobody ticks"
     publish(world, Transaction("acme", "c", "wallet", "capture", 1, "CNY", {}, (), 20_000, original="h"))
-    (late,) = wait_for("the capture", lambda: [r for r in world.journal() if r.idempotency_key == "c"], 30)
+    (late,) = wait_for("the capture", lambda: [r for r in world.journal() if r.idempotency_key == "c"])
     assert late.reason == "hold_expired"
     assert chain_holds(world)
 
@@ -177,7 +177,7 @@ def _move_group(world: World, offset: int) -> None:
         except Exception:
             return False
 
-    wait_for("the group to be empty", reset, 30)
+    wait_for("the group to be empty", reset)
 
 
 def test_a_worker_refuses_offsets_ahead_of_the_state(world: World) -> None:
@@ -195,11 +195,11 @@ def test_a_worker_refuses_offsets_ahead_of_the_state(world: World) -> None:
     def stopped() -> dict[str, Any]:
         return json.loads(ready.read_text()) if ready.exists() and '"stopped": {}' not in ready.read_text() else {}
 
-    figures = wait_for("the wrong partition to stop", stopped, 60)
+    figures = wait_for("the wrong partition to stop", stopped)
     assert list(figures["stopped"]) == [str(wrong)]
     assert "written together" in figures["stopped"][str(wrong)]
     others = wait_for(
-        "the other partitions to be settled", lambda: sorted({*json.loads(ready.read_text())["partitions"]}), 60
+        "the other partitions to be settled", lambda: sorted({*json.loads(ready.read_text())["partitions"]})
     )
     assert wrong not in others
     assert others == [p for p in range(world.settings.partitions) if p != wrong]
@@ -212,7 +212,7 @@ def test_a_worker_refuses_offsets_ahead_of_the_state(world: World) -> None:
         found = samples(figures["metrics"])
         return found if found["clearline_commands_total"] >= len(going) else {}
 
-    told = wait_for("the metrics of what goes on", settled, 30)
+    told = wait_for("the metrics of what goes on", settled)
     stopped_of = [told[f"clearline_partition_stopped{{{p}}}"] for p in range(world.settings.partitions)]
     assert stopped_of == [float(p == wrong) for p in range(world.settings.partitions)]
     assert told["clearline_commands_total"] == len(going), "nothing of the stopped partition is settled"

@@ -83,7 +83,7 @@ def test_what_changes_is_seen_and_what_is_deleted_is_gone(rows: StateRows, write
     writer.put("p:acme/0", PartnerState("acme/0", "", "live", 9))
     writer.put("p:acme/a", PartnerState("acme/a", "A", "suspended", 9))
     writer.head(12)
-    wait_for("the rows", lambda: reached(rows, 12), 30)
+    wait_for("the rows", lambda: reached(rows, 12))
     assert rows.row(0, "l:partner:acme") is None and list(rows.keys(0, "l:")) == []
     assert list(rows.keys(0, "p:acme/")) == ["p:acme/0", "p:acme/a", "p:acme/b"]
     changed = rows.row(0, "p:acme/a")
@@ -95,7 +95,7 @@ def test_only_the_accounts_that_changed_last_are_kept(rows: StateRows, writer: W
     writer.account("acme:w:2", 10)
     writer.account("acme:w:9", 11)
     writer.head(12)
-    wait_for("the rows", lambda: reached(rows, 12), 30)
+    wait_for("the rows", lambda: reached(rows, 12))
     kept = {i: found.source_offset for i in range(10) if (found := rows.account(f"acme:w:{i}")) is not None}
     assert kept == {2: 10, 4: 4, 9: 11}
 

@@ -186,7 +186,7 @@ def test_dead_after_its_days_listed_and_sent_again(
     events = expected(lines, subscriptions)
     lost = [e for e in events if e.subscription_id in ("wh_p1", "wh_p2")]
     process = role.start()
-    wait_for("what cannot be delivered to be dead", lambda: report_of(role).get("dead") == len(lost) > 10, 120)
+    wait_for("what cannot be delivered to be dead", lambda: report_of(role).get("dead") == len(lost) > 10)
     wait_for("the others to be delivered", lambda: len(receiver.ids()) == len(events) - len(lost))
     dead = deliveries(world.kafka, world.topics, world.codec)
     assert {d.delivery_id for d in dead} == {e.event_id for e in lost}
@@ -239,7 +239,7 @@ def test_alerts_and_whole_documents_from_a_ledger_that_settles(
         for command in ground:
             publisher.publish(command)
         publisher.flush()
-    wait_for("the ground", lambda: sum(r.outcome in ("settled", "applied") for r in world.journal()) >= 8, 120)
+    wait_for("the ground", lambda: sum(r.outcome in ("settled", "applied") for r in world.journal()) >= 8)
     now = int(time.time() * 1000)
     with world.publisher() as publisher:
         for command in (move("pay", "transfer", 600, reference="order 1"), move("over", "transfer", 900),
@@ -256,7 +256,7 @@ def test_alerts_and_whole_documents_from_a_ledger_that_settles(
 
     counts = {"transaction.settled": 3, "transaction.rejected": 1, "hold.expiring": 2, "hold.expired": 1,
               "limit.reached": 1, "balance.below": 1}  # fmt: skip
-    wait_for("every event", lambda: {k: len(v) for k, v in came().items()} == counts, 120)
+    wait_for("every event", lambda: {k: len(v) for k, v in came().items()} == counts)
     found = came()
     paid = next(d for d in found["transaction.settled"] if d["idempotency_key"] == "pay")
     assert (paid["amount"], paid["reference"], paid["status"]) == (600, "order 1", "settled")
