@@ -6,6 +6,7 @@ module in `clearline.commands`; what a command needs is imported when it runs, s
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import sys
@@ -15,46 +16,23 @@ from typing import Annotated, Any
 
 import typer
 
-from clearline import redaction, screen
-from clearline.commands import (
-    access,
-    account,
-    backup,
-    bench,
-    calendar,
-    close,
-    demo,
-    dlq,
-    document,
-    explain,
-    freeze,
-    key,
-    limit,
-    migrate,
-    onboard,
-    operate,
-    partner,
-    prepare,
-    product,
-    publish,
-    reader,
-    receipt,
-    recon,
-    replay,
-    report,
-    sandbox,
-    stack,
-    status,
-    webhook,
-)
+from clearline import commands, redaction, screen
 from clearline.commands.common import EXIT_CODES, PartlyDoneError
 from schemas.errors import ClearlineError
 
 EXIT_INTERRUPTED = 130
+# The modules of `clearline.commands`, in the order of the help.
+_MODULES = (
+    "stack", "status", "demo", "publish", "partner", "account", "freeze", "access", "limit", "calendar", "close",
+    "product", "key", "reader", "recon", "sandbox", "onboard", "migrate", "prepare", "backup", "report", "operate",
+    "replay", "receipt", "explain", "dlq", "webhook", "document", "bench",
+)  # fmt: skip
+# Commands that begin without what all the others import, and the module of each: money moves until they have begun.
+_IN_A_HURRY = {"freeze": "freeze", "unfreeze": "freeze"}
 
 
-def build() -> typer.Typer:
-    """The whole tree of commands."""
+def build(only: str = "") -> typer.Typer:
+    """The whole tree of commands; of one that somebody is in a hurry for, only what it needs."""
     app = typer.Typer(
         name="clearline",
         help="The transaction backbone of an open-banking platform: Kafka in, double entry, ClickHouse and Redis out.",
@@ -65,27 +43,8 @@ def build() -> typer.Typer:
         rich_markup_mode=None,
     )
     app.callback()(_settings)
-    nouns = (
-        partner, account, freeze, access, limit, calendar, close, product, key, reader, recon, sandbox, onboard,
-        migrate, prepare, backup,
-    )  # fmt: skip
-    for module in (
-        stack,
-        status,
-        demo,
-        publish,
-        *nouns,
-        report,
-        operate,
-        replay,
-        receipt,
-        explain,
-        dlq,
-        webhook,
-        document,
-        bench,
-    ):
-        module.register(app)
+    for module in _MODULES if only not in _IN_A_HURRY else (_IN_A_HURRY[only],):
+        importlib.import_module(f"{commands.__name__}.{module}").register(app)
     return app
 
 
@@ -110,7 +69,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not {"--debug", "--role"} & set(given):
         logging.getLogger("clickhouse_driver").setLevel(logging.CRITICAL)  # it logs what it raises, with a traceback
     try:
-        code = build()(args=given, prog_name="clearline", standalone_mode=False)
+        noun = _noun(given)
+        app = build(noun) if noun in _IN_A_HURRY else build()
+        code = app(args=given, prog_name="clearline", standalone_mode=False)
         if code == EXIT_INTERRUPTED:  # what typer makes of Ctrl-C
             return _failed("interrupted", code, as_json)
         return code if isinstance(code, int) else 0
@@ -125,6 +86,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (Exception, KeyboardInterrupt) as e:
         sentence, code = _told(e, given)
         return _failed(sentence, code, as_json)
+
+
+def _noun(given: Sequence[str]) -> str:
+    """The first word that is no option of the program itself."""
+    words = iter(given)
+    for word in words:
+        if word == "--world":
+            next(words, "")
+        elif not word.startswith("-"):
+            return word
+    return ""
 
 
 def _ended(end: SystemExit) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -29,11 +30,12 @@ class Connection:
     partitions: int
     message_bytes_max: int
 
-    def publisher(self, delivery_timeout_s: float = 30.0) -> CommandPublisher:
-        """A publisher into this system's world."""
+    def publisher(self, delivery_timeout_s: float = 30.0, *, idempotent: bool = True) -> CommandPublisher:
+        """A publisher into this system's world. `idempotent`: as CommandPublisher has it."""
         return CommandPublisher(
-            self.kafka, self.topics, self.codec, self.partitions, delivery_timeout_s=delivery_timeout_s
-        )
+            self.kafka, self.topics, self.codec, self.partitions, delivery_timeout_s=delivery_timeout_s,
+            idempotent=idempotent,
+        )  # fmt: skip
 
 
 def kafka_config(settings: Settings) -> KafkaConfig:
@@ -91,16 +93,17 @@ def redis_config(settings: Settings) -> RedisConfig:
     return RedisConfig(settings.redis.url, settings.world)
 
 
-def connect(settings: Settings) -> Connection:
+def connect(settings: Settings, records: Collection[str] = ()) -> Connection:
     """Checks that the topics are there with the right number of partitions, and fetches the schemas' ids.
 
-    `settings` must hold addresses (`clearline.stack.resolved_settings`). Raises PartUnavailableError within seconds
-    when a part does not answer, and TopicMismatchError when a topic has another number of partitions.
+    `records`: names of the only records that will be written and read, for whoever is in a hurry: the registry is asked
+    for each. `settings` must hold addresses (`clearline.stack.resolved_settings`). Raises PartUnavailableError within
+    seconds when a part does not answer, and TopicMismatchError when a topic has another number of partitions.
     """
     kafka, topics = kafka_config(settings), Topics(settings.world)
     missing = check_topics(kafka, topics, settings.partitions)
     if missing:
         hint = f"topic {missing[0]} does not exist; `./run up` prepares the world {settings.world}"
         raise PartUnavailableError("Kafka", kafka.bootstrap, hint)
-    codec = registry_of(settings).codec()
+    codec = registry_of(settings).codec(records)
     return Connection(kafka, topics, codec, settings.partitions, settings.settlement.message_bytes_max)

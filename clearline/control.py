@@ -48,8 +48,8 @@ def ask(system: Connection, command: Command, stall_s: float = 30.0) -> list[Out
         if error is None:
             matcher.sent(0, message.partition(), message.offset())
 
-    with OutcomeTail(system.kafka, system.topics, system.codec) as tail:
-        publisher = system.publisher(delivery_timeout_s=15.0)
+    publisher = system.publisher(delivery_timeout_s=15.0, idempotent=False)  # first, so that it connects meanwhile
+    with OutcomeTail(system.kafka, system.topics, system.codec, system.partitions) as tail:
         publisher.publish(command, on_delivery=delivered)
         publisher.flush(20.0)
         if not wait_for_all(matcher, tail, stall_s):

@@ -14,7 +14,7 @@ from clearline.connection import Connection
 from clearline.outcomes import Outcome, outcome_of
 from ledger.book import Book
 from ledger.state import Draft
-from processors.settlement import decides
+from processors.finality import decides
 from schemas.identity import BANK, command_id, partition_of, payload_digest, tree_of
 from schemas.records import Command, Crossing, JournalRecord, Transaction
 from streams.recovery import PartitionLedger, recover

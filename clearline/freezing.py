@@ -7,18 +7,20 @@ appended after it; a product's or the world's goes to every partition, and holds
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from clearline.connection import Connection
 from clearline.control import RejectedError, ask, new_key
-from clearline.directory import Directory, read_directory
 from clearline.outcomes import Outcome
 from ledger.freezes import ACCOUNT, LEVELS, PARTNER, PRODUCT, THE_WORLD, WORLD
 from ledger.reasons import Reason
 from schemas.errors import BadInputError
 from schemas.identity import BANK, owner_of, partition_of, root_of
 from schemas.records import FreezeState, SetFreeze
-from streams.state_rows import StateRows
+
+if TYPE_CHECKING:  # who freezes is in a hurry, and only who looks needs them
+    from clearline.directory import Directory
+    from streams.state_rows import StateRows
 
 __all__ = ["ACCOUNT", "LEVELS", "PARTNER", "PRODUCT", "WORLD", "Frozen", "frozen_in", "frozen_now", "set_freeze"]
 
@@ -81,6 +83,8 @@ def set_freeze(
 
 def frozen_now(system: Connection) -> list[Frozen]:
     """What is frozen, read from `ledger.state` to its end: by level, then by subject."""
+    from clearline.directory import read_directory
+
     found = read_directory(system)
     rows = [(p, row) for p, kept in found.rows.items() for row in kept.values() if isinstance(row, FreezeState)]
     return _merged(rows, system.partitions, found)

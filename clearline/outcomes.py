@@ -10,11 +10,12 @@ import time
 from collections.abc import Callable
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from processors.settlement import decides, is_final
+from processors.finality import decides, is_final
 from schemas.codec import Codec
 from schemas.records import JournalRecord
 from streams.clients import KafkaConfig
-from streams.reader import LogReader, LogRecord, end_offsets
+from streams.reader import LogRecord
+from streams.tail import Tail
 from streams.topics import Topics
 
 __all__ = ["Matcher", "Outcome", "OutcomeTail", "decides", "outcome_of", "wait_for_all"]
@@ -48,23 +49,28 @@ class Outcome(NamedTuple):
 
 
 class OutcomeTail:
-    """Follows outcomes from where the topics end now. Make it before the first command is published."""
+    """Follows outcomes from where the topics end now. Make it before the first command is published.
 
-    def __init__(self, kafka: KafkaConfig, topics: Topics, codec: Codec) -> None:
+    `partitions`: of the world's topics, when that is known: it need not be asked for then.
+    """
+
+    def __init__(self, kafka: KafkaConfig, topics: Topics, codec: Codec, partitions: int = 0) -> None:
         self._codec = codec
-        self._journal = LogReader(kafka, topics.journal, end_offsets(kafka, topics.journal))
-        self._dead = LogReader(kafka, topics.dead, end_offsets(kafka, topics.dead))
+        self._journal = topics.journal
+        self._tail = Tail(kafka, {topics.journal: partitions, topics.dead: partitions})
 
     def poll(self, timeout_s: float = 0.05) -> list[Outcome]:
-        """What came since the last call, after at most `timeout_s`."""
-        records = [self._codec.decode(r.value) for r in self._journal.poll(2_000, timeout_s)]
-        out = [outcome_of(j) for j in records if is_final(j)]
-        out += [_buried(r) for r in self._dead.poll(200, 0)]
+        """What came since the last call: at once when there is something, nothing after `timeout_s`."""
+        out = []
+        for topic, r in self._tail.poll(2_000, timeout_s):
+            if topic != self._journal:
+                out.append(_buried(r))
+            elif is_final(j := self._codec.decode(r.value)):
+                out.append(outcome_of(j))
         return out
 
     def close(self) -> None:
-        self._journal.close()
-        self._dead.close()
+        self._tail.close()
 
     def __enter__(self) -> OutcomeTail:
         return self

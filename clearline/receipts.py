@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from clearline.audit.views import JOURNAL, SEALS, Log
-from processors.settlement import speaks_for_key
+from processors.finality import speaks_for_key
 from schemas.codec import HEADER_BYTES, schema_of
 from schemas.errors import BadInputError, DifferenceFoundError, InvariantError
 from schemas.identity import BANK, command_id, partition_of, root_of

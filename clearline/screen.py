@@ -10,13 +10,15 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import orjson
 import typer
-from rich.console import Console, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
+
+if TYPE_CHECKING:  # a command whose answer is a line or a document begins, and ends, sooner without
+    from rich.console import Console, RenderableType
+    from rich.progress import Progress
+    from rich.table import Table
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="One JSON document on stdout; progress and logs on stderr.")]
 
@@ -32,11 +34,15 @@ def plain(text: str) -> str:
 
 def messages() -> Console:
     """Where progress and remarks go: stderr. Made anew each time, so that tests can capture it."""
+    from rich.console import Console
+
     return Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def results() -> Console:
     """Where a command's answer goes. As wide as it needs when it is not a terminal, so that a pipe loses nothing."""
+    from rich.console import Console
+
     wide = None if sys.stdout.isatty() else 200
     return Console(width=wide, highlight=False, soft_wrap=not sys.stdout.isatty())
 
@@ -51,12 +57,13 @@ def answer(document: Mapping[str, Any], as_json: bool, readable: Iterable[Render
     if as_json:
         print_json(document)
         return
-    console = results()
     for part in readable:
-        if isinstance(part, str):
-            console.print(plain(part), markup=False)
+        if not isinstance(part, str):
+            results().print(part)
+        elif sys.stdout.isatty():
+            results().print(plain(part), markup=False)
         else:
-            console.print(part)
+            print(plain(part), flush=True)
 
 
 def print_json(document: Mapping[str, Any]) -> None:
@@ -77,6 +84,8 @@ def to_json(document: Any) -> bytes:
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[str] = ()) -> Table:
     """A plain table. Columns named in `right` hold figures."""
+    from rich.table import Table
+
     out = Table(title=title or None, title_justify="left", header_style="bold", box=None, pad_edge=False)
     for c in columns:
         out.add_column(c, justify="right" if c in right else "left", overflow="fold")
@@ -133,6 +142,8 @@ def bar(what: str, total: int | None, *, quiet: bool = False) -> Iterator[Bar]:
     if not console.is_terminal:
         yield Bar(None, what, total)
         return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
         TextColumn("{task.fields[note]}"),

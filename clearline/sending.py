@@ -17,7 +17,7 @@ from clearline.connection import Connection, kafka_config, registry_of
 from clearline.contract import ContractError, FieldError, read_command
 from clearline.quick import QuickCheck
 from ledger.reasons import CURE, MEANING, told_of
-from processors.settlement import is_final, offset_of
+from processors.finality import is_final, offset_of
 from schemas.errors import BadInputError, ClearlineError, PartUnavailableError
 from schemas.identity import command_id
 from schemas.records import Command, JournalRecord, Reply

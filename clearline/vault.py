@@ -11,9 +11,6 @@ import os
 import secrets
 from pathlib import Path
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
 from clearline.config import Settings
 from schemas.errors import BadInputError
 
@@ -29,6 +26,8 @@ class Vault:
     def __init__(self, master_key: bytes) -> None:
         if len(master_key) != KEY_BYTES:
             raise BadInputError(f"a master key has {KEY_BYTES} bytes, not {len(master_key)}")
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # here: most processes only hand the key on
+
         self._aes = AESGCM(master_key)
 
     def seal(self, plain: bytes, bound_to: str) -> bytes:
@@ -39,6 +38,8 @@ class Vault:
     def open(self, sealed: bytes, bound_to: str) -> bytes:
         """The text in what `seal` made. Raises BadInputError when the master key is another one, or it was changed or
         moved."""
+        from cryptography.exceptions import InvalidTag
+
         start = len(_VERSION) + _NONCE_BYTES
         try:
             if sealed[:1] != _VERSION:

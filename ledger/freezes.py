@@ -6,11 +6,15 @@ refused, and what gives up, lapses or was promised to another partition goes on,
 
 from __future__ import annotations
 
-from ledger.partners import Standing
+from typing import TYPE_CHECKING
+
 from ledger.reasons import Reason, Rejection
-from ledger.state import Draft
 from schemas.identity import BANK
-from schemas.records import Transaction
+
+if TYPE_CHECKING:  # the names alone are needed by whoever freezes, and the rest would be a part of his second
+    from ledger.partners import Standing
+    from ledger.state import Draft
+    from schemas.records import Transaction
 
 ACCOUNT, PARTNER, PRODUCT, WORLD = LEVELS = ("account", "partner", "product", "world")
 THE_WORLD = "world"  # the subject of its freeze: a ledger does not know what its world is called

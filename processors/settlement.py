@@ -19,8 +19,8 @@ from ledger.crossing import STEPS
 from ledger.invariants import check_accounts, check_limits, check_records
 from ledger.keys import KeyIndex
 from ledger.names import NAME_MAX
-from ledger.reasons import Reason
 from ledger.state import Draft
+from processors.finality import is_final
 from schemas.codec import Codec, UndecodableError, UnknownSchemaError
 from schemas.errors import InvariantError
 from schemas.failpoints import failpoint
@@ -388,24 +388,3 @@ def _who_waits(headers: list[tuple[str, bytes]]) -> bytes:
     """The digits of the gateway instance that a header names; empty for none. A header may have no value at all."""
     where = dict(headers).get(REPLY_HEADER) or b""
     return where if where.isdigit() and len(where) <= _REPLY_DIGITS_MAX else b""
-
-
-def is_final(r: JournalRecord) -> bool:
-    """Whether this outcome is what a caller waits for: not a step of a transaction that goes on elsewhere."""
-    return r.command != "Crossing" and not (r.command == "Transaction" and r.outcome == "applied")
-
-
-def speaks_for_key(outcome: str, reason: str) -> bool:
-    """Whether an outcome is the transaction's own: a repeat only points to it, and another payload under its key says
-    nothing of it."""
-    return outcome == "settled" or (outcome == "rejected" and reason != Reason.IDEMPOTENCY_CONFLICT)
-
-
-def decides(r: JournalRecord) -> bool:
-    """Whether it is the last word on a transaction that crossed partitions, whose command stood at `first_offset`."""
-    return r.command == "Transaction" and r.first_offset >= 0 and speaks_for_key(r.outcome, r.reason)
-
-
-def offset_of(r: JournalRecord) -> int:
-    """Where the command stands that a final record is the outcome of: in its own partition, the journal's."""
-    return r.first_offset if decides(r) else r.source_offset

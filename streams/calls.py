@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import structlog
 
-from processors.settlement import speaks_for_key
+from processors.finality import speaks_for_key
 from schemas.identity import command_id
 from schemas.records import Command, JournalRecord, Reply
 

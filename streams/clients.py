@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]  # exported, but not said so
+from confluent_kafka.admin import AdminClient, ClusterMetadata, OffsetSpec  # type: ignore[attr-defined]  # exported, but not said so
 
 from schemas.errors import PartUnavailableError
 
@@ -137,12 +137,21 @@ def told(kafka: KafkaConfig, error: KafkaException) -> str:
 def admin_client(kafka: KafkaConfig, timeout_s: float = 5.0) -> AdminClient:
     """An admin client of a broker that has answered. Raises PartUnavailableError after `timeout_s`."""
     admin = AdminClient(kafka.base())
+    _listed(admin, kafka, timeout_s)
+    return admin
+
+
+def cluster(kafka: KafkaConfig, timeout_s: float = 5.0) -> ClusterMetadata:
+    """What the brokers say of themselves and their topics. Raises PartUnavailableError after `timeout_s`."""
+    return _listed(AdminClient(kafka.base()), kafka, timeout_s)
+
+
+def _listed(admin: AdminClient, kafka: KafkaConfig, timeout_s: float) -> ClusterMetadata:
     try:
-        admin.list_topics(timeout=timeout_s)
+        return admin.list_topics(timeout=timeout_s)
     except KafkaException as e:
         hint = f"{told(kafka, e)}; start it with `./run up`, or set CLEARLINE_KAFKA__BOOTSTRAP"
         raise PartUnavailableError("Kafka", kafka.bootstrap, hint) from None
-    return admin
 
 
 def every_partition_is_led(kafka: KafkaConfig, timeout_s: float = 5.0) -> bool:

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, NamedTuple, Protocol, TypeVar
 
-from processors.settlement import offset_of, speaks_for_key
+from processors.finality import offset_of, speaks_for_key
 from schemas.codec import UndecodableError
 from schemas.errors import PartUnavailableError
 from schemas.identity import command_id as command_id_of

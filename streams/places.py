@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
-from processors.settlement import decides
+from processors.finality import decides
 from schemas.codec import HEADER_BYTES
 from schemas.errors import PartUnavailableError
 from schemas.records import JournalRecord

@@ -22,13 +22,22 @@ Delivery = Callable[[KafkaError | None, Message], None]
 class CommandPublisher:
     """Publishes commands to `transactions.submitted`. Not thread-safe.
 
+    `idempotent`: False for whoever publishes one command and is in a hurry. The client asks for the number under which
+    the brokers know an idempotent producer half a second after it was made, never sooner. Without one, a command whose
+    acknowledgement was lost may come into the log twice; the ledger knows the key, and the second is `repeated`.
+
     `failed` counts deliveries that the client gave up on; each of them also went to its `on_delivery`.
     """
 
     def __init__(
-        self, kafka: KafkaConfig, topics: Topics, codec: Codec, partitions: int, *, delivery_timeout_s: float = 120.0
-    ) -> None:
-        self._producer = Producer(kafka.producer(message_timeout_ms=int(delivery_timeout_s * 1000), linger_ms=2))
+        self, kafka: KafkaConfig, topics: Topics, codec: Codec, partitions: int, *, delivery_timeout_s: float = 120.0,
+        idempotent: bool = True,
+    ) -> None:  # fmt: skip
+        self._producer = Producer(
+            kafka.producer(
+                message_timeout_ms=int(delivery_timeout_s * 1000), linger_ms=2, enable_idempotence=idempotent
+            )
+        )
         self._kafka = kafka
         self._topic = topics.submitted
         self._codec = codec

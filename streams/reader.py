@@ -52,7 +52,7 @@ class LogReader:
         self._consumer = Consumer(
             kafka.consumer("clearline-reader", enable_partition_eof=True, queued_max_messages_kbytes=65536, **patient)
         )
-        parts = _partitions(self._consumer, kafka, topic)
+        parts = partitions_of(self._consumer, kafka, topic)
         self.position: dict[int, int] = {}
         for p in parts:
             low, _ = _span(self._consumer, kafka, topic, p)
@@ -91,7 +91,7 @@ class LogReader:
         self.close()
 
 
-def _patiently(kafka: KafkaConfig, ask: Callable[[], T]) -> T:
+def patiently(kafka: KafkaConfig, ask: Callable[[], T]) -> T:
     """Asks again for up to 30 s: the first question may meet a connection that the client is just replacing.
 
     Raises PartUnavailableError with the client's last word.
@@ -108,11 +108,11 @@ def _patiently(kafka: KafkaConfig, ask: Callable[[], T]) -> T:
 
 def _span(consumer: Consumer, kafka: KafkaConfig, topic: str, partition: int) -> tuple[int, int]:
     place = TopicPartition(topic, partition)
-    found: tuple[int, int] = _patiently(kafka, lambda: consumer.get_watermark_offsets(place, timeout=10))
+    found: tuple[int, int] = patiently(kafka, lambda: consumer.get_watermark_offsets(place, timeout=10))
     return found
 
 
-def _partitions(consumer: Consumer, kafka: KafkaConfig, topic: str) -> list[int]:
+def partitions_of(consumer: Consumer, kafka: KafkaConfig, topic: str) -> list[int]:
     try:
         described = consumer.list_topics(topic, timeout=10).topics[topic]
     except KafkaException as e:
@@ -137,7 +137,7 @@ def spans_uncommitted(kafka: KafkaConfig, topic: str) -> dict[int, tuple[int, in
 def _spans(kafka: KafkaConfig, topic: str, settings: dict[str, Any]) -> dict[int, tuple[int, int]]:
     consumer = Consumer(settings)
     try:
-        return {p: _span(consumer, kafka, topic, p) for p in _partitions(consumer, kafka, topic)}
+        return {p: _span(consumer, kafka, topic, p) for p in partitions_of(consumer, kafka, topic)}
     finally:
         consumer.close()
 
@@ -151,8 +151,8 @@ def committed_offsets(kafka: KafkaConfig, group: str, topic: str) -> dict[int, i
     """Where a group stands in each partition of a topic; -1001 where it has committed nothing."""
     consumer = Consumer(kafka.consumer(group))
     try:
-        wanted = [TopicPartition(topic, p) for p in _partitions(consumer, kafka, topic)]
-        found = _patiently(kafka, lambda: consumer.committed(wanted, timeout=30))
+        wanted = [TopicPartition(topic, p) for p in partitions_of(consumer, kafka, topic)]
+        found = patiently(kafka, lambda: consumer.committed(wanted, timeout=30))
         return {tp.partition: tp.offset for tp in found}
     finally:
         consumer.close()

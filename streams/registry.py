@@ -7,17 +7,18 @@ all that is needed; its Python client would load an OAuth stack for them, half a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 import httpx
-from tenacity import retry, retry_if_exception, stop_after_delay, wait_exponential
 
 from schemas.codec import Codec, UndecodableError, schema_text
 from schemas.errors import BadInputError, PartUnavailableError
 from schemas.records import RECORDS, Subjects
 
 _REFUSED = (409, 422)
+_FIRST_WAIT_S = 0.1
 
 
 class Registered(NamedTuple):
@@ -50,11 +51,11 @@ class Registry:
                 self._ask(client, "PUT", f"/config/{subject}", {"compatibility": "FULL_TRANSITIVE"})
         return out
 
-    def ids(self) -> dict[str, int]:
-        """Ids of the committed schemas. Raises BadInputError when one was never registered."""
+    def ids(self, records: Collection[str] = ()) -> dict[str, int]:
+        """Ids of the committed schemas, all or of these records. Raises BadInputError when one was never registered."""
         out = {}
         with self._client() as client:
-            for name in RECORDS:
+            for name in records or RECORDS:
                 found = self._ask(client, "POST", f"/subjects/{Subjects.of(name)}", _document(name))
                 if found is None:
                     raise BadInputError(
@@ -101,9 +102,9 @@ class Registry:
                 new += known is None
         return new
 
-    def codec(self) -> Codec:
-        """A codec with the registry's ids."""
-        return Codec(self.ids())
+    def codec(self, records: Collection[str] = ()) -> Codec:
+        """A codec with the registry's ids, for all records or for these."""
+        return Codec(self.ids(records))
 
     def ping(self, timeout_s: float = 1.0) -> None:
         """Raises PartUnavailableError when it does not answer within `timeout_s`."""
@@ -138,7 +139,9 @@ class Registry:
         return None if found is None else str(found["schema"])
 
     def _client(self) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=self._timeout_s)
+        # What is asked for without TLS needs none of the authorities that a client reads at its start.
+        secured = not self.url.startswith("http:")
+        return httpx.Client(base_url=self.url, timeout=self._timeout_s, verify=secured)
 
     def _ask(self, client: httpx.Client, method: str, path: str, document: dict[str, str] | None = None) -> Any:
         """The answer's document, None for "not found"; asks for up to 20 s while the registry is starting or away."""
@@ -173,14 +176,20 @@ def _said(messages: list[Any]) -> str:
     return f": {str(messages[0])[:200]}" if messages else ""
 
 
-def _is_passing(error: BaseException) -> bool:
-    return isinstance(error, httpx.HTTPError)
-
-
-@retry(
-    retry=retry_if_exception(_is_passing), stop=stop_after_delay(20), wait=wait_exponential(0.1, max=2), reraise=True
-)
 def _patiently(client: httpx.Client, method: str, path: str, document: dict[str, str] | None) -> httpx.Response:
+    try:
+        return _once(client, method, path, document)
+    except httpx.HTTPError:  # most first questions are answered, and a command starts sooner without what follows
+        from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential
+    again = Retrying(
+        retry=retry_if_exception_type(httpx.HTTPError), stop=stop_after_delay(20), wait=wait_exponential(0.1, max=2),
+        reraise=True,
+    )  # fmt: skip
+    time.sleep(_FIRST_WAIT_S)
+    return again(_once, client, method, path, document)
+
+
+def _once(client: httpx.Client, method: str, path: str, document: dict[str, str] | None) -> httpx.Response:
     answer = client.request(method, path, json=document)
     if answer.status_code >= httpx.codes.INTERNAL_SERVER_ERROR:
         answer.raise_for_status()

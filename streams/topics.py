@@ -25,7 +25,7 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import NewTopic  # type: ignore[attr-defined]
 
 from schemas.errors import BadInputError, PartUnavailableError
-from streams.clients import KafkaConfig, admin_client
+from streams.clients import KafkaConfig, admin_client, cluster
 
 DAY_MS = 86_400_000
 # A step between partitions has a transaction's own fields (at most 1,000,000 bytes) and up to 1,000 legs of 670 bytes.
@@ -119,7 +119,7 @@ class Topics:
 
 def partition_counts(kafka: KafkaConfig, timeout_s: float = 5.0) -> dict[str, int]:
     """Partitions of every topic of the cluster. Raises PartUnavailableError."""
-    found = admin_client(kafka, timeout_s).list_topics(timeout=timeout_s).topics
+    found = cluster(kafka, timeout_s).topics
     return {name: len(t.partitions) for name, t in found.items()}
 
 

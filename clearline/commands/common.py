@@ -71,11 +71,11 @@ def live_settings() -> Settings:
     return resolved_settings(load_settings())
 
 
-def live() -> Connection:
-    """A connection to the running system."""
+def live(*records: str) -> Connection:
+    """A connection to the running system. `records`: the only ones that are written and read, where that is known."""
     from clearline.connection import connect
 
-    return connect(live_settings())
+    return connect(live_settings(), records)
 
 
 def money(amount: int, currency: str) -> str:

@@ -92,7 +92,8 @@ def _give(
 ) -> None:
     from clearline.freezing import set_freeze
 
-    outcomes = set_freeze(live(), level, subject, frozen, by=by, note=note, approved_by=approved_by, key=key)
+    system = live("SetFreeze", "JournalRecord")
+    outcomes = set_freeze(system, level, subject, frozen, by=by, note=note, approved_by=approved_by, key=key)
     document = {
         "level": level,
         "subject_id": subject,

@@ -49,7 +49,7 @@ def give_command(command: Command, as_json: bool, done: str, *, dry_run: bool = 
     if dry_run:
         _foresee(command, as_json)
         return
-    first, *others = give(live(), command)
+    first, *others = give(live(type(command).__name__, "JournalRecord"), command)
     repeated = first.outcome == "repeated"
     document = {
         "command": type(command).__name__,

@@ -16,12 +16,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
-
-import httpx
-from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
+from typing import TYPE_CHECKING, Protocol
 
 from schemas.errors import ClearlineError
+
+if TYPE_CHECKING:
+    import httpx
 
 LOCK_FILE = Path(__file__).with_name("artifacts.lock")
 PARALLEL_MAX = 6
@@ -141,12 +141,17 @@ class Downloads:
             return
         self._progress.start(len(wanted), size)
         bases = self._bases()
+        import httpx  # here and below: whoever has everything starts sooner without
+
         client = self._client or httpx.Client(timeout=httpx.Timeout(30.0), follow_redirects=True)
         with client, ThreadPoolExecutor(PARALLEL_MAX, "download") as pool:
             for done in [pool.submit(self._fetch_one, client, bases, a) for a in wanted]:
                 done.result()
 
     def _fetch_one(self, client: httpx.Client, bases: list[str], artifact: Artifact) -> None:
+        import httpx
+        from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
+
         problem: Exception | None = None
         for base in bases:
             try:

@@ -7,16 +7,15 @@ import socket
 from pathlib import Path
 from typing import Any
 
-import httpx
-
 from schemas.errors import PartUnavailableError
-from streams.clients import KafkaConfig, every_partition_is_led
 
 HOST = "127.0.0.1"
 
 
 def http_answers(url: str) -> dict[str, Any] | None:
     """A GET that is answered with a 2xx."""
+    import httpx  # here, as the client of Kafka below: whoever only wants to know addresses starts sooner without
+
     try:
         if httpx.get(url, timeout=1.0, trust_env=False).is_success:
             return {"url": url}
@@ -29,6 +28,8 @@ def kafka_answers(port: int) -> dict[str, Any] | None:
     """A broker that leads every partition it has."""
     if not port_open(port):
         return None
+    from streams.clients import KafkaConfig, every_partition_is_led
+
     try:
         led = every_partition_is_led(KafkaConfig(f"{HOST}:{port}"), timeout_s=2.0)
     except PartUnavailableError:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from ledger.crossing import COMMIT, RESERVE, VOID
-from processors.settlement import decides
+from processors.finality import decides
 from schemas.identity import BANK, command_id
 from schemas.records import Command, JournalRecord, Transaction
 from streams.calls import Found, Later

@@ -15,7 +15,7 @@ from clearline.fields import EPOCH
 from ledger.limits import ACCOUNT, PARTNER, PRODUCT
 from ledger.names import within
 from ledger.reasons import Reason
-from processors.settlement import is_final, offset_of
+from processors.finality import is_final, offset_of
 from schemas.identity import owner_of, root_of
 from schemas.records import Command, JournalRecord, Reply, Transaction
 from streams.calls import Place, place_of

@@ -24,7 +24,8 @@ from clearline.webhooks.ports import WebhookParts
 from ledger.accounts import Account
 from ledger.keys import KeyIndex
 from ledger.state import Draft, PartitionBase, Partner
-from processors.settlement import Batch, Outlets, Part, Settlement, decides, is_final, merge, offset_of
+from processors.finality import decides, is_final, offset_of
+from processors.settlement import Batch, Outlets, Part, Settlement, merge
 from schemas.codec import Codec
 from schemas.errors import BadInputError, PartUnavailableError
 from schemas.identity import BANK, command_id, partition_of, root_of, route_of

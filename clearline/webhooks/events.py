@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from clearline.gateway.documents import document, document_of_record, of_record
 from clearline.gateway.documents import told as readable
 from clearline.webhooks.interest import ABOVE, BELOW, EXPIRED, REJECTED, SETTLED, Event, Interest, make, since
-from processors.settlement import speaks_for_key
+from processors.finality import speaks_for_key
 from schemas.identity import command_id, owner_of
 from schemas.records import Command, JournalRecord, PendingLeg, PostedLeg, Want
 from streams.calls import Place

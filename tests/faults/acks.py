@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from clearline.connection import Connection
-from processors.settlement import is_final, offset_of
+from processors.finality import is_final, offset_of
 from schemas.records import JournalRecord
 from streams.reader import read_to_end
 from tests.faults.publisher import digest_of

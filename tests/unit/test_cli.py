@@ -97,6 +97,20 @@ def test_the_tree_has_what_the_design_names():
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("noun", ["freeze", "unfreeze"])
+def test_who_is_in_a_hurry_gets_the_same_commands_without_the_others(noun: str, capsys: pytest.CaptureFixture[str]):
+    few = dict(commands(typer.main.get_command(cli.build(noun))))
+    assert {path for path in few if path[0] == noun} == {path for path in TREE if path[0] == noun}
+    assert len(few) < 12
+    assert run("--world", "elsewhere", noun, "--help") == 0
+    assert "account" in capsys.readouterr().out
+    code = "import sys; from clearline import cli; cli.main(sys.argv[1:]); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code, "--debug", noun, "--help"], capture_output=True, text=True)
+    loaded = set(done.stdout.split("freeze", 1)[1].split())
+    assert {"clearline.commands.freeze", "typer"} <= loaded
+    assert not {"clearline.commands.replay", "rich.console", "numpy", "httpx"} & loaded
+
+
 @pytest.mark.parametrize("path", TREE, ids=" ".join)
 def test_every_command_has_help_with_an_example_and_json(path, capsys):
     assert run(*path, "--help") == 0

@@ -140,7 +140,7 @@ def _stable_spans(kafka: Any, topic: str, settings: Any) -> dict[int, tuple[int,
     reader = _reader
     consumer = reader.Consumer(kafka.consumer("clearline-reader"))
     found: dict[int, tuple[int, int]] = {
-        p: reader._span(consumer, kafka, topic, p) for p in reader._partitions(consumer, kafka, topic)
+        p: reader._span(consumer, kafka, topic, p) for p in reader.partitions_of(consumer, kafka, topic)
     }
     consumer.close()
     return found
