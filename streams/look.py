@@ -76,10 +76,12 @@ class Brokers:
         self._topics = topics
         self._timeout_s = timeout_s
         self._admin: AdminClient | None = None
+        self.answered = False  # whether a broker said at this look what there is, whatever else it did not say in time
 
     def look(self) -> BrokerLook:
         """Raises PartUnavailableError when no broker answers in time."""
         began = time.monotonic()
+        self.answered = False
         try:
             return self._look(began)
         except (KafkaException, LateError) as e:
@@ -91,6 +93,7 @@ class Brokers:
         if self._admin is None:
             self._admin = AdminClient(self._kafka.base())
         found = self._admin.list_topics(timeout=self._timeout_s)
+        self.answered = True
         topics = {
             name: TopicLook(
                 len(t.partitions),

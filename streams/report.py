@@ -102,12 +102,13 @@ class Report:
 
     def _facts(self) -> dict[str, Any]:
         rate = self._rate.per_second(self.records)
+        away = "" if self.waiting_for else self.broker_away  # who reads on and gets nothing waits, too
         facts: dict[str, Any] = {
             "pid": os.getpid(),
             "role": self.role,
             "ready": self.ready,
-            "waiting_for": self.waiting_for,
-            "waiting_part": self.waiting_part,
+            "waiting_for": self.waiting_for or away,
+            "waiting_part": "Kafka" if away else self.waiting_part,
             "waiting_code": self.waiting_code,
             "verified": {str(p): o for p, o in sorted(self.verified.items())},
             "lag": sum(self.lag.values()) if self.ends and not self.broker_away else None,

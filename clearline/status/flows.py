@@ -63,6 +63,11 @@ class FlowReader:
         self._letters: Letters | None = None
         self._paces: dict[str, _Pace] = {}
 
+    @property
+    def answered(self) -> bool:
+        """Whether a broker answers at all, by the last look, or the one that goes on."""
+        return self._brokers.answered
+
     def look(self, followers: Mapping[str, Mapping[int, int]]) -> Flows:
         """`followers`: by role, up to where it is in each of its partitions. Raises PartUnavailableError."""
         found = self._brokers.look()

@@ -8,8 +8,10 @@ docs/OPERATING.md, and the label `incident` of an alert rule.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from clearline.status.causes import DOWN, PART_OF, with_causes_only
 
 if TYPE_CHECKING:
     from clearline.status.model import Disk, Part, Role, Status
@@ -34,8 +36,6 @@ RESTARTS_MANY = 3
 DISK_FREE_SHARE = 0.05
 EXIT_INVARIANT = 78
 
-_PART_OF = {"Kafka": "kafka", "Schema registry": "registry", "ClickHouse": "clickhouse", "Redis": "redis"}
-_DOWN = {"kafka": "broker_down", "registry": "registry_down", "clickhouse": "clickhouse_down", "redis": "redis_down"}
 _NAMES = {"kafka": "Kafka", "registry": "The schema registry", "clickhouse": "ClickHouse", "redis": "Redis"}
 # Topics that nothing else can be made of again: whoever makes them anew, empty, has another ledger.
 _TRUTH = ("transactions.submitted", "journal", "ledger.state", "access", "seals")
@@ -85,66 +85,20 @@ def incidents(status: Status) -> tuple[Incident, ...]:
         return ()
     found = [i for rule in _RULES for i in rule(status)]
     found.sort(key=lambda i: (CODES.index(i.code), i.subject))
-    return tuple(_with_causes_only(found, status))
-
-
-def _with_causes_only(found: list[Incident], status: Status) -> list[Incident]:
-    """Moves into each cause what it explains."""
-    out: list[Incident] = []
-    for i in found:
-        cause = next((n for n, c in enumerate(out) if _explains(c, i, status)), None)
-        if cause is None:
-            out.append(i)
-        else:
-            out[cause] = replace(out[cause], follows=(*out[cause].follows, f"{i.code}: {i.cause}"))
-    for n, i in enumerate(out):
-        part = next((p for p, code in _DOWN.items() if code == i.code), None)
-        if i.code == "clickhouse_read_only":
-            part = "clickhouse"
-        if part:
-            waiting = tuple(
-                f"{r.name} waits for it" for r in status.roles if _PART_OF.get(r.waiting_part) == part and r.waiting_for
-            )
-            out[n] = replace(i, follows=(*i.follows, *waiting))
-    return out
-
-
-def _explains(cause: Incident, other: Incident, status: Status) -> bool:
-    if cause.code == "disk_full":
-        # Where there is no room for a ready file, a role looks as if it had fallen silent.
-        silent = other.code == "stuck_consumer" and (role := status.role(other.subject)) and not role.paused
-        return other.code in {*_DOWN.values(), "clickhouse_read_only", "role_down", "lag_growing"} or bool(silent)
-    if cause.code == "broker_down":
-        return cause.severity == CRITICAL and other.code in (
-            "topic_missing", "stuck_consumer", "zombie_worker", "lag_growing", "role_down",
-        )  # fmt: skip
-    role = status.role(other.subject)
-    if other.code in ("role_down", "lag_growing") and role is not None:
-        waits = _PART_OF.get(role.waiting_part)
-        if waits and cause.code == _DOWN.get(waits):
-            return True
-        if cause.code == "clickhouse_read_only" and waits == "clickhouse":
-            return True
-        if cause.code in ("registry_down", "schema_refused") and role.state in ("failed", "starting", "restarting"):
-            return role.pid is None or not role.waiting_part
-        if cause.code in ("stuck_consumer", "invariant_breach", "zombie_worker", "role_down"):
-            return cause.subject == other.subject or (role.kind == "worker" and cause.subject.startswith("worker"))
-    if other.code == "lag_growing" and other.subject == "settlement":
-        return cause.code in ("stuck_consumer", "role_down", "invariant_breach", "zombie_worker", "topic_missing")
-    if other.code == "stuck_consumer" and cause.code == "invariant_breach":
-        return True  # nothing of a partition that stopped is settled
-    return other.code == "clickhouse_read_only" and cause.code == "clickhouse_down"
+    return tuple(with_causes_only(found, status))
 
 
 # ---- parts -----------------------------------------------------------------------------------------------------------
 
 
 def _parts_down(status: Status) -> Iterator[Incident]:
+    missed = {PART_OF.get(r.waiting_part) for r in status.roles if r.waiting_for}
     for part in status.parts:
-        if part.state == "down":
+        # On a busy machine a look is over before a part has said everything: it is down if roles miss it, too.
+        if part.state == "down" or (part.state == "slow" and part.name in missed):
             severity = WARNING if part.name in ("registry", "redis") else CRITICAL
             yield Incident(
-                _DOWN[part.name],
+                DOWN[part.name],
                 severity,
                 part.name,
                 f"{_NAMES[part.name]} at {part.address} does not answer{_how_ended(part)}: {_MEANWHILE[part.name]}.",
@@ -248,7 +202,7 @@ def _disk_full(status: Status) -> Iterator[Incident]:
         and not any(d.free < d.needed for d in status.disks)
     ):
         yield Incident(
-            "disk_full", CRITICAL, _PART_OF.get(told[0].waiting_part, "clickhouse"),
+            "disk_full", CRITICAL, PART_OF.get(told[0].waiting_part, "clickhouse"),
             f"{told[0].waiting_part} has no space left: {told[0].waiting_for}", (f"told by {told[0].name}",),
             ("docker-compose exec clickhouse df -h /var/lib/clickhouse",),
         )  # fmt: skip
@@ -445,8 +399,8 @@ def _skew(status: Status) -> Iterator[Incident]:
         if role.skew_ms is None or abs(role.skew_ms) < SKEW_MS:
             continue
         behind = next((x.seconds for x in status.lags if x.role == "settlement"), None) or 0.0
-        if role.skew_ms > 0 and behind * 1000 > abs(role.skew_ms) / 2:
-            continue  # what it takes is old: that tells nothing of its clock
+        if role.skew_ms > 0 and (status.lags_unknown or behind * 1000 > abs(role.skew_ms) / 2):
+            continue  # what it takes is old, or may be: that tells nothing of its clock
         way = "fast" if role.skew_ms > 0 else "slow"
         yield Incident(
             "clock_skew", CRITICAL if abs(role.skew_ms) >= SKEW_CRITICAL_MS else WARNING, role.name,

@@ -15,7 +15,8 @@ from clearline.status.incidents import Incident
 class Part:
     """Kafka, the registry, ClickHouse or Redis.
 
-    `state`: `up`, `read_only`, `no_space`, `down`, or `unknown` when nobody asked. `why`: of anything but `up`.
+    `state`: `up`, `read_only`, `no_space`, `down`, `slow` when it answers and did not answer all in time, or `unknown`
+    when nobody asked. `why`: of anything but `up`.
     `process`: what its supervisor says of it, "" where it is none of ours; `paused`: stopped by a signal; `ended`: how
     its last process ended.
     """

@@ -12,11 +12,12 @@ from typing import Any
 import httpx
 import orjson
 import pytest
+from confluent_kafka import KafkaError, KafkaException
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from schemas.errors import READ_ONLY, BadInputError, PartUnavailableError
+from schemas.errors import NO_SPACE, READ_ONLY, BadInputError, PartUnavailableError
 from streams import metrics
 from streams.metric_names import EVERY, FOLLOWERS, WORKER, Name, named, of_role, sample_names
 from streams.metrics import Check, MetricsAddress, MetricsServer, RoleFacts
@@ -188,6 +189,28 @@ def test_ready_is_said_with_why_not() -> None:
         server.close()
 
 
+def test_who_reads_on_and_gets_nothing_says_that_it_waits(tmp_path: Path) -> None:
+    """A consumer whose broker is gone gets nothing, and no error: the ready file says the same as the metrics."""
+    away = KafkaException(KafkaError(KafkaError._TRANSPORT, "gone"))
+
+    def gone() -> dict[int, int]:
+        raise away
+
+    report = Report("sealer", tmp_path / "ready.json", 0.0, gone)
+    report.serves()
+    report.tell()
+    told = orjson.loads((tmp_path / "ready.json").read_text())
+    assert (told["ready"], told["waiting_for"], told["waiting_part"]) == (True, "Kafka does not answer: gone", "Kafka")
+    report.wait(PartUnavailableError("Redis", "localhost", "no space", code=NO_SPACE))
+    told = orjson.loads((tmp_path / "ready.json").read_text())
+    assert (told["waiting_part"], told["waiting_code"]) == ("Redis", NO_SPACE)
+    report.serves()
+    report.ends = lambda: {0: 1}
+    report.tell()
+    told = orjson.loads((tmp_path / "ready.json").read_text())
+    assert (told["waiting_for"], told["waiting_part"]) == ("", "")
+
+
 @pytest.mark.parametrize("role", [r for r in FOLLOWERS if r != "tieout"])
 def test_what_follows_the_log_serves_what_the_list_says_of_it(role: str, tmp_path: Path) -> None:
     report = Report(role, tmp_path / "ready.json", 0.0, lambda: {0: 12, 1: 5}, verified={0: 10, 1: 5})
@@ -210,7 +233,7 @@ def test_what_follows_the_log_serves_what_the_list_says_of_it(role: str, tmp_pat
         assert samples(server.url)[f"clearline_role_waiting{{clickhouse}}{{{role}}}"] == 1
         assert samples(server.url)[f"clearline_role_waiting_code{{read_only}}{{{role}}}"] == 1
         assert report.lag_seconds > 0, "what waits for a store grows old"
-        told = orjson.loads((tmp_path / "ready.json").read_bytes())
+        told = ororjson.loads((tmp_path / "ready.json").read_bytes())
         assert (told["waiting_part"], told["lag"], told["records"]) == ("ClickHouse", None, 3)
     finally:
         server.close()

@@ -255,6 +255,27 @@ def test_a_dead_broker_is_one_incident_with_its_followers() -> None:
     assert exit_code(replace(ten, incidents=(found,))) == 3
 
 
+def test_a_slow_part_is_down_only_when_somebody_misses_it() -> None:
+    """On a busy machine a look is over before all is told: nobody is to kill a broker because of that."""
+    slow = part("kafka", state="slow", why="no answer within 3 s")
+    assert incidents(slow) == ()
+    assert exit_code(slow) == 3
+    (found,) = incidents(role("worker-0", slow, waiting_for="Kafka does not answer", waiting_part="Kafka"))
+    assert (found.code, found.follows) == ("broker_down", ("worker-0 waits for it",))
+
+
+def test_what_reads_a_store_is_behind_with_it() -> None:
+    late = (Lag("tieout", {0: 9}, 40.0, 0.0, 1.0, None), Lag("sink-clickhouse", {0: 9}, 40.0, 0.0, 1.0, None))
+    for state in ("down", "read_only"):
+        (found,) = incidents(replace(part("clickhouse", state=state), lags=late))
+        assert found.code.startswith("clickhouse") and [f.split(":")[0] for f in found.follows] == ["lag_growing"] * 2
+
+
+def test_a_clock_is_not_judged_while_nobody_knows_what_waits() -> None:
+    fast = role("worker-0", part("kafka", state="down"), skew_ms=60_000.0)
+    assert [i.code for i in incidents(replace(fast, lags=(), lags_unknown="no answer"))] == ["broker_down"]
+
+
 def test_a_full_disk_comes_before_the_broker_that_it_ended() -> None:
     full = replace(
         part("kafka", state="down", process="restarting"), disks=(Disk("/data", 0, 9_000_000_000, 900_000_000),)
