@@ -233,7 +233,7 @@ def test_what_follows_the_log_serves_what_the_list_says_of_it(role: str, tmp_pat
         assert samples(server.url)[f"clearline_role_waiting{{clickhouse}}{{{role}}}"] == 1
         assert samples(server.url)[f"clearline_role_waiting_code{{read_only}}{{{role}}}"] == 1
         assert report.lag_seconds > 0, "what waits for a store grows old"
-        told = ororjson.loads((tmp_path / "ready.json").read_bytes())
+        told = orjson.loads((tmp_path / "ready.json").read_bytes())
         assert (told["waiting_part"], told["lag"], told["records"]) == ("ClickHouse", None, 3)
     finally:
         server.close()
