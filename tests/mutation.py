@@ -1,12 +1,15 @@
-"""Mutation of the ledger's core: small changes of its code, one at a time, and whether the fast tests see each.
+"""Mutation of the core: small changes of its code, one at a time, and whether the fast tests see each.
 
-    python -m tests.mutation --seconds 1200 --out /tmp/mutants.json
+    python -m tests.mutation --sample 400 --out /tmp/mutants.json
 
-The tests are collected once. A mutant is a function whose code is exchanged in a forked child, which then runs the
-tests that reach the function, quickest first, until one fails; so a mutant costs what its tests cost and nothing is
-written to disk. Changed is what a function does: comparisons, arithmetic, `and`, `or` and `not`, numbers, truth values,
-words (texts for people, with a space in them, are left alone), raising, and calls for their effect. Tables and
-constants of modules are not changed. The order is drawn from a seed, so a run that is cut short is a fair sample.
+The tests are collected and run once, and what lines each reaches is noted. A mutant is a function whose code is
+exchanged in a forked child, which then runs what reaches the changed statement until something fails: tests that saw
+another mutant of the same function first, then the quickest, then commands beside the model and worlds
+under simulated faults. So a mutant costs what its tests cost, and nothing is written to disk. Changed is what a
+function does: comparisons, arithmetic, `and`, `or` and `not`, numbers, truth values, words (texts for people, with a
+space in them, are left alone), raising, and calls for their effect. Tables and constants of modules are not changed.
+
+The sample is drawn from a seed, from each module in proportion to its mutants and at least a few of each.
 """
 
 from __future__ import annotations
@@ -15,8 +18,10 @@ import argparse
 import ast
 import copy
 import functools
+import gc
 import importlib
 import json
+import math
 import os
 import random
 import resource
@@ -28,16 +33,19 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import coverage
 import pytest
 from _pytest.runner import runtestprotocol
 
 ROOT = Path(__file__).resolve().parents[1]
 CORE = ROOT / "ledger"
+PACKAGES = ("ledger", "processors")
 TESTS = (
     "ledger", "operations", "partners", "terms", "templates", "products", "crossing", "exchange", "closing",
-    "invariants", "rollups", "calendars_windows", "freezes", "seals",
+    "invariants", "rollups", "calendars_windows", "freezes", "seals", "settlement", "crossing_host", "shelf_grids",
+    "ticks", "deadletters", "audit_key_growth",
 )  # fmt: skip
 SWAPS: dict[type, type] = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
@@ -45,13 +53,15 @@ SWAPS: dict[type, type] = {
     ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.FloorDiv, ast.FloorDiv: ast.Mult, ast.Mod: ast.FloorDiv,
     ast.RShift: ast.LShift,
 }  # fmt: skip
-SURVIVED, KILLED, LATE, UNREACHED = "survived", "killed", "killed by time", "no test reaches it"
-MARGIN_S = 5.0  # of processor time, beside three times what the tests took
+SURVIVED, KILLED, LATE, UNMADE = "survived", "killed", "killed by time", "cannot be made"
+MARGIN_S = 2.0  # of processor time for a check, beside five times what it took
+MODEL_RUNS, WORLDS = 12, 4  # CI has 512 and more of each
+LEAST = 3  # mutants of each module, if it has so many
 
 
 @dataclass
 class Mutant:
-    """One change: where, what, and what became of it. `by`: the test that saw it."""
+    """One change: where, what, and what became of it. `by`: the test that saw it; `seconds`: what it took."""
 
     module: str
     function: str
@@ -59,6 +69,7 @@ class Mutant:
     change: str
     outcome: str = ""
     by: str = ""
+    seconds: float = 0.0
 
 
 # ---- making them -------------------------------------------------------------------------------------------------
@@ -140,25 +151,55 @@ def _body(function: ast.FunctionDef) -> Iterator[ast.AST]:
             queue += ast.iter_child_nodes(node)
 
 
-Made = tuple[Mutant, int, Callable[[Any], ast.AST], str]
+class Made(NamedTuple):
+    """A mutant and how it is made: the number of its node, and what takes the node's place. `lines`: of its statement."""
+
+    mutant: Mutant
+    number: int
+    make: Callable[[Any], ast.AST]
+    lines: range
 
 
-def mutants_of(path: Path) -> list[Made]:
-    """Every mutant of a module; with the number of its node, how it is made, and its function's name."""
-    tree = _numbered(ast.parse(path.read_text(encoding="utf-8")))
-    out = []
-    for name, function in _functions(tree):
-        for node in _body(function):
-            for change, make in _changes(node):
-                line = getattr(node, "lineno", function.lineno)
-                out.append((Mutant(f"ledger.{path.stem}", name, line, change), node.number, make, name))  # type: ignore[attr-defined]
+def _statements(function: ast.FunctionDef) -> dict[int, range]:
+    """The lines of the statement that a node, by its number, belongs to; of a compound one, those of its head."""
+    out: dict[int, range] = {}
+
+    def walk(node: ast.AST, lines: range) -> None:
+        if isinstance(node, ast.stmt):
+            body = getattr(node, "body", None)
+            end = body[0].lineno - 1 if isinstance(body, list) else node.end_lineno or node.lineno
+            lines = range(node.lineno, max(end, node.lineno) + 1)
+        elif isinstance(node, ast.match_case):
+            lines = range(node.pattern.lineno, max(node.body[0].lineno - 1, node.pattern.lineno) + 1)
+        out[node.number] = lines  # type: ignore[attr-defined]
+        for child in ast.iter_child_nodes(node):
+            walk(child, lines)
+
+    walk(function, range(0))
     return out
 
 
-def code_of(path: Path, number: int, make: Callable[[Any], ast.AST], name: str) -> types.CodeType | None:
-    """The code of a function with this change in it; None when it is no Python any more."""
+def module_of(path: Path) -> str:
+    return f"{path.parent.name}.{path.stem}"
+
+
+def mutants_of(path: Path) -> list[Made]:
+    """Every mutant of a module."""
     tree = _numbered(ast.parse(path.read_text(encoding="utf-8")))
-    changed = ast.fix_missing_locations(_Replace(number, lambda n: make(copy.copy(n))).visit(tree))
+    out = []
+    for name, function in _functions(tree):
+        statements = _statements(function)
+        for node in _body(function):
+            for change, make in _changes(node):
+                line, number = getattr(node, "lineno", function.lineno), node.number  # type: ignore[attr-defined]
+                out.append(Made(Mutant(module_of(path), name, line, change), number, make, statements[number]))
+    return out
+
+
+def code_of(path: Path, made: Made) -> types.CodeType | None:
+    """The code of a mutant's function with the change in it; None when it is no Python any more."""
+    tree = _numbered(ast.parse(path.read_text(encoding="utf-8")))
+    changed = ast.fix_missing_locations(_Replace(made.number, lambda n: made.make(copy.copy(n))).visit(tree))
     try:
         code = compile(changed, str(path), "exec", dont_inherit=True)
     except (SyntaxError, ValueError):
@@ -166,7 +207,7 @@ def code_of(path: Path, number: int, make: Callable[[Any], ast.AST], name: str) 
     queue: list[types.CodeType] = [code]
     while queue:
         one = queue.pop()
-        if one.co_qualname == name:
+        if one.co_qualname == made.mutant.function:
             return one
         queue += [c for c in one.co_consts if isinstance(c, types.CodeType)]
     return None
@@ -177,13 +218,51 @@ def function_of(module: str, name: str) -> types.FunctionType | None:
     found: Any = sys.modules[module]
     for part in name.split("."):
         found = found.__dict__.get(part) if isinstance(found, type) else getattr(found, part, None)
-    found = getattr(found, "fget", None) or getattr(found, "__func__", None) or found
+    for inner in ("fget", "func", "__func__"):
+        found = getattr(found, inner, None) or found
     while hasattr(found, "__wrapped__"):
         found = found.__wrapped__
     return found if isinstance(found, types.FunctionType) else None
 
 
+def drawn(made: list[Made], count: int, seed: int) -> list[Made]:
+    """So many of them (0 for all), in an order from the seed: of each module its share, and LEAST at least."""
+    random.Random(seed).shuffle(made)
+    by_module: dict[str, list[Made]] = {}
+    for m in made:
+        by_module.setdefault(m.mutant.module, []).append(m)
+    share = min(1.0, count / len(made)) if count else 1.0
+    taken = {id(m) for of in by_module.values() for m in of[: max(LEAST, round(share * len(of)))]}
+    return [m for m in made if id(m) in taken]
+
+
 # ---- running the tests -------------------------------------------------------------------------------------------
+
+
+class Check(NamedTuple):
+    """What can see a mutant: a test, a run of commands beside the model, a world. `passes` raises or says False."""
+
+    name: str
+    passes: Callable[[], bool]
+    large: bool = False
+
+
+def _model_run(number: int) -> bool:
+    from tests.simulation.test_ledger import SEED, run_of
+
+    run_of(SEED + number, number, 512)
+    return True
+
+
+def _world(seed: int) -> bool:
+    from tests.simulation.world.world import simulate
+
+    return not simulate(seed).violations
+
+
+def _large() -> list[Check]:
+    runs = [Check(f"model, run {n}", functools.partial(_model_run, n), large=True) for n in range(MODEL_RUNS)]
+    return runs + [Check(f"simulated world {n}", functools.partial(_world, n), large=True) for n in range(WORLDS)]
 
 
 class Run:
@@ -192,106 +271,118 @@ class Run:
     def __init__(self, mutants: list[Made], seconds: float, tell: Callable[[str], None]) -> None:
         self.mutants, self.seconds, self.tell = mutants, seconds, tell
         self.done: list[Mutant] = []
-        self.base_s = 0.0
+        self.large: list[Check] = []
+        self.took: dict[Check, float] = {}
+        self.reached: dict[tuple[str, int], set[Check]] = {}  # by file and line
+        self.saw: Counter[tuple[str, str, str]] = Counter()  # module, function, check
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
-        reached, took = self._baseline(session.items)
+        tests = [Check(i.nodeid, functools.partial(_passes, i)) for i in session.items]
+        self.large = _large()
+        self._baseline(tests + self.large)
+        gc.freeze()  # what stands is shared with the children
         until = time.monotonic() + self.seconds
         for made in self.mutants:
             if time.monotonic() > until:
                 break
-            self.done.append(self._try(made, reached, took))
+            started = time.monotonic()
+            mutant = self._try(made)
+            mutant.seconds = round(time.monotonic() - started, 2)
+            self.done.append(mutant)
+            if mutant.outcome in (KILLED, LATE):
+                self.saw[mutant.module, mutant.function, mutant.by] += 1
+            else:
+                self.tell(told(mutant))
             if len(self.done) % 50 == 0:
                 self.tell(summary(self.done))
         return True
 
-    def _baseline(self, items: list[pytest.Item]) -> tuple[dict[tuple[str, str], list[pytest.Item]], dict[str, float]]:
-        """Which tests reach which functions, quickest first, and how long they take, in seconds of this processor."""
-        reached: dict[tuple[str, str], list[pytest.Item]] = {}
-        took: dict[str, float] = {}
-        prefix = str(CORE)
-        for item in items:
-            if getattr(getattr(item, "obj", None), "is_hypothesis_test", False):
-                continue  # each would cost seconds for each mutant
-            seen: set[tuple[str, str]] = set()
-
-            def profile(frame: types.FrameType, event: str, _arg: Any, seen: set[tuple[str, str]] = seen) -> None:
-                code = frame.f_code
-                if event == "call" and code.co_filename.startswith(prefix):
-                    seen.add((Path(code.co_filename).stem, code.co_qualname.partition(".<locals>")[0]))
-
+    def _baseline(self, checks: list[Check]) -> None:
+        """Which tests reach which lines, and how long everything takes, in seconds of this processor (tests slower than
+        later: lines are noted meanwhile). What is large is taken to reach every line: to note it would cost more than
+        it saves. Raises pytest.UsageError when a check does not hold for the code as it is."""
+        watch = coverage.Coverage(include=[f"{ROOT / p}/*" for p in PACKAGES], data_file=None, config_file=False)
+        for number, check in enumerate(checks):
             _forget_what_is_cached()
             started = time.process_time()
-            sys.setprofile(profile)
-            ok = _passes(item)
-            sys.setprofile(None)
-            took[item.nodeid] = time.process_time() - started
+            if not check.large:
+                watch.start()
+                watch.switch_context(str(number))
+            try:
+                ok = check.passes()
+            finally:
+                if not check.large:
+                    watch.stop()
+            self.took[check] = time.process_time() - started
             if not ok:
-                raise pytest.UsageError(f"{item.nodeid} fails without any mutant")
-            for place in seen:
-                reached.setdefault(place, []).append(item)
-        for tests in reached.values():
-            tests.sort(key=lambda i: took[i.nodeid])
-        self.base_s = sum(took.values())
-        self.tell(f"{len(took)} tests in {self.base_s:.1f} s of processor time, {len(self.mutants)} mutants")
-        return reached, took
+                raise pytest.UsageError(f"{check.name} fails without any mutant")
+        data = watch.get_data()
+        for file in data.measured_files():
+            for line, contexts in data.contexts_by_lineno(file).items():
+                self.reached[file, line] = {checks[int(c)] for c in contexts if c}
+        self.tell(f"{len(checks)} checks in {sum(self.took.values()):.1f} s of processor time")
 
-    def _try(
-        self, made: Made, reached: dict[tuple[str, str], list[pytest.Item]], took: dict[str, float]
-    ) -> Mutant:  # fmt: skip
-        mutant, number, make, name = made
-        stem = mutant.module.partition(".")[2]
-        function, code = function_of(mutant.module, name), code_of(CORE / f"{stem}.py", number, make, name)
-        tests = reached.get((stem, name), [])
-        if function is None or code is None or not tests:
-            mutant.outcome = UNREACHED
-            return mutant
-        seconds = 3 * sum(took[i.nodeid] for i in tests) + MARGIN_S
-        read, write = os.pipe()
-        child = os.fork()
-        if child == 0:
-            os.close(read)
-            _in_child(function, code, tests, write, seconds)
-        os.close(write)
-        with os.fdopen(read) as pipe:
-            mutant.by = pipe.read()
-        _, status = os.waitpid(child, 0)
-        signalled = os.WIFSIGNALED(status)
-        mutant.outcome = LATE if signalled else KILLED if os.WEXITSTATUS(status) else SURVIVED
+    def _try(self, made: Made) -> Mutant:
+        mutant = made.mutant
+        path = ROOT / f"{mutant.module.replace('.', '/')}.py"
+        function, code = function_of(mutant.module, mutant.function), code_of(path, made)
+        found: set[Check] = set().union(*(self.reached.get((str(path), line), ()) for line in made.lines))
+        mutant.outcome = UNMADE
+        if function is not None and code is not None and len(code.co_freevars) == len(function.__code__.co_freevars):
+            saw, key = self.saw, (mutant.module, mutant.function)
+            found.update(self.large)
+            checks = sorted(found, key=lambda c: (-saw[*key, c.name], self.took[c] / (10 if c.large else 1)))
+            limits = [5 * self.took[c] + MARGIN_S for c in checks]
+            mutant.outcome, mutant.by = _in_a_child(function, code, checks, limits)
         return mutant
 
 
-def _in_child(
-    function: types.FunctionType, code: types.CodeType, tests: list[pytest.Item], write: int, seconds: float
+def _in_a_child(
+    function: types.FunctionType, code: types.CodeType, checks: list[Check], limits: list[float]
+) -> tuple[str, str]:
+    """What became of the function with this code, and which check saw it."""
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(read)
+        _be_the_child(function, code, checks, limits, write)
+    os.close(write)
+    with os.fdopen(read) as pipe:
+        by = pipe.read()
+    _, status = os.waitpid(child, 0)
+    return LATE if os.WIFSIGNALED(status) else KILLED if os.WEXITSTATUS(status) else SURVIVED, by
+
+
+def _be_the_child(
+    function: types.FunctionType, code: types.CodeType, checks: list[Check], limits: list[float], write: int
 ) -> None:
-    """Runs the tests until one fails, and ends the process with 1 then. It never returns."""
+    """Runs the checks until one fails, and ends the process with 1 then. It never returns."""
     quiet = os.open(os.devnull, os.O_WRONLY)
     os.dup2(quiet, 1)
     os.dup2(quiet, 2)
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
-    signal.setitimer(signal.ITIMER_PROF, seconds)
     resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
-    status = 1
+    _forget_what_is_cached()
+    function.__code__ = code
+    status, check = 0, checks[0]
     try:
-        _forget_what_is_cached()
-        function.__code__ = code
-        status = 0
-        for item in tests:
-            if not _passes(item):
-                os.write(write, item.nodeid.encode())
+        for check, seconds in zip(checks, limits, strict=True):
+            signal.setitimer(signal.ITIMER_PROF, seconds)
+            if not check.passes():
                 status = 1
                 break
-    except BaseException as e:  # whatever it is, the mutant was seen
-        os.write(write, type(e).__name__.encode())
+    except BaseException:  # whatever it is, the mutant was seen
         status = 1
     finally:
+        if status:
+            os.write(write, check.name.encode())
         os._exit(status)
 
 
 def _forget_what_is_cached() -> None:
-    """What the ledger has worked out and keeps (compiled products) was worked out by the code as it was."""
+    """What the core has worked out and keeps (compiled products) was worked out by the code as it was."""
     for name, module in list(sys.modules.items()):
-        if name.startswith("ledger."):
+        if name.partition(".")[0] in PACKAGES:
             for value in list(vars(module).values()):
                 if isinstance(value, functools._lru_cache_wrapper):
                     value.cache_clear()
@@ -305,51 +396,79 @@ def _passes(item: pytest.Item) -> bool:
 # ---- telling -----------------------------------------------------------------------------------------------------
 
 
-def summary(done: list[Mutant]) -> str:
-    """How many were seen. Those that no test reaches count as not seen."""
+def told(m: Mutant, outcome: str = "") -> str:
+    return f"{outcome or m.outcome}: {m.module}.{m.function} line {m.line}: {m.change} {m.by}".rstrip()
+
+
+def interval(seen: int, count: int) -> tuple[float, float]:
+    """Between what the share lies, as the sample says with 95 % (Wilson)."""
+    z, share = 1.96, seen / count
+    middle, half = share + z * z / 2 / count, z * math.sqrt(share * (1 - share) / count + (z / 2 / count) ** 2)
+    return (middle - half) / (1 + z * z / count), (middle + half) / (1 + z * z / count)
+
+
+def summary(done: Sequence[Mutant]) -> str:
+    """How many were seen. Those that cannot be made count as not seen."""
     counts = Counter(m.outcome for m in done)
-    seen = counts[KILLED] + counts[LATE]
-    return f"{seen} of {len(done)} mutants seen ({100 * seen / max(1, len(done)):.1f} %): {dict(counts)}"
+    seen, count = counts[KILLED] + counts[LATE], max(1, len(done))
+    low, high = interval(seen, count)
+    share = f"{100 * seen / count:.1f} %, 95 % interval {100 * low:.1f} to {100 * high:.1f} %"
+    return f"{seen} of {len(done)} mutants seen ({share}): {dict(counts)}"
 
 
-def run(
-    modules: Sequence[str], tests: Sequence[str], seconds: float, seed: int, limit: int, tell: Callable[[str], None]
-) -> list[Mutant]:
-    """Tries the mutants of these modules (all of the core when empty) in a drawn order until the time is over."""
-    paths = [p for p in sorted(CORE.glob("*.py")) if p.stem != "__init__" and (not modules or p.stem in modules)]
+def table(done: Sequence[Mutant], all_of: Counter[str]) -> str:
+    """Seen, drawn and all mutants of each module."""
+    rows = ["| module | seen | drawn | all |", "|---|---|---|---|"]
+    for module in sorted(all_of):
+        mine = [m for m in done if m.module == module]
+        rows.append(f"| {module} | {sum(m.outcome in (KILLED, LATE) for m in mine)} | {len(mine)} | {all_of[module]} |")
+    return "\n".join(rows)
+
+
+def run(given: argparse.Namespace, tell: Callable[[str], None]) -> list[Mutant]:
+    """Tries the sample (of all of the core when no module is named) until it or the time is over, and tells of it."""
+    paths = [
+        p
+        for package in PACKAGES
+        for p in sorted((ROOT / package).glob("*.py"))
+        if p.stem != "__init__" and (not given.modules or p.stem in given.modules)
+    ]
     for path in paths:
-        importlib.import_module(f"ledger.{path.stem}")
+        importlib.import_module(module_of(path))
     made = [m for path in paths for m in mutants_of(path)]
-    random.Random(seed).shuffle(made)
-    plugin = Run(made[: limit or None], seconds, tell)
-    files = [str(ROOT / "tests" / "unit" / f"test_{name}.py") for name in tests]
-    options = ["-q", "-p", "no:cacheprovider", "-p", "no:randomly", "--no-header"]
+    all_of = Counter(m.mutant.module for m in made)
+    sample = drawn(made, given.sample, given.seed)
+    if given.again:
+        before = {told(Mutant(**m)) for m in json.loads(given.again.read_text()) if m["outcome"] in (SURVIVED, UNMADE)}
+        sample = [m for m in made if told(m.mutant, SURVIVED) in before]
+    tell(f"{len(sample)} of {len(made)} mutants, seed {given.seed}")
+    plugin = Run(sample, given.seconds, tell)
+    files = [str(ROOT / "tests" / "unit" / f"test_{name}.py") for name in given.tests]
+    options = ["-q", "--tb=native", "-p", "no:cacheprovider", "-p", "no:randomly", "--no-header"]
     code = pytest.main([*options, *files], plugins=[plugin])
     if code not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
         raise SystemExit(int(code))
+    tell(table(plugin.done, all_of))
     return plugin.done
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Mutation of the ledger's core.")
-    parser.add_argument("modules", nargs="*", help="modules of ledger/, such as rules; all when none is named")
+    parser = argparse.ArgumentParser(description="Mutation of the core.")
+    parser.add_argument("modules", nargs="*", help="modules of ledger/ and processors/, such as rules; all when none")
     parser.add_argument("--tests", nargs="+", default=TESTS, choices=TESTS, help="modules of tests/unit; all of these")
-    parser.add_argument(
-        "--seconds", type=float, default=1_200.0, help="for the mutants, beside what the tests take once"
-    )
+    parser.add_argument("--seconds", type=float, default=1_800.0, help="for the mutants, beside what the tests take")
     parser.add_argument("--seed", type=int, default=20261126)
-    parser.add_argument("--limit", type=int, default=0, help="most mutants; 0 for all")
+    parser.add_argument("--sample", type=int, default=400, help="about how many mutants; 0 for all")
+    parser.add_argument("--again", type=Path, help="only those that were not seen in the run that wrote this")
     parser.add_argument("--out", type=Path, help="where all of them are written, as JSON")
     given = parser.parse_args()
     screen = os.fdopen(os.dup(2), "w", buffering=1)  # pytest takes what is printed meanwhile for its tests' own
-    done = run(
-        given.modules, given.tests, given.seconds, given.seed, given.limit, lambda text: print(text, file=screen)
-    )
+    done = run(given, lambda text: print(text, file=screen))
     if given.out:
         given.out.write_text(json.dumps([asdict(m) for m in done], indent=1))
     for m in done:
-        if m.outcome in (SURVIVED, UNREACHED):
-            print(f"{m.outcome}: {m.module}.{m.function} line {m.line}: {m.change}")
+        if m.outcome in (SURVIVED, UNMADE):
+            print(told(m))
     print(summary(done))
 
 

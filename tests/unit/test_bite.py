@@ -51,9 +51,26 @@ def test_every_mutant_is_other_code(module: str) -> None:
     __import__(f"ledger.{module}")
     made = mutation.mutants_of(path)
     assert len(made) > 5
-    for mutant, number, make, name in made:
-        function, code = mutation.function_of(mutant.module, name), mutation.code_of(path, number, make, name)
+    for one in made:
+        mutant = one.mutant
+        function, code = mutation.function_of(mutant.module, mutant.function), mutation.code_of(path, one)
         assert function is not None, mutant
         assert code is not None, mutant
         was = function.__code__
         assert (code.co_code, code.co_consts, code.co_names) != (was.co_code, was.co_consts, was.co_names), mutant
+        assert mutant.line in one.lines, mutant
+
+
+def test_the_sample_has_of_every_module_and_is_the_same_for_one_seed() -> None:
+    made = [m for p in sorted(mutation.CORE.glob("*.py")) for m in mutation.mutants_of(p)]
+    names = [mutation.told(m.mutant) for m in mutation.drawn(list(made), 200, 7)]
+    assert names == [mutation.told(m.mutant) for m in mutation.drawn(list(made), 200, 7)]
+    assert names != [mutation.told(m.mutant) for m in mutation.drawn(list(made), 200, 8)]
+    assert {m.mutant.module for m in mutation.drawn(list(made), 200, 7)} == {m.mutant.module for m in made}
+    assert len(mutation.drawn(list(made), 0, 7)) == len(made)
+
+
+def test_the_interval_is_wilsons() -> None:
+    low, high = mutation.interval(36, 42)  # 72.2 to 93.3 % in tables
+    assert (round(low, 3), round(high, 3)) == (0.722, 0.933)
+    assert mutation.interval(10, 10)[1] == pytest.approx(1.0)
