@@ -23,15 +23,19 @@ T = TypeVar("T")
 
 
 def wait_for(what: str, ask: Callable[[], T], seconds: float = 180.0) -> T:
-    """The first true answer. Fails with `what` after the deadline."""
+    """The first true answer. Fails with `what` after the deadline.
+
+    Between two questions it waits as long as the last one took: who asks must not take the processor from whom he asks.
+    """
     deadline = time.monotonic() + seconds
     while True:
+        began = time.monotonic()
         answer = ask()
         if answer:
             return answer
         if time.monotonic() > deadline:
             pytest.fail(f"waited {seconds:.0f} s for: {what}")
-        time.sleep(0.03)
+        time.sleep(min(max(0.03, time.monotonic() - began), 1.0))
 
 
 @dataclass

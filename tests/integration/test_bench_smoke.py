@@ -1,4 +1,8 @@
-"""The benchmarks of pipeline, gateway, ledger and reconciliation run and say what they promise; how fast it was here says nothing and is not looked at."""
+"""The benchmarks of pipeline, gateway, ledger and reconciliation run and say what they promise; how fast it was here says nothing and is not looked at.
+
+Those that start brokers and roles of their own (136 s of processor together) run with `./run test --long`, or by
+`python -m benchmarks.pipeline --quick`, and so on.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,7 @@ from clearline.stack import CHECKOUT
 
 
 @pytest.mark.stack
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_the_pipeline_benchmark_measures_what_it_promises(tmp_path: Path):
     command = [sys.executable, "-m", "benchmarks.pipeline", "--quick", "--json", "--results", str(tmp_path)]
@@ -43,6 +48,7 @@ def test_the_pipeline_benchmark_measures_what_it_promises(tmp_path: Path):
 
 
 @pytest.mark.stack
+@pytest.mark.long
 @pytest.mark.timeout(400)
 def test_the_gateway_benchmark_measures_what_it_promises(tmp_path: Path):
     command = [sys.executable, "-m", "benchmarks.gateway", "--quick", "--json", "--results", str(tmp_path)]
@@ -70,6 +76,7 @@ def test_the_gateway_benchmark_measures_what_it_promises(tmp_path: Path):
 
 
 @pytest.mark.stack
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_the_ledger_benchmark_measures_what_it_promises(tmp_path: Path):
     command = [sys.executable, "-m", "benchmarks.ledger", "--quick", "--json", "--results", str(tmp_path)]

@@ -1,4 +1,6 @@
-"""Three brokers from docker-compose.yml's settings, killed under load, and the long runs of networks and rebalances.
+"""Three brokers from docker-compose.yml's settings, killed under load, and networks and rebalances: all with `--long` only.
+
+Every run of the tests kills the one broker of a whole system four times: test_exactly_once.py.
 
 The same by hand: `python -m tests.faults.brokers`, `python -m tests.faults.storm`, `python -m tests.faults.network`.
 """
@@ -37,8 +39,10 @@ def _judge(run: FaultRun, capsys: pytest.CaptureFixture[str]) -> None:
     assert report.acknowledged > 0, "a run in which nothing was acknowledged says nothing"
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_nothing_is_lost_when_one_of_three_brokers_dies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two kills; 161 s of processor. `python -m tests.faults.brokers` does the same."""
     run = brokers.BrokersRun(brokers.ci_plan(_seed()), tmp_path / "data", 2, say=_say)
     _judge(run, capsys)
     assert sum(n for name, n in run.report.killed.items() if name.startswith("broker")) == 2
