@@ -18,6 +18,7 @@ from clearline.config import Settings
 from clearline.gateway import documents
 from clearline.gateway.documents import Document, Outcome
 from clearline.gateway.parts import Gate
+from schemas.errors import PartUnavailableError
 from schemas.identity import command_id, payload_digest
 from schemas.records import Command, Reply, Transaction
 from streams.calls import Called, Place
@@ -161,14 +162,20 @@ class Outcomes:
 
     def begin(self, cid: bytes, entry: UnderWay) -> None:
         """A call is about to be published, in place of an older one under its key that nothing was heard of. The oldest
-        of all are forgotten when there are too many: others find them."""
+        of all are forgotten when there are too many: others find them, once the broker has them."""
         former = self._under_way.pop(cid, None)
         if former is not None:
-            self.end(cid, former, None)
+            self._forget(cid, former)
         self._under_way[cid] = entry
         if len(self._under_way) > UNDER_WAY_MAX:
             oldest = next(iter(self._under_way))
-            self.end(oldest, self._under_way[oldest], None)
+            self._forget(oldest, self._under_way[oldest])
+
+    def _forget(self, cid: bytes, entry: UnderWay) -> None:
+        """Who waits for the acknowledgement is told that there is none: it must not be taken for one."""
+        if not entry.acknowledged.done():
+            entry.acknowledged.set_result(PartUnavailableError("Kafka", "the caller", "nothing was acknowledged yet"))
+        self.end(cid, entry, None)
 
     def end(self, cid: bytes, entry: UnderWay, with_: Kept | Exception | None) -> None:
         """Nothing more is to come of a call. Who waits is told what there is."""

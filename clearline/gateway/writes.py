@@ -171,9 +171,10 @@ def _texts(value: Any) -> list[str]:
 
 
 def _is_to_publish(parts: Parts, t: _Try, now_s: float) -> bool:
-    """Whether a try is published, or waits for the one under its key that is under way."""
+    """Whether a try is published, or waits for the one under its key that is under way. While the broker is slow to
+    acknowledge that one it is not asked again: both would wait for the same, and the caller says when it gives up."""
     entry = parts.outcomes.call_of(t.cid)
-    if entry is None or now_s - entry.since >= STALE_S:
+    if entry is None or (entry.acknowledged.done() and now_s - entry.since >= STALE_S):
         t.entry, t.first = UnderWay(t.command, t.digest, now_s), True
         parts.outcomes.begin(t.cid, t.entry)
         return True

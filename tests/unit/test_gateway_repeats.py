@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 
 import httpx
 import pytest
 
 from clearline.gateway.outcomes import UnderWay
 from clearline.gateway.writes import STALE_S
+from schemas.errors import PartUnavailableError
 from schemas.identity import command_id
+from schemas.records import Command, OpenAccount
+from streams.calls import Called
 from streams.topics import DAY_MS
 from tests.gateway import Gate, in_loop, keyed, pay, send
 
@@ -253,6 +256,55 @@ async def test_a_call_whose_reply_never_comes_is_asked_for_again():
         again = await client.post("/v1/transactions", json=pay(), headers=keyed("k"))
         assert (again.status_code, again.content) == (201, found.content)
     assert gate.records("k") == ["settled"]
+
+
+@in_loop
+async def test_nobody_is_told_pending_before_the_broker_has_the_command():
+    """A broker that is slow to acknowledge: the next tries wait for the first, however old it is."""
+    gate = Gate()
+    gate.ledger.paused = True
+    held, own = asyncio.Event(), gate.parts.caller
+
+    class Slow:
+        under_way, following = 0, True
+
+        async def call_many(self, commands: Sequence[Command], wait_s: float = 0.0) -> list[Called | Exception]:
+            await held.wait()
+            return await own.call_many(commands, wait_s)
+
+    gate.parts.caller = Slow()  # type: ignore[assignment]
+    cid = command_id("acme", "k")
+    async with gate.client() as client:
+        first = asyncio.create_task(client.post("/v1/transactions", json=pay(), headers=keyed("k", None)))
+        while (entry := gate.parts.outcomes.call_of(cid)) is None:
+            await asyncio.sleep(0)
+        assert isinstance(entry, UnderWay)
+        second = asyncio.create_task(client.post("/v1/transactions", json=pay(), headers=keyed("k", None)))
+        entry.since -= STALE_S
+        third = asyncio.create_task(client.post("/v1/transactions", json=pay(), headers=keyed("k", None)))
+        for _ in range(200):
+            await asyncio.sleep(0)
+        assert not any(t.done() for t in (first, second, third))
+        assert gate.parts.outcomes.call_of(cid) is entry
+        held.set()
+        answers = await asyncio.gather(first, second, third)
+        assert [a.status_code for a in answers] == [202] * 3
+        assert all(a.json()["position"] is not None for a in answers)
+        gate.ledger.resume()
+    assert gate.records("k") == ["settled"]
+
+
+@in_loop
+async def test_who_waits_for_a_call_that_is_forgotten_is_not_told_that_it_was_acknowledged():
+    gate = Gate()
+    outcomes = gate.parts.outcomes
+    command = OpenAccount("acme", "k", "acme:w:x", "liability", "CNY", 0)
+    older, newer = (UnderWay(command, b"", now_s) for now_s in (0.0, 9.0))
+    outcomes.begin(b"k", older)
+    outcomes.begin(b"k", newer)
+    assert isinstance(older.acknowledged.result(), PartUnavailableError)
+    assert older.done.result() is None
+    assert outcomes.call_of(b"k") is newer and not newer.acknowledged.done()
 
 
 @in_loop
