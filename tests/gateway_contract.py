@@ -17,7 +17,7 @@ from schemas.identity import command_id, partition_of, payload_digest
 from schemas.records import Command, OpenAccount, Transaction
 from streams.calls import Called, Place, place_of
 
-WAIT_S = 20.0
+WAIT_S = 120.0
 PARTITIONS = 4
 
 

@@ -45,7 +45,7 @@ def start(config: ClickHouseConfig, file: Path, fail: str, batch: int, pause_s: 
 def _main(config: ClickHouseConfig, file: Path, fail: str, batch: int, pause_s: float) -> None:
     failpoints.arm(fail)
     arrivals = [Arrival(*a) for a in pickle.loads(file.read_bytes())]
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while time.monotonic() < deadline:
         sink = LedgerSink(config, TOPIC, local_codec())
         try:

@@ -23,7 +23,7 @@ from schemas.records import RECORDS, Record, Subjects
 from streams.registry import Registry  # first: it silences a library's announcement
 from tests.compatibility import can_read
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(1_200)]
 
 SEED = 20261122
 MODES = ("NONE", "BACKWARD", "FORWARD", "FULL", "BACKWARD_TRANSITIVE", "FORWARD_TRANSITIVE", "FULL_TRANSITIVE")

@@ -147,7 +147,7 @@ class Child:
         return child
 
 
-def ended(process: ForkServerProcess, seconds: float = 90) -> int | None:
+def ended(process: ForkServerProcess, seconds: float = 180) -> int | None:
     """The exit code, negative for a signal."""
     process.join(seconds)
     return process.exitcode

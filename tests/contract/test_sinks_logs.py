@@ -180,7 +180,7 @@ def test_killed_between_any_two_steps(config: ClickHouseConfig, table: str) -> N
     for point in points:
         child = context.Process(target=_child, args=(config, table, f"sink_clickhouse.{point}" if point else ""))
         child.start()
-        child.join(60)
+        child.join(180)
         assert child.exitcode == (-signal.SIGKILL if point else 0), point
         have = stored(config, table)
         assert have == [row for row in wanted(table, records) if row in have], "a prefix, nothing twice"

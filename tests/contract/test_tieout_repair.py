@@ -125,7 +125,7 @@ def _main(clickhouse: ClickHouseConfig, redis: RedisConfig, file: Path, fail: st
 
 
 def ended(process: ForkServerProcess) -> int | None:
-    process.join(90)
+    process.join(180)
     return process.exitcode
 
 

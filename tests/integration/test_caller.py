@@ -171,8 +171,8 @@ def test_a_broker_that_goes_away_and_comes_back(tmp_path: Path) -> None:
                 broker.suspend()
                 began = time.monotonic()
                 with pytest.raises(PartUnavailableError, match="Kafka at"):
-                    await a.call(payment("o-2", 5), 30.0)
-                assert time.monotonic() - began < 10, "not as long as the caller would wait for an outcome"
+                    await a.call(payment("o-2", 5), 600.0)
+                assert time.monotonic() - began < 300, "not as long as the caller would wait for an outcome"
                 assert a.under_way == 0
                 broker.kill()
                 await whole(a, "o-3")

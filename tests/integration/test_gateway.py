@@ -71,11 +71,11 @@ class Gateways:
         return process.wait(120)
 
     def get(self, slot: int, path: str) -> httpx.Response:
-        return httpx.get(self.urls[slot] + path, timeout=120, trust_env=False)
+        return httpx.get(self.urls[slot] + path, timeout=180, trust_env=False)
 
     def client(self, slot: int) -> httpx.Client:
         headers = {"Authorization": f"Bearer {self.token}"}
-        return httpx.Client(base_url=self.urls[slot], headers=headers, timeout=120, trust_env=False)
+        return httpx.Client(base_url=self.urls[slot], headers=headers, timeout=180, trust_env=False)
 
     def balance(self, account_id: str) -> int:
         """Net of the account over all postings of the journal, minor units."""
@@ -96,7 +96,7 @@ def ended(process: subprocess.Popen[bytes]) -> dict[str, Any] | None:
 def gateways(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateways]:
     folder = tmp_path_factory.mktemp("gateways")
     settings = load_settings(
-        data_dir=folder / "data", world="sandbox", partitions=4, workers=1, gateway={"instances": 2}
+        data_dir=folder / "data", world="sandbox", partitions=4, workers=1, gateway={"instances": 2, "wait_s_max": 120}
     )
     with Stack(settings) as stack:
         stack.start(roles=["worker-0"])
@@ -167,17 +167,17 @@ def test_the_real_caller_and_finder_pass_the_twins_contract(gateways):
 def test_the_outcome_comes_by_the_topic_and_every_gateway_answers_the_same(gateways, body):
     key = f"same-{body['operation']}-{body['amount']}"
     with gateways.client(0) as one, gateways.client(1) as two:
-        first = one.post("/v1/transactions", json=body, headers=keyed(key, 20))
+        first = one.post("/v1/transactions", json=body, headers=keyed(key, 120))
         assert first.status_code == (422 if body["amount"] > FUNDS else 201), first.text
         assert "idempotent-replayed" not in first.headers
         # Without Redis' quick answer: from the journal itself.
-        again = two.post("/v1/transactions", json=body, headers=keyed(key, 20))
+        again = two.post("/v1/transactions", json=body, headers=keyed(key, 120))
         assert (again.status_code, again.content) == (first.status_code, first.content)
         assert again.headers["idempotent-replayed"] == "true"
         document = first.json().get("transaction", first.json())
         for client in (one, two):
             assert client.get(document["links"]["self"]).json() == document
-        other = two.post("/v1/transactions", json=body | {"amount": 11}, headers=keyed(key, 20))
+        other = two.post("/v1/transactions", json=body | {"amount": 11}, headers=keyed(key, 120))
         assert (other.status_code, other.json()["code"]) == (422, "idempotency_conflict")
 
 
@@ -185,7 +185,7 @@ def test_without_redis_first_outcomes_are_found_in_the_journal(gateways):
     bodies = {"here": pay(3), "crossing": send(3), "no": pay(10**9)}
     with gateways.client(0) as one:
         firsts = {
-            (key, way): one.post("/v1/transactions", json=body, headers=keyed(f"{key}-{way}", 20))
+            (key, way): one.post("/v1/transactions", json=body, headers=keyed(f"{key}-{way}", 120))
             for key, body in bodies.items()
             for way in ("again", "by id")
         }
@@ -199,7 +199,7 @@ def test_without_redis_first_outcomes_are_found_in_the_journal(gateways):
             if way == "by id":
                 assert two.get(document["links"]["self"]).json() == document, key
                 continue
-            again = two.post("/v1/transactions", json=bodies[key], headers=keyed(f"{key}-{way}", 20))
+            again = two.post("/v1/transactions", json=bodies[key], headers=keyed(f"{key}-{way}", 120))
             assert (again.status_code, again.content) == (first.status_code, first.content)
             assert again.headers["idempotent-replayed"] == "true"
 
@@ -211,16 +211,16 @@ def test_a_gateway_killed_at_any_step_is_retried_through_another_with_one_effect
     key = f"{point}-{body['operation']}"
     before = gateways.balance("acme:w:a")
     with gateways.client(0) as one, pytest.raises(httpx.TransportError):
-        one.post("/v1/transactions", json=body, headers=keyed(key, 20))
+        one.post("/v1/transactions", json=body, headers=keyed(key, 120))
     assert gateways.running.pop(0).wait(120) == -signal.SIGKILL
     with gateways.client(1) as two:
-        first = two.post("/v1/transactions", json=body, headers=keyed(key, 20))
+        first = two.post("/v1/transactions", json=body, headers=keyed(key, 120))
         assert first.status_code == 201, first.text
         # It is a repeat if, and only if, the one that was killed had published it.
         assert ("idempotent-replayed" in first.headers) == (point != "gateway.before_publish")
     gateways.start(0)
     with gateways.client(0) as one:
-        again = one.post("/v1/transactions", json=body, headers=keyed(key, 20))
+        again = one.post("/v1/transactions", json=body, headers=keyed(key, 120))
         assert (again.status_code, again.content) == (201, first.content)
         assert again.headers["idempotent-replayed"] == "true"
     assert before - gateways.balance("acme:w:a") == 7
@@ -231,7 +231,7 @@ def test_tries_at_once_through_two_gateways_are_one_transfer(gateways):
 
     def attempt(n: int) -> httpx.Response:
         with gateways.client(n % 2) as client:
-            found: httpx.Response = client.post("/v1/transactions", json=pay(1), headers=keyed(f"once-{n % 10}", 20))
+            found: httpx.Response = client.post("/v1/transactions", json=pay(1), headers=keyed(f"once-{n % 10}", 120))
             return found
 
     with ThreadPoolExecutor(20) as pool:
@@ -247,12 +247,12 @@ def test_tries_at_once_through_two_gateways_are_one_transfer(gateways):
 def test_a_batch_over_partitions(gateways):
     items = [pay(1), send(1), pay(10**9), pay(1, idempotency_key="once-0")] + [pay(1) for _ in range(96)]
     with gateways.client(0) as client:
-        answer = client.post("/v1/transactions:batch", json={"transactions": items}, headers=keyed("batch", 20))
+        answer = client.post("/v1/transactions:batch", json={"transactions": items}, headers=keyed("batch", 120))
         results = answer.json()["results"]
         assert [r["status"] for r in results] == [201, 201, 422] + [201] * 97
         assert [r["replayed"] for r in results] == [False] * 3 + [True] + [False] * 96
     with gateways.client(1) as other:
-        again = other.post("/v1/transactions:batch", json={"transactions": items}, headers=keyed("batch", 20))
+        again = other.post("/v1/transactions:batch", json={"transactions": items}, headers=keyed("batch", 120))
         assert [r["body"] for r in again.json()["results"]] == [r["body"] for r in results]
 
 
@@ -261,7 +261,7 @@ def test_sigterm_answers_what_is_under_way(gateways):
     gateways.stack.kill("worker-0", signal.SIGSTOP)
     try:
         with gateways.client(1) as client, ThreadPoolExecutor(1) as pool:
-            call = pool.submit(client.post, "/v1/transactions", json=pay(1), headers=keyed("last", 20))
+            call = pool.submit(client.post, "/v1/transactions", json=pay(1), headers=keyed("last", 120))
             wait_for("the call", lambda: gateways.get(1, "/v1/status").json()["commands_under_way"] == 1)
             location = f"/v1/transactions/{command_id('acme', 'last').hex()}"
             with gateways.client(0) as other:  # from the log itself: nobody has settled it

@@ -317,7 +317,7 @@ def _faust(world: OnePartition, folder: Path) -> subprocess.Popen[bytes]:
         return subprocess.Popen(command, env={**os.environ, **own}, stdout=log, stderr=log, cwd=CHECKOUT)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_faust_exactly_once_under_kill_9(world: OnePartition, tmp_path: Path) -> None:
     """Kills until the first double: its `topic.send` is not part of the transaction that commits the offset."""
 

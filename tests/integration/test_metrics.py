@@ -45,12 +45,12 @@ class System:
     roles: dict[str, str] = field(default_factory=dict)
 
     def get(self, role: str, path: str) -> httpx.Response:
-        return httpx.get(self.roles[role].removesuffix("/metrics") + path, trust_env=False, timeout=30)
+        return httpx.get(self.roles[role].removesuffix("/metrics") + path, trust_env=False, timeout=120)
 
     def transact(self, key: str, **headers: str) -> httpx.Response:
         url = str(self.settings.gateway.public_url)
         return httpx.post(
-            f"{url}/v1/transactions", json=pay(), trust_env=False, timeout=60,
+            f"{url}/v1/transactions", json=pay(), trust_env=False, timeout=120,
             headers={**keyed(key), "Authorization": f"Bearer {self.token}", "Prefer": "wait=30", **headers},
         )  # fmt: skip
 
@@ -187,4 +187,4 @@ def test_prometheus_scrapes_all_of_it_and_an_alert_fires(system: System, tmp_pat
         assert alert["metric"]["alertname"] == "PoisonFlood"
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(120)

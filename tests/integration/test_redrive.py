@@ -199,7 +199,7 @@ def slow_redrive(world: World) -> subprocess.Popen[str]:
 
 
 def ended(child: subprocess.Popen[str], code: int) -> Any:
-    out, err = child.communicate(timeout=120)
+    out, err = child.communicate(timeout=300)
     assert child.returncode == code, out + err
     return json.loads(out)
 
@@ -224,7 +224,7 @@ def test_a_redrive_is_cancelled_from_another_shell_by_ctrl_c_and_when_it_hangs(w
     assert dlq(capsys, "cancel")["answered"] is False
     after = moved(world)
     child.send_signal(signal.SIGCONT)
-    said = child.communicate(timeout=120)
+    said = child.communicate(timeout=300)
     assert child.returncode in (2, 3), said  # 3: it does not know yet by whom it was fenced
     assert moved(world) == after, "who was fenced moves nothing more"
     with capsys.disabled():
@@ -310,7 +310,7 @@ def test_a_schema_that_is_registered_later(world: World, capsys):
 
     from schemas.codec import schema_of
 
-    with httpx.Client(base_url=str(world.settings.registry.url), timeout=20) as registry:
+    with httpx.Client(base_url=str(world.settings.registry.url), timeout=120) as registry:
 
         def register(subject: str, schema: str) -> int:
             answer = registry.post(f"/subjects/{subject}/versions", json={"schema": schema, "schemaType": "AVRO"})

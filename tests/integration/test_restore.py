@@ -46,7 +46,7 @@ from streams.reader import LogRecord, committed_offsets, end_offsets, read_to_en
 from streams.topics import Topics
 from tests.sink_servers import wait_for
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(1_500)]
 
 SEED = 20261126
 BEFORE, DURING = 500, 300
@@ -111,7 +111,7 @@ def load_with_a_backup(d: Drill) -> None:
             if n == DURING // 4:  # some of it comes before the backup, some while it is taken, some after it
                 started.set()
             if n == DURING // 2:
-                taken.wait(60)
+                assert taken.wait(400)
             yield item
 
     started = threading.Event()
@@ -128,12 +128,13 @@ def load_with_a_backup(d: Drill) -> None:
 
     thread = threading.Thread(target=drive)
     thread.start()
-    assert started.wait(120)
+    assert started.wait(400)
     wait_for("something is projected", lambda: outcomes_in(d) > 0)
     _, d.sha256 = work.create(d.settings, d.folder, extent="whole")
     taken.set()
-    thread.join(120)
+    thread.join(400)
     assert not errors, errors
+    assert not thread.is_alive(), "what is read now would be a part"
     d.submitted, d.journal = d.read("transactions.submitted"), d.read("journal")
 
 

@@ -247,14 +247,14 @@ def forget_approval(bank: Bank, partner: str) -> None:
 
 def force(url: str, one: dict[str, Any]) -> None:
     """A sample of the magic amounts against real workers; all of them are forced over the twin."""
-    with httpx.Client(base_url=url, headers={"Authorization": f"Bearer {one['token']}"}, timeout=60) as http:
+    with httpx.Client(base_url=url, headers={"Authorization": f"Bearer {one['token']}"}, timeout=180) as http:
         for reason in SAMPLE:
             answer = _pay(http, one, AMOUNT + 1 + REASONS.index(reason), f"force-{reason}")
             assert (answer.status_code, answer.json()["code"]) == (422, reason.value), answer.text
 
 
 def begin_anew(bank: Bank, url: str, one: dict[str, Any]) -> None:
-    with httpx.Client(base_url=url, headers={"Authorization": f"Bearer {one['token']}"}, timeout=60) as http:
+    with httpx.Client(base_url=url, headers={"Authorization": f"Bearer {one['token']}"}, timeout=180) as http:
         assert _pay(http, one, 12_550, "paid").json()["status"] == "settled"
         assert _pay(http, one, 500, "held", operation="hold").json()["status"] == "settled"
         path, limit = f"/v1/limits/account/{one['partner_id']}:wallet:main", {"window": "day", "count_max": 1}

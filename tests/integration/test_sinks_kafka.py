@@ -123,7 +123,7 @@ def report_of(role: Role) -> dict[str, Any]:
 
 
 def died(process: ForkServerProcess) -> int | None:
-    process.join(60)
+    process.join(180)
     return process.exitcode
 
 
