@@ -63,6 +63,12 @@ def explains(cause: Incident, other: Incident, status: Status) -> bool:
             return cause.subject == other.subject or (role.kind == "worker" and cause.subject.startswith("worker"))
     if other.code == "lag_growing" and other.subject == "settlement":
         return cause.code in ("stuck_consumer", "role_down", "invariant_breach", "zombie_worker", "topic_missing")
+    if (
+        other.code == "stuck_consumer"
+        and other.subject.startswith("partition ")
+        and cause.subject.startswith("worker-")
+    ):
+        return cause.code in ("stuck_consumer", "role_down", "zombie_worker", "invariant_breach")
     if other.code == "stuck_consumer" and cause.code == "invariant_breach":
         return True  # nothing of a partition that stopped is settled
     return other.code == "clickhouse_read_only" and cause.code == "clickhouse_down"

@@ -84,8 +84,14 @@ def incidents(status: Status) -> tuple[Incident, ...]:
     if status.state == "stopped":
         return ()
     found = [i for rule in _RULES for i in rule(status)]
-    found.sort(key=lambda i: (CODES.index(i.code), i.subject))
+    found.sort(key=_place)
     return tuple(with_causes_only(found, status))
+
+
+def _place(i: Incident) -> tuple[int, bool, str]:
+    """A partition that nobody settles comes after the workers that may be the reason, also those that are down."""
+    ownerless = i.code == "stuck_consumer" and i.subject.startswith("partition ")
+    return CODES.index("role_down" if ownerless else i.code), ownerless, i.subject
 
 
 # ---- parts -----------------------------------------------------------------------------------------------------------

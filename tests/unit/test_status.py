@@ -276,6 +276,16 @@ def test_a_clock_is_not_judged_while_nobody_knows_what_waits() -> None:
     assert [i.code for i in incidents(replace(fast, lags=(), lags_unknown="no answer"))] == ["broker_down"]
 
 
+@pytest.mark.parametrize("wrong", [{"paused": True, "state": "silent"}, {"state": "failed", "restarts": 3}])
+def test_a_partition_whose_worker_hangs_or_is_gone_is_no_second_incident(wrong: dict[str, Any]) -> None:
+    orphan = Partition(0, "", 10, 17, 9, "ab" * 32)
+    stuck = replace(GOOD, lags=settlement(22, 7, rate=0.0, inflow=1.0), partitions=(orphan, *GOOD.partitions[1:]))
+    (alone,) = incidents(stuck)
+    assert (alone.code, alone.subject) == ("stuck_consumer", "partition 0")
+    (found,) = incidents(role("worker-0", stuck, **wrong))
+    assert (found.subject, len(found.follows)) == ("worker-0", 1)
+
+
 def test_a_full_disk_comes_before_the_broker_that_it_ended() -> None:
     full = replace(
         part("kafka", state="down", process="restarting"), disks=(Disk("/data", 0, 9_000_000_000, 900_000_000),)
