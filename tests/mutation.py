@@ -39,13 +39,15 @@ import coverage
 import pytest
 from _pytest.runner import runtestprotocol
 
+from ledger import products
+
 ROOT = Path(__file__).resolve().parents[1]
 CORE = ROOT / "ledger"
 PACKAGES = ("ledger", "processors")
 TESTS = (
     "ledger", "operations", "partners", "terms", "templates", "products", "crossing", "exchange", "closing",
     "invariants", "rollups", "calendars_windows", "freezes", "seals", "settlement", "crossing_host", "shelf_grids",
-    "ticks", "deadletters", "audit_key_growth",
+    "ticks", "deadletters", "audit_key_growth", "core_mutants",
 )  # fmt: skip
 SWAPS: dict[type, type] = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
@@ -381,6 +383,7 @@ def _be_the_child(
 
 def _forget_what_is_cached() -> None:
     """What the core has worked out and keeps (compiled products) was worked out by the code as it was."""
+    products._compiled.clear()
     for name, module in list(sys.modules.items()):
         if name.partition(".")[0] in PACKAGES:
             for value in list(vars(module).values()):

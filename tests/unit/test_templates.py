@@ -188,6 +188,7 @@ STEPS: list[tuple[str, list[dict[str, Any]], int, dict[str, int], dict[str, str]
     ("balance of what is owed there", [step("debt", "balance", "payee")], 0, {}, {"debt": DEBT, "payee": A}, [(DEBT, 70), (A, -70)]),
     ("balance of an account that is not there", [step("many", "balance", "payee")], 0, {}, {"many__1": Y, "many__2": "acme:typo", "payee": A}, "account_unknown"),
     ("balance of another's account", [step("many", "balance", "payee")], 0, {}, {"many__1": Y, "many__2": A, "payee": A}, "account_not_owned"),
+    ("balance of another's account that is not there", [step("many", "balance", "payee")], 0, {}, {"many__1": Y, "many__2": "zeta:typo", "payee": A}, "account_not_owned"),
     ("to zero", [step("many", "to_zero", "own")], 0, {}, {"many__1": X, "many__2": Z, "many__3": "acme:n"}, [(X, 60), ("acme:pool:CNY", -60), ("acme:pool:CNY", 40), (Z, -40)]),
     ("to zero, more comes down than goes up", [step("many", "to_zero", "own")], 0, {}, {"many__1": Y, "many__2": Z}, "insufficient_funds"),
     ("to zero of a debit-normal account", [step("many", "to_zero", "payer")], 0, {}, {"many__1": DEBT, "payer": W}, [(DEBT, 70), (W, -70)]),

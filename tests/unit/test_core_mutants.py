@@ -1,0 +1,329 @@
+"""What changes of the core, made on purpose one at a time (docs/bite.md), could do to money or its story unseen.
+
+Each test says what the owner of the money, or who reads a refusal, would lose.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import AsyncIterator
+from datetime import date, timedelta
+from time import perf_counter
+from typing import Any
+
+import faust
+import msgspec
+import pytest
+
+from ledger import control_accounts, crossing, exchange, rules
+from ledger.accounts import Account
+from ledger.days import civil
+from ledger.entries import ENTRY, HOLD, EntryLog, Moved, kind_of
+from ledger.keys import GENERATIONS, KeyIndex
+from ledger.money import AMOUNT_MAX, COUNTER_MAX
+from ledger.posting import Pending
+from ledger.reasons import MEANING, Rejection, told_of
+from ledger.state import Draft
+from processors.agents import add_settlement_agent
+from processors.settlement import Batch
+from schemas.records import PostedLeg, PublishProduct, SealDay, SealedPlace, SetFreeze, SetPartnerState
+from tests.ledger_world import DAY, Ledger, account, admit, key, pay, small_bank
+from tests.unit.test_closing import close, seal
+from tests.unit.test_settlement import World, transfer
+
+
+def wide(**counters: int) -> Account:
+    """A liability without limit, with these counters."""
+    a = Account.new("acme:w", "liability", "CNY", None, 0)
+    for name, value in counters.items():
+        setattr(a, name, value)
+    return a
+
+
+# ---- counters and limits at their last unit ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("side", ["debit", "credit"])
+@pytest.mark.parametrize("state", ["posted", "pending"])
+def test_the_last_unit_of_a_counter_can_be_set_aside_and_no_more(side: str, state: str) -> None:
+    """Refused too early, money is stuck; too late, a counter is no 38-digit number and no store takes it."""
+    counter = f"{side}s_{state}"
+    crossing._check_set_aside([(wide(**{counter: COUNTER_MAX - 7}), side, 7)])
+    with pytest.raises(Rejection, match="counter_overflow"):
+        crossing._check_set_aside([(wide(**{counter: COUNTER_MAX - 7}), side, 8)])
+
+
+@pytest.mark.parametrize("side", ["debit", "credit"])
+def test_an_entry_of_many_legs_that_overflows_one_side_is_refused(side: str) -> None:
+    full, other = wide(**{f"{side}s_posted": COUNTER_MAX - 7}), Account.new("acme:x", "liability", "CNY", None, 0)
+    opposite = "credit" if side == "debit" else "debit"
+    rules.check_totals([(full, side, 3), (full, side, 4), (other, opposite, 7)])
+    with pytest.raises(Rejection, match="counter_overflow"):
+        rules.check_totals([(full, side, 3), (full, side, 5), (other, opposite, 8)])
+
+
+def test_the_largest_credit_limit_is_one() -> None:
+    control_accounts._check_limits(0, AMOUNT_MAX)
+    with pytest.raises(Rejection, match="amount_too_large"):
+        control_accounts._check_limits(0, AMOUNT_MAX + 1)
+
+
+def test_what_is_in_transit_has_a_last_unit_too_and_the_refusal_names_the_postings() -> None:
+    from ledger.plans import Moment
+    from schemas.records import Posting
+
+    bank = small_bank()
+    draft = Draft(bank.base, ())
+    bank.base.accounts["bank:crossing:CNY"] = full = Account.new("bank:crossing:CNY", "liability", "CNY", None, 0)
+    full.credits_posted = COUNTER_MAX - 7
+    at = Moment(**{**dict.fromkeys(Moment._fields, 0), "partitions": 4})  # type: ignore[arg-type]
+    crossing.check_legs(draft, [], [Posting("zeta:w:zoe", "credit", 7, "CNY")], at)
+    with pytest.raises(Rejection) as e:
+        crossing.check_legs(draft, [], [Posting("zeta:w:zoe", "credit", 8, "CNY")], at)
+    assert e.value.detail["field"] == "postings"
+
+
+# ---- what is remembered ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("together", [True, False], ids=["in one batch", "one at a time"])
+def test_every_key_is_known_after_a_snapshot(together: bool) -> None:
+    """A key that a snapshot leaves out is free again: its transaction is paid a second time."""
+    ids = [n.to_bytes(8, "big") + (n * 7919).to_bytes(8, "big") for n in range(1, 5_001)]
+    digests, offsets = [n.to_bytes(8, "big") for n in range(5_000)], list(range(5_000))
+    index = KeyIndex(1_000_000)
+    if together:
+        index.add(ids, digests, offsets, [5] * 5_000)
+    else:
+        for i, d, o in zip(ids, digests, offsets, strict=True):
+            index.add([i], [d], [o], [5])
+    loaded = KeyIndex(1_000_000)
+    loaded.load(index.dump())
+    wanted = {i: (d, o) for i, d, o in zip(ids, digests, offsets, strict=True)}
+    for known in (index, loaded):
+        assert len(known) == 5_000
+        assert known.find(ids, 5) == wanted
+        assert known.find(ids[:3], 5) == {i: wanted[i] for i in ids[:3]}
+
+
+def test_an_entry_is_forgotten_when_its_window_is_over() -> None:
+    """Remembered for ever, a worker's memory grows until it dies."""
+    log = EntryLog(window_ms=10 * GENERATIONS)
+    legs = (PostedLeg("acme:w", "debit", 5, "CNY", 0, 5, 0, 0), PostedLeg("acme:x", "credit", 5, "CNY", 0, 0, 0, 5))
+    log.add({3: (ENTRY, 0, legs, "wallet")})
+    log.forget(10 * GENERATIONS)
+    assert log.find(3) == Moved(ENTRY, ("acme:w", "acme:x"), (5, -5), "wallet")
+    log.forget(10 * (GENERATIONS + 1))
+    assert len(log) == 0
+
+
+@pytest.mark.parametrize("posts", [True, False])
+def test_what_points_at_nothing_gives_nothing_back(posts: bool) -> None:
+    """Else a take-over would count a payment as returned, and its refund would be refused."""
+    assert kind_of("transfer", points=False, posts=posts, changes_pending=not posts) == (
+        ENTRY if posts else HOLD,
+        False,
+    )
+
+
+def _held(bank: Ledger) -> None:
+    bank.one(pay("acme", "acme:w:alice", "acme:w:bob", 5, operation="hold", expires_at=1_795_338_000_500))
+    assert len(bank.base.due) == 1
+
+
+def test_a_hold_that_lapsed_is_due_no_more() -> None:
+    """Kept on the list, each lapse is looked at again with every command for ever."""
+    bank = small_bank()
+    _held(bank)
+    bank.wait(10_000)
+    bank.one(pay("acme", "acme:w:alice", "acme:w:bob", 1))
+    assert bank.base.due == []
+
+
+def test_a_lapse_that_is_taken_back_is_forgotten_as_a_lapse() -> None:
+    """Else the hold of a command that met our own bug would be remembered as lapsed while it is still open."""
+    bank = small_bank()
+    _held(bank)
+    draft = Draft(bank.base, ())
+    pending = Pending(draft)
+    assert pending.lapse(1_795_338_009_000, draft.head.next_offset)
+    assert draft.lapsed
+    pending.take_back_lapsed()
+    assert not draft.lapsed
+    assert draft.holds[next(iter(draft.holds))].remaining == 5
+
+
+# ---- days --------------------------------------------------------------------------------------------------------
+
+
+def test_every_day_of_the_calendar_is_the_day_that_it_is() -> None:
+    first = date(1970, 1, 1)
+    for n in range((date(2299, 12, 31) - first).days + 1):
+        d = first + timedelta(n)
+        assert civil(n) == (d.year, d.month, d.day)
+
+
+def test_a_seal_without_a_partition_that_closed_with_its_first_record_is_refused() -> None:
+    """Else that partition's money would be missing from a sealed day."""
+    bank = Ledger(partition=0, partitions=2)
+    closed = bank.one(close(DAY - 1))
+    assert (closed.outcome, closed.sequence) == ("applied", 1)
+    asked: SealDay = seal(DAY - 1, cut=(SealedPlace(1, 77, "0a" * 32),))
+    record = bank.one(asked)
+    assert (record.reason, record.detail["field"]) == ("field_invalid", "cut")
+    assert bank.one(seal(DAY - 1, sequence=1)).outcome == "applied"
+
+
+# ---- products ----------------------------------------------------------------------------------------------------
+
+
+def on_the_shelf(bank: Ledger, **document: Any) -> None:
+    made = {"product": "shop", "version": 1, "currencies": ["CNY"], **document}
+    text = json.dumps(made, sort_keys=True, separators=(",", ":"))
+    record = bank.one(PublishProduct("bank", key(), "shop", 1, 0, text, "ann", "why"))
+    assert record.outcome == "applied", record
+
+
+def asked(operation: str, amount: int = 5, currency: str = "CNY", **accounts: str) -> Any:
+    made = pay("acme", "", "", amount, currency, product="shop", operation=operation)
+    return msgspec.structs.replace(made, accounts=accounts)
+
+
+PLAIN = {"kind": "transfer", "steps": [{"from": "payer", "amount": "amount", "to": [{"role": "payee"}]}]}
+
+
+def test_a_plain_product_takes_only_its_currencies() -> None:
+    """The short cut must not sell in a currency that the product has no price and no promise in."""
+    bank = small_bank()
+    on_the_shelf(bank, roles={"payer": {"owner": "caller"}, "payee": {"owner": "caller"}}, operations={"pay": PLAIN})
+    bank.one(account("acme:w:yen2", currency="JPY"))
+    record = bank.one(asked("pay", 5, "JPY", payer="acme:w:yen", payee="acme:w:yen2"))
+    assert (record.outcome, record.reason) == ("rejected", "product_currency")
+    assert bank.one(asked("pay", payer="acme:w:alice", payee="acme:w:bob")).outcome == "settled"
+
+
+def test_a_product_without_currencies_of_its_own_takes_all() -> None:
+    bank = small_bank()
+    roles = {"payer": {"owner": "caller"}, "payee": {"owner": "caller"}}
+    on_the_shelf(bank, roles=roles, operations={"pay": PLAIN}, currencies=[])
+    assert bank.one(asked("pay", payer="acme:w:alice", payee="acme:w:bob")).outcome == "settled"
+
+
+def test_a_role_of_many_is_named_with_a_number() -> None:
+    bank = small_bank()
+    roles = {"payer": {"owner": "caller"}, "payees": {"owner": "caller", "many": True}}
+    steps = [{"from": "payer", "amount": "amount", "to": [{"role": "payees", "amount": "equal"}]}]
+    on_the_shelf(bank, roles=roles, operations={"split": {"kind": "transfer", "steps": steps}})
+    record = bank.one(asked("split", payer="acme:w:alice", payees="acme:w:bob"))
+    assert (record.outcome, record.reason) == ("rejected", "role_unknown")
+
+
+# ---- what a refusal tells ----------------------------------------------------------------------------------------
+
+
+def test_a_reversal_of_what_was_given_back_whole_tells_that_nothing_is_left() -> None:
+    """Who reads `remaining` as 1 gives a unit back that is not there."""
+    bank = small_bank()
+    payment = pay("acme", "acme:w:alice", "acme:w:bob", 5)
+    bank.one(payment)
+    pointed = msgspec.structs.replace(payment, accounts={}, original=payment.idempotency_key, operation="refund")
+    assert bank.one(msgspec.structs.replace(pointed, idempotency_key=key())).outcome == "settled"
+    record = bank.one(msgspec.structs.replace(pointed, idempotency_key=key(), operation="reversal", amount=0))
+    assert (record.reason, record.detail) == ("refund_exceeds_payment", {"field": "original", "remaining": "0"})
+
+
+FX = {"payer": "acme:w:alice", "payee": "acme:w:yen", "sold": "bank:clearing:CNY", "bought": "bank:clearing:JPY"}
+
+
+@pytest.mark.parametrize(
+    ("amount", "rate", "payee", "reason", "detail"),
+    [
+        (1, "0.001", "acme:w:yen", "rate_invalid", {"field": "rate"}),
+        (10**12, "999999999999", "acme:w:yen", "amount_too_large", {"field": "rate"}),
+        (1, "1", "acme:w:bob", "account_currency", {"field": "accounts.bought", "account_currency": "JPY"}),
+    ],
+)
+def test_a_refused_exchange_names_what_is_wrong(
+    amount: int, rate: str, payee: str, reason: str, detail: dict[str, str]
+):
+    bank = small_bank()
+    asked = pay("acme", "", "", amount, operation="exchange", rate=rate, accounts={**FX, "payee": payee})
+    record = bank.one(asked)
+    assert record.reason == reason
+    assert {k: record.detail[k] for k in detail} == detail
+
+
+def test_an_exchange_into_the_same_currency_names_it() -> None:
+    bank = small_bank()
+    accounts = {**FX, "payee": "acme:w:bob", "bought": "bank:clearing:CNY2"}
+    bank.one(account("bank:clearing:CNY2", "asset", limit=None))
+    asked = pay("acme", "", "", 1, operation="exchange", rate="1", accounts=accounts)
+    detail = bank.one(asked).detail
+    assert (detail["field"], detail["currency"], detail["account_currency"]) == ("accounts.payee", "CNY", "CNY")
+    assert exchange.bought_for(100, "1", "CNY", "CNY") == 100
+
+
+def test_a_name_that_is_too_long_is_told_in_its_first_256_characters() -> None:
+    """A refusal goes into the journal for ever: what is sent must not make it grow."""
+    bank = small_bank()
+    record = bank.one(SetFreeze("bank", key(), "account", "acme:" + "x" * 300, True, "ann", "why"))
+    assert (record.reason, len(record.detail["account"])) == ("account_unknown", 256)
+
+
+def test_a_partner_does_not_leave_money_or_anybody_behind_and_is_told_who() -> None:
+    bank = small_bank()
+    bank.settle(admit("zed"), admit("zed/a"))
+    for partner, named in (("acme/shop", {"account": "acme/shop:w:till"}), ("zed", {"partner": "zed/a"})):
+        bank.one(SetPartnerState("bank", key(), partner, "exiting", "ann", "why", "bob"))
+        record = bank.one(SetPartnerState("bank", key(), partner, "exited", "ann", "why", "bob"))
+        assert (record.reason, record.detail) == ("partner_not_empty", {"field": "subject_id", **named})
+
+
+def test_the_place_of_a_mistake_in_a_document_is_told_in_its_first_256_characters() -> None:
+    bank = small_bank()
+    roles = {"payer": {"owner": "caller"}, "payee": {"owner": "caller"}}
+    text = json.dumps({"product": "shop", "version": 1, "roles": roles, "operations": {"x" * 300: PLAIN}})
+    record = bank.one(PublishProduct("bank", key(), "shop", 1, 0, text, "ann", "why"))
+    assert record.outcome == "rejected"
+    assert max(map(len, record.detail.values())) <= 256
+
+
+def test_a_code_that_is_none_has_no_meaning_and_every_other_has() -> None:
+    assert told_of("no_such_code", MEANING) == ""
+    assert told_of("insufficient_funds", MEANING)
+
+
+# ---- the agent ---------------------------------------------------------------------------------------------------
+
+
+def test_the_agent_settles_what_its_channel_brings() -> None:
+    """Without it nothing is settled, whatever the core can do."""
+    world = World()
+    draft = Draft(world.base, ())
+    taken: list[Any] = []
+    batch = Batch({}, lambda *a, **k: taken.append(a))
+
+    async def stream() -> AsyncIterator[Batch]:
+        yield batch
+
+    app = faust.App("clearline-test")  # never started
+    agent = add_settlement_agent(app, app.channel(), world.settlement)
+    asyncio.run(agent.fun(stream()))
+    assert (batch.claimed, batch.done.is_set(), batch.error) == (True, True, None)
+    assert agent.name.endswith("settlement")
+    assert draft.head.settled == 0
+    assert isinstance(batch.done, threading.Event)
+
+
+def test_the_stages_of_a_batch_do_not_take_longer_than_the_batch() -> None:
+    world = World()
+    started = perf_counter()
+    world.settle(transfer("t1"), transfer("t2"))
+    took = perf_counter() - started
+    s = world.settlement.stages
+    each = (s.decode, s.identify, s.look_up, s.settle, s.encode, s.produce, s.state)
+    assert min(each) >= 0
+    assert 0 < sum(each) <= took
+    assert s.commands == 2
