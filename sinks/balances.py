@@ -253,7 +253,9 @@ class Balances:
             yield
         except (redis.RedisError, OSError) as e:
             self._redis.connection_pool.disconnect()
-            raise PartUnavailableError("Redis", self.config.address, str(e)) from None
+            full = isinstance(e, redis.exceptions.OutOfMemoryError)  # its text holds the whole script
+            why = "it refuses to write, its memory is full (maxmemory)" if full else str(e)
+            raise PartUnavailableError("Redis", self.config.address, why) from None
 
 
 class Coalescer:

@@ -77,6 +77,8 @@ def look_redis(config: RedisConfig, timeout_s: float = 1.0) -> StoreLook:
         why = "its last write to the append-only file failed"
     elif info.get("role") == "slave":
         why = "it is a replica"
+    elif info.get("maxmemory_policy") == "noeviction" and 0 < info["maxmemory"] < info["used_memory"]:
+        why = f"its memory is full, {info['used_memory']:,} bytes of {info['maxmemory']:,}"
     keep = ("used_memory", "maxmemory", "connected_clients", "loading", "aof_enabled")
     version = str(info.get("valkey_version") or info.get("redis_version", ""))
     return StoreLook(version, int(info.get("uptime_in_seconds", 0)), why, (), {k: info[k] for k in keep if k in info})

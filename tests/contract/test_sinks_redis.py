@@ -9,6 +9,7 @@ import subprocess
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -25,6 +26,7 @@ from sinks.balances import (
     encode_shard,
     read_balance,
 )
+from sinks.look import look_redis
 from tests.journals import local_codec
 from tests.sink_servers import wait_for
 
@@ -201,6 +203,31 @@ def test_a_stretch_writes_each_account_once() -> None:
     assert {a: decode_shard(v).source_offset for a, v in values.items()} == {"acme:w:1": 6, "acme:w:2": 6}
     with pytest.raises(InvariantError, match="PartitionState"):
         Coalescer(codec).values([StateArrival(0, b"a:acme:w:1", codec.encode(head))])
+
+
+def test_a_full_server_is_one_sentence_and_reads_on(balances: Balances, config: RedisConfig) -> None:
+    """Not the text of the whole script, which is what the client says."""
+    balances.begin(0, TOPIC, 10)
+    assert put(balances, state()) == 1
+    with redis.Redis.from_url(config.url) as client:
+        info: Any = client.info("memory")
+        client.config_set("maxmemory", int(info["used_memory"] * 0.9))
+        try:
+            for write in (
+                lambda: put(balances, state(offset=2), start=10, end=20),
+                lambda: balances.begin(1, TOPIC, 5),
+            ):
+                with pytest.raises(PartUnavailableError, match="its memory is full") as caught:
+                    write()
+                assert "redis.call" not in str(caught.value)
+            assert "its memory is full" in look_redis(config).read_only
+            found = balances.balance("acme:wallet:alice")
+            assert found is not None and found.credits_posted == 100, "a script that is refused writes nothing"
+            assert balances.marker([0])[0].next_offset == 10
+        finally:
+            client.config_set("maxmemory", 0)
+    assert put(balances, state(offset=2), start=10, end=20) == 1
+    assert look_redis(config).read_only == ""
 
 
 def test_no_server_is_one_sentence_without_the_password() -> None:

@@ -1,16 +1,18 @@
 """A network that is not well, between the roles and Kafka, ClickHouse and Redis, under load: nothing lost, nothing doubled,
 and everybody has caught up soon after.
 
-    python -m tests.faults.network [--seed N] [--scenarios N] [--rate N] [--target kafka|clickhouse|redis]
+    python -m tests.faults.network [--seed N] [--scenarios N] [--minutes N] [--rate N] [--target kafka|clickhouse|redis]
 
 Latency of 50 to 2,000 ms, connections that are reset, that swallow everything, that are slow or torn to small pieces, and
-that are gone. A scenario passes when settlement and sinks have what came before its end within twice its length and 30 s.
-Exit codes are those of `tests.faults.run`; 3 also when there is no Toxiproxy (tests/faults/toxiproxy.py).
+that are gone (tests/faults/toxiproxy.py); packets lost, and partitions one way or both (tests/faults/lossy.py, where nftables
+obey). Partitions last 1 to 60 s. A scenario passes when settlement and sinks have what came before its end within twice
+its length and 30 s. Exit codes are those of `tests.faults.run`; 3 also when there is no Toxiproxy.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import subprocess
 import sys
@@ -27,8 +29,9 @@ from clearline.embedded.probes import HOST
 from schemas.errors import ClearlineError
 from streams.reader import end_offsets
 from streams.topics import Topics
+from tests.faults.lossy import Lossy, can_drop
 from tests.faults.plan import Plan
-from tests.faults.run import WORKERS, FaultRun
+from tests.faults.run import BACK_S, WORKERS, FaultRun
 from tests.faults.stack import fault_settings, wait_for
 from tests.faults.toxiproxy import Toxiproxy, find_server
 from tests.faults.watch import JournalWatch
@@ -41,7 +44,8 @@ GRACE_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """One misfortune of the network. `toxic` "cut": no connection at all; `attributes` are Toxiproxy's."""
+    """One misfortune of the network. `toxic`: "cut" for no connection at all, "loss" of so many `percent` of the packets
+    (100: a partition), or one of Toxiproxy with its `attributes`."""
 
     target: str
     toxic: str
@@ -50,26 +54,34 @@ class Scenario:
     attributes: tuple[tuple[str, int], ...] = ()
 
     def __str__(self) -> str:
-        told = " ".join(f"{k}={v}" for k, v in self.attributes)
-        return f"{self.target}: {self.toxic} {told} {self.stream} for {self.seconds:.0f} s"
+        told = "".join(f"{k}={v} " for k, v in self.attributes)
+        return f"{self.target}: {self.toxic} {told}{self.stream} for {self.seconds:.0f} s"
 
 
-def scenarios(seed: int, count: int, target: str = "") -> list[Scenario]:
-    """The first `count`, drawn from the seed: every kind on every part comes before any comes again."""
+def scenarios(seed: int, count: int, target: str = "", lossy: bool = True) -> list[Scenario]:
+    """The first `count`, drawn from the seed: every kind on every part comes before any comes again. `lossy`: with those
+    that need a packet filter."""
     rnd = random.Random(f"network {seed}")
     found: list[Scenario] = []
+    kinds = (*_KINDS, *_LOSSY) if lossy else _KINDS
     while len(found) < count:
-        once = [_drawn(rnd, t, kind) for t in ((target,) if target else TARGETS) for kind in _KINDS]
+        once = [_drawn(rnd, t, kind) for t in ((target,) if target else TARGETS) for kind in kinds]
         rnd.shuffle(once)
         found += once
     return found[:count]
 
 
 _KINDS = ("slow", "very slow", "reset_peer", "timeout", "slicer", "bandwidth", "cut")
+_LOSSY = ("loss", "partition")
+_PARTITIONS = ("timeout", "cut", "partition")
 
 
 def _drawn(rnd: random.Random, target: str, kind: str) -> Scenario:
-    seconds, stream = rnd.uniform(3, 12), rnd.choice(("upstream", "downstream", "both"))
+    seconds = rnd.uniform(1, 60) if kind in _PARTITIONS else rnd.uniform(3, 12)
+    stream = rnd.choice(("upstream", "downstream", "both"))
+    if kind in _LOSSY:
+        percent = 100 if kind == "partition" else rnd.randint(1, 30)
+        return Scenario(target, "loss", stream, seconds, (("percent", percent),))
     if kind == "slow":
         latency = rnd.randrange(50, 500)
         return Scenario(target, "latency", stream, seconds, (("latency", latency), ("jitter", latency // 2)))
@@ -95,8 +107,10 @@ class ProxiedRun(FaultRun):
         super().__init__(plan, data_dir / "unused", "", say)
         self.data_dir = data_dir
         self.acks = data_dir / "acknowledged.txt"
-        self.done = 0
+        self.done = self.tried = 0
+        self.minutes = 60.0  # after so many, no scenario begins
         self._todo = todo
+        self._lossy = Lossy() if any(s.toxic == "loss" for s in todo) else None
         self._ports = dict(zip(("server", *TARGETS), free_ports(4), strict=True))
         self._proxies = Toxiproxy(server, self._ports["server"])
         self.cluster = Cluster(data_dir / "brokers", 1, front=self._ports["kafka"])
@@ -124,39 +138,58 @@ class ProxiedRun(FaultRun):
         self._note("the stack serves, with a network between")
 
     def _both_tracks(self, publisher: subprocess.Popen[bytes]) -> None:
+        ends = time.monotonic() + 60 * self.minutes
         for s in self._todo:
+            if time.monotonic() > ends:
+                self._note(
+                    f"{len(self._todo) - self.tried} scenarios are left out: {self.minutes:.0f} minutes are over"
+                )
+                return
+            self.tried += 1
             try:
                 took = self._one(s)
             except (ClearlineError, TimeoutError) as e:
-                self._proxies.heal()
+                self._heal()
                 self.report.late.append(f"{s}: {e}")
-                self._note(f"LATE {s}: {e}")
+                self._note(f"NOT BACK {s}: {e}")
                 self._given_up.set()
                 return
-            self.done += 1
+            bound = 2 * s.seconds + GRACE_S
             self._sample(f"{s.target} {s.toxic}", took)
-            self._note(f"{s}: caught up after {took:.1f} s")
+            self._note(f"{s}: caught up after {took:.1f} s (passes at {bound:.0f} s; load {os.getloadavg()[0]:.0f})")
+            if took > bound:
+                self.report.late.append(f"{s}: {took:.1f} s, passes at {bound:.0f} s")
+            else:
+                self.done += 1
             if publisher.poll() is not None:
                 self.report.problems.append(f"the publisher ended early, with exit code {publisher.returncode}")
                 return
 
     def _one(self, s: Scenario) -> float:
-        """Poisons, waits, heals; the seconds until everybody had what came before the end."""
+        """Poisons, waits, heals; the seconds until everybody had what came before the end. Late is told, and waited for:
+        the next scenario must not begin in what is left of this one."""
         if s.toxic == "cut":
             self._proxies.cut(s.target)
+        elif s.toxic == "loss":
+            assert self._lossy is not None
+            self._lossy.drop(self._ports[s.target], dict(s.attributes)["percent"], s.stream)
         else:
             self._proxies.poison(s.target, s.toxic, s.stream, **dict(s.attributes))
         time.sleep(s.seconds)
-        self._proxies.heal()
-        bound, began = 2 * s.seconds + GRACE_S, time.monotonic()
+        self._heal()
+        began = time.monotonic()
         moment, everywhere = time.time_ns() // 1_000_000, list(range(self.settings.partitions))
-        wait_for("every partition to settle", lambda: self.watch.settled_since(moment, everywhere), bound)
+        wait_for("every partition to settle", lambda: self.watch.settled_since(moment, everywhere), BACK_S)
         kafka, topics = self.link.kafka, self.link.topics
         for role, topic in (("sink-clickhouse", topics.journal), ("sink-redis", topics.state)):
             ends = end_offsets(kafka, topic)
-            left = bound - (time.monotonic() - began)
-            wait_for(f"{role} to have it", lambda: self._verified(role, ends), max(0.1, left))  # noqa: B023 - at once
+            wait_for(f"{role} to have it", lambda: self._verified(role, ends), BACK_S)  # noqa: B023 - at once
         return time.monotonic() - began
+
+    def _heal(self) -> None:
+        self._proxies.heal()
+        if self._lossy is not None:
+            self._lossy.heal()
 
     def _verified(self, role: str, ends: dict[int, int]) -> bool:
         told = self.stack.figures(role).get("verified", {})
@@ -164,11 +197,13 @@ class ProxiedRun(FaultRun):
 
     def _stop(self) -> None:
         try:
-            self._proxies.heal()
+            self._heal()
             super()._stop()
         finally:
             self.cluster.stop()
             self._proxies.__exit__(None, None, None)
+            if self._lossy is not None:
+                self._lossy.__exit__(None, None, None)
 
 
 class _Proxied(OwnNames):
@@ -188,6 +223,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults.network", description=__doc__.splitlines()[0])
     parser.add_argument("--seed", type=int, default=None, help="repeats a run; random and printed when not given")
     parser.add_argument("--scenarios", type=int, default=40)
+    parser.add_argument("--minutes", type=float, default=60.0, help="no scenario begins after so many")
     parser.add_argument("--rate", type=int, default=100, help="transactions a second")
     parser.add_argument("--target", choices=TARGETS, default="")
     options = parser.parse_args(arguments)
@@ -197,13 +233,17 @@ def main(arguments: list[str] | None = None) -> int:
         return 3
     seed = options.seed if options.seed is not None else random.SystemRandom().randrange(1_000_000)
     plan = Plan(seed, options.rate, 1_000, (), ())
-    todo = scenarios(seed, options.scenarios, options.target)
+    lossy = can_drop()
+    if not lossy:
+        print("packets are not dropped: that takes Linux, root and nft", flush=True)
+    todo = scenarios(seed, options.scenarios, options.target, lossy)
     with tempfile.TemporaryDirectory(prefix="clearline-network-") as scratch:
         run = ProxiedRun(plan, Path(scratch), todo, server)
+        run.minutes = options.minutes
         report = run.run()
     for line in report.lines():
         print(line, flush=True)
-    print(f"{run.done} of {len(todo)} scenarios passed", flush=True)
+    print(f"{run.done} of {run.tried} scenarios passed, {len(todo) - run.tried} left out", flush=True)
     return 0 if report.ok else 1 if not report.exact else 3
 
 

@@ -74,6 +74,7 @@ class StormRun(FaultRun):
         self.stack = FaultStack(settings, SETTLEMENT_PARTS)
         self.session_s = settings.settlement.session_timeout_ms / 1000
         self.changes = 0
+        self.shared = 0  # times that guests had got partitions before they went: else there was no storm
         self.longest_s = 0.0
         self._lasts_s, self._every_s = seconds, every_s
 
@@ -112,6 +113,8 @@ class StormRun(FaultRun):
         self.longest_s = max(gaps.longest.values())
         told = ", ".join(f"{p}: {s:.1f} s" for p, s in gaps.longest.items())
         self._note(f"{self.changes} changes of 1 and 4 workers; longest gap {self.longest_s:.1f} s ({told})")
+        if not self.shared:
+            self.report.problems.append("no worker that came ever got a partition before it went: a longer --every")
         if self.longest_s > self.session_s + GRACE_S:
             self.report.late.append(f"settlement stood still for {self.longest_s:.1f} s")
 
@@ -122,12 +125,14 @@ class StormRun(FaultRun):
         self._note("four workers")
 
     def _they_go(self, killed: bool) -> None:
+        held = [p for name in GUESTS for p in self._held(name)]
+        self.shared += bool(held)
         if killed:
             for name in GUESTS:
                 self.stack.end(name, signal.SIGKILL)
         for name in GUESTS:
             self.stack.stop_one(name)
-        self._note(f"one worker, three {'killed' if killed else 'stopped'}")
+        self._note(f"one worker, three {'killed' if killed else 'stopped'} that had {len(held)} partitions")
 
 
 def ci_plan(seed: int) -> Plan:
@@ -151,9 +156,8 @@ def main(arguments: list[str] | None = None) -> int:
     for line in report.lines():
         print(line, flush=True)
     bound = run.session_s + GRACE_S
-    print(
-        f"{run.changes} changes, longest gap in settlement {run.longest_s:.1f} s (passes at {bound:.0f} s)", flush=True
-    )
+    gap = f"longest gap in settlement {run.longest_s:.1f} s (passes at {bound:.0f} s)"
+    print(f"{run.changes} changes, {run.shared} times partitions came back from workers that went; {gap}", flush=True)
     return 0 if report.ok else 1 if not report.exact else 3
 
 

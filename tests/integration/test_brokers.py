@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults import brokers, network, storm
+from tests.faults.lossy import can_drop
 from tests.faults.plan import Plan
 from tests.faults.run import FaultRun
 from tests.faults.toxiproxy import find_server
@@ -70,7 +71,7 @@ def test_a_network_that_is_not_well(tmp_path: Path, capsys: pytest.CaptureFixtur
     if server is None:
         pytest.skip("there is no toxiproxy-server on the path and no Go to make it")
     seed = _seed()
-    todo = network.scenarios(seed, 40)
+    todo = network.scenarios(seed, 40, lossy=can_drop())
     run = network.ProxiedRun(Plan(seed, 100, 1_000, (), ()), tmp_path / "data", todo, server, say=_say)
     _judge(run, capsys)
     assert run.done == len(todo)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import socket
 import subprocess
+import threading
 import uuid
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
@@ -22,8 +25,10 @@ from schemas.examples import examples
 from schemas.failpoints import SINK_REDIS
 from schemas.records import AccountState
 from sinks import migrate
+from sinks.balance_reader import BalanceReader, Shards
 from sinks.balances import Balances, RedisConfig
 from sinks.clickhouse import ClickHouseConfig, Database
+from sinks.look import look_redis
 from streams.registry import Registry
 from streams.sink_host import SinkOptions, rebuild_redis
 from tests.contract.test_sinks_clickhouse import check
@@ -74,6 +79,30 @@ class Valkey:
     def flush(self) -> None:
         with redis.Redis(port=self.port) as client:
             client.flushall()
+
+    def limit(self, share: float) -> None:
+        """Memory, to a share of what it takes now; 0: no limit."""
+        with redis.Redis(port=self.port) as client:
+            info: Any = client.info("memory")
+            client.config_set("maxmemory", int(info["used_memory"] * share))
+
+    @contextmanager
+    def slow(self) -> Iterator[None]:
+        """Each command waits for up to half a second."""
+        ended = threading.Event()
+
+        def hold() -> None:
+            with redis.Redis(port=self.port) as client:
+                while not ended.is_set():
+                    client.client_pause(500)
+
+        holding = threading.Thread(target=hold)
+        holding.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            holding.join()
 
 
 @pytest.fixture(scope="module")
@@ -313,7 +342,53 @@ def test_state_into_redis_killed_flushed_and_cut_off(world: World, redis_role: R
     wait_for("balances", lambda: same(redis_role, maker))
     valkey.flush()
     wait_for("balances again, with no new record", lambda: same(redis_role, maker))
+    with valkey.slow():
+        valkey.flush()
+        wait_for("balances again, by a slow server", lambda: same(redis_role, maker))
     finish(process)
+
+
+def test_a_full_redis_is_waited_for_and_says_how_far_it_goes(world: World, redis_role: Role, valkey: Valkey) -> None:
+    """`OOM`: nothing is written, what is read is true as of the offset that comes with it, status names it; then it goes
+    on, also when the memory ends in the middle of a rebuild."""
+    assert isinstance(redis_role.store, RedisConfig)
+    maker = Maker(35, partitions=4)
+    lines = maker.lines(600, world.codec)
+    records = states(world.codec, maker, lines, 4)
+    send(world, world.topics.state, records)
+    process = redis_role.start()
+    wait_for("balances", lambda: same(redis_role, maker))
+    before, known = {p: h.next_offset for p, h in maker.heads.items()}, dict(maker.accounts)
+    assert look_redis(redis_role.store).read_only == ""
+    valkey.limit(0.99)
+    lines += maker.lines(600, world.codec)
+    send(world, world.topics.state, states(world.codec, maker, lines, 4)[len(records) - len(before) :])
+    try:
+        wait_for("a report of the refusal", lambda: "memory is full" in report_of(redis_role)["waiting_for"])
+        assert "memory" in look_redis(redis_role.store).read_only
+        for p, name in known:
+            found = asyncio.run(read(redis_role.store, p, name))
+            assert (found.complete, found.source_next) == (True, before[p]), "it says how old it is"
+            assert found.shards[name].source_offset < before[p]
+        assert any(before[p] < h.next_offset for p, h in maker.heads.items())
+        valkey.limit(0)
+        wait_for("all balances", lambda: same(redis_role, maker))
+        valkey.limit(0.5)
+        valkey.flush()
+        wait_for("a refusal in the rebuild", lambda: "memory is full" in report_of(redis_role)["waiting_for"])
+    finally:
+        valkey.limit(0)
+    wait_for("all balances again", lambda: same(redis_role, maker))
+    finish(process)
+
+
+async def read(store: RedisConfig, partition: int, account_id: str) -> Shards:
+    """As a gateway does."""
+    reader = BalanceReader(store, timeout_s=10.0)
+    try:
+        return await reader.shards(partition, [account_id])
+    finally:
+        await reader.close()
 
 
 def test_one_command_rebuilds_redis(world: World, redis_role: Role, valkey: Valkey) -> None:
