@@ -101,13 +101,15 @@ def _parts_down(status: Status) -> Iterator[Incident]:
     missed = {PART_OF.get(r.waiting_part) for r in status.roles if r.waiting_for}
     for part in status.parts:
         # On a busy machine a look is over before a part has said everything: it is down if roles miss it, too.
-        if part.state == "down" or (part.state == "slow" and part.name in missed):
+        refuses = part.name == "redis" and part.state == "read_only"
+        if refuses or part.state == "down" or (part.state == "slow" and part.name in missed):
             severity = WARNING if part.name in ("registry", "redis") else CRITICAL
+            what = f"answers and refuses to write ({part.why})" if refuses else f"does not answer{_how_ended(part)}"
             yield Incident(
                 DOWN[part.name],
                 severity,
                 part.name,
-                f"{_NAMES[part.name]} at {part.address} does not answer{_how_ended(part)}: {_MEANWHILE[part.name]}.",
+                f"{_NAMES[part.name]} at {part.address} {what}: {_MEANWHILE[part.name]}.",
                 _evidence_of(part),
                 _commands_for(part, status),
             )
@@ -134,16 +136,15 @@ def _evidence_of(part: Part) -> tuple[str, ...]:
 def _commands_for(part: Part, status: Status) -> tuple[str, ...]:
     """To bring a part back: of the embedded stack, or of the composed one."""
     if not status.embedded or not part.process:
-        service = {
-            "kafka": "kafka-1 kafka-2 kafka-3",
-            "registry": "registry",
-            "clickhouse": "clickhouse clickhouse-2",
-        }
-        names = service.get(part.name, part.name)
+        if part.state == "read_only":
+            return ("docker-compose exec redis redis-cli info memory", "docker-compose exec redis df -h /data")
+        names = {"kafka": "kafka-1 kafka-2 kafka-3", "clickhouse": "clickhouse clickhouse-2"}.get(part.name, part.name)
         return (f"docker-compose ps {names}", f"docker-compose up -d {names}")
     if part.paused:
         return (f"kill -CONT {part.pid}", f"kill -9 {part.pid}")
     look = f"tail -n 40 {part.log}"
+    if part.state == "read_only":
+        return (look, f"df -h {status.data_dir}")
     if part.process == "ready" and part.pid:
         return (f"kill -9 {part.pid}", look)  # it lives and does not answer; it is started again at once
     return (look, "clearline down", "clearline up")

@@ -105,6 +105,11 @@ CASES = {
         "clickhouse_read_only", "critical", "ClickHouse is read-only", "rm /data/clickhouse/read-only",
     ),
     "redis": (part("redis", state="down"), "redis_down", "warning", "settlement goes on", "kill -9 4"),
+    "redis refuses": (
+        part("redis", state="read_only", why="its memory is full"),
+        "redis_down", "warning", "answers and refuses to write (its memory is full): settlement goes on",
+        "tail -n 40 /data/logs/redis.log",
+    ),
     "full disk": (
         replace(GOOD, disks=(Disk("/data", 3_000_000, 100_000_000_000, 1_000_000_000, {"kafka": 90_000_000_000}),)),
         "disk_full", "critical", "has 3 MB free of 100,000 MB", "df -h /data",
