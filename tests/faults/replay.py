@@ -8,6 +8,7 @@ Prints the plan, what each part took, and the verdict; exit code 1 when anything
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import random
 import subprocess
@@ -199,6 +200,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="clearline-replay-") as folder:
+        logging.getLogger("clickhouse_driver").setLevel(
+            logging.CRITICAL
+        )  # there is no server here, and it tells at length
         problems = ReplayRun(Path(folder), given.events, given.kills, given.every, given.seed).run()
     print("replay: " + ("; ".join(problems) or "the same twice, exactly the K, killed and cancelled without a trace"))
     return 1 if problems else 0
