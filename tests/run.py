@@ -17,6 +17,8 @@ import tempfile
 import time
 import tomllib
 import xml.etree.ElementTree as ET
+from collections import defaultdict, deque
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO
@@ -24,6 +26,15 @@ from typing import IO
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 SEARCHES = ["tests/simulation", "tests/property"]
+# Those that start whole systems and do them harm: one after the other in one part, so that no two are at it at once.
+# In this order, the longest first. Whoever is not named here runs in the part of roles on a shared broker.
+SYSTEMS = [
+    f"tests/integration/test_{name}.py"
+    for name in ("exactly_once", "incidents", "unsure_clients", "demo", "restore", "embedded", "access", "gateway",
+                 "gateway_reads", "metrics", "sandbox", "known_bugs", "bench_smoke", "brokers")
+]  # fmt: skip
+LANES = 2
+MODULE_S_MIN = 10.0  # what a module must take to be named at the end of its part
 STATIC: dict[str, list[str]] = {
     "ruff check": [str(BIN / "ruff"), "check", "."],
     "ruff format": [str(BIN / "ruff"), "format", "--check", "--quiet", "."],
@@ -56,6 +67,7 @@ class Pytest:
 
     def __init__(self, name: str, arguments: list[str], scratch: Path, *, coverage: bool) -> None:
         self.name = name
+        self.processor_s = 0.0  # of it and all that it started and waited for, once it has run
         self._report = scratch / f"{name}.xml"
         slow = ["--durations=20", "--durations-min=8"]  # where a suite's time goes should be seen without a search
         self._command = [sys.executable, "-m", "pytest", f"--junitxml={self._report}", *slow, *arguments]
@@ -66,10 +78,13 @@ class Pytest:
     def run(self, output: IO[str] | None = None) -> tuple[int, int, int, int]:
         """Its exit code and how many tests passed, failed and were skipped. `output` takes what it prints, None: the
         terminal."""
-        code = subprocess.run(
+        process = subprocess.Popen(
             self._command, cwd=ROOT, env=self._env, stdin=subprocess.DEVNULL, stdout=output,
-            stderr=output and subprocess.STDOUT, check=False,
-        ).returncode  # fmt: skip
+            stderr=output and subprocess.STDOUT,
+        )  # fmt: skip
+        _, status, used = os.wait4(process.pid, 0)
+        code = process.returncode = os.waitstatus_to_exitcode(status)
+        self.processor_s = used.ru_utime + used.ru_stime
         passed = failed = skipped = 0
         if self._report.exists():
             for suite in ET.parse(self._report).getroot().iter("testsuite"):
@@ -78,33 +93,57 @@ class Pytest:
                 passed, failed, skipped = passed + total - skips - bad, failed + bad, skipped + skips
         return code, passed, failed, skipped
 
+    def modules(self) -> list[tuple[str, float]]:
+        """The modules that took longest, with their seconds: tests, and what was set up for them."""
+        took: dict[str, float] = defaultdict(float)
+        if self._report.exists():
+            for case in ET.parse(self._report).getroot().iter("testcase"):
+                took[case.get("classname", "").split(".Test")[0]] += float(case.get("time", 0))
+        return sorted(((name, s) for name, s in took.items() if s >= MODULE_S_MIN), key=lambda x: -x[1])
+
 
 def run_whole_suite(long: bool, scratch: Path) -> list[tuple[int, int, int, int]]:
-    """Four parts, two at a time, since each keeps about one core busy; what a part printed is shown when it is done.
+    """Five parts in two lanes, since each keeps about one core busy; what a part printed is shown when it is done.
 
-    Simulations and properties run through the same lines millions of times: to count them there would double their time,
-    and the other tests reach every line.
+    One lane takes parts from the front of the line, the other from its end, until they meet: so both end at about the same
+    time, and the two parts that start most stand far from each other. Simulations and properties run through the same lines
+    millions of times: to count them there would double their time. Whole systems do their work in processes of their own,
+    where nothing is counted, and the little that runs here is the auditor's and publishers' in long loops. The other tests
+    reach every line.
     """
     tier = "" if long else " and not long"
     ignored = [f"--ignore={folder}" for folder in SEARCHES]
+    others = [f"--ignore={path}" for path in SYSTEMS]
     parts = [
-        Pytest("integration", ["-m", f"stack{tier}", "tests/integration"], scratch, coverage=True),
-        Pytest("stores", ["-m", f"stack{tier}", "tests", "--ignore=tests/integration"], scratch, coverage=True),
-        Pytest("plain", ["-m", f"not stack{tier}", "tests", *ignored], scratch, coverage=True),
+        Pytest("systems", ["-m", f"stack{tier}", *SYSTEMS], scratch, coverage=False),
+        Pytest("roles", ["-m", f"stack{tier}", "tests/integration", *others], scratch, coverage=True),
         Pytest("searches", ["-m", f"not stack{tier}", *SEARCHES], scratch, coverage=False),
+        Pytest("plain", ["-m", f"not stack{tier}", "tests", *ignored], scratch, coverage=True),
+        Pytest("stores", ["-m", f"stack{tier}", "tests", "--ignore=tests/integration"], scratch, coverage=True),
     ]
     began = time.monotonic()
+    waiting, found = deque(parts), list[tuple[int, int, int, int]]()
 
     def one(part: Pytest) -> tuple[int, int, int, int]:
         with (scratch / f"{part.name}.txt").open("w+", encoding="utf-8") as kept:
-            found = part.run(kept)
+            result = part.run(kept)
             kept.seek(0)
-            print(f"{kept.read()}\n{part.name}: done after {time.monotonic() - began:.0f} s\n", flush=True)
-        return found
+            told = "".join(f"{seconds:8.0f} s  {module}\n" for module, seconds in part.modules())
+            took = f"done after {time.monotonic() - began:.0f} s, with {part.processor_s:.0f} s of processor"
+            print(f"{kept.read()}\n{told}{part.name}: {took}\n", flush=True)
+        return result
+
+    def lane(take: Callable[[], Pytest]) -> None:
+        while True:
+            try:
+                part = take()
+            except IndexError:
+                return
+            found.append(one(part))
 
     print(f"{', '.join(part.name for part in parts)}: each is shown when it is done", flush=True)
-    with ThreadPoolExecutor(2) as pool:
-        found = list(pool.map(one, parts))
+    with ThreadPoolExecutor(LANES) as pool:
+        list(pool.map(lane, (waiting.popleft, waiting.pop)))
     for what in (["combine", "--quiet"], ["json", "--quiet", "-o", str(scratch / "coverage.json")]):
         env = {**os.environ, "COVERAGE_FILE": str(scratch / ".coverage")}
         subprocess.run([sys.executable, "-m", "coverage", *what], cwd=ROOT, env=env, check=False)
