@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,7 @@ def role_here(name: str, child: Mapping[str, Any], folder: DataFolder, figures: 
         figures = {}  # of the process before
     return role_of(
         name, state, figures, error=error, pid=pid, restarts=int(child.get("restarts") or 0), paused=paused,
-        silent_s=silent_s, log=str(child.get("log") or ""), strangers=_strangers(name, pid, figures, world),
+        silent_s=silent_s, log=str(child.get("log") or ""), strangers=_strangers(name, pid, figures, world, folder),
     )  # fmt: skip
 
 
@@ -84,17 +84,29 @@ def _silent_s(path: Path) -> float:
         return 0.0  # it is being started again
 
 
-def _strangers(name: str, pid: int | None, figures: Mapping[str, Any], world: str) -> tuple[int, ...]:
-    """Processes of this machine that run as the same worker of the same world. Looked for only after a fencing: a look
-    at every process takes a moment."""
+def _strangers(
+    name: str, pid: int | None, figures: Mapping[str, Any], world: str, folder: DataFolder
+) -> tuple[int, ...]:
+    """Processes of this machine that run as the same worker of the same world on the same broker. Looked for only after
+    a fencing: a look at every process takes a moment."""
     kind, _, slot = name.rpartition("-")
     last_ms = int((figures.get("dropped") or {}).get("last_fenced_at_ms") or 0)
     if kind != "worker" or time.time() * 1000 - last_ms > _FENCED_S * 1000:
         return ()
-    return tuple(p for p in _pids_as(kind, slot, world) if p != pid)
+    broker = str(((folder.read_run() or {}).get("addresses") or {}).get("kafka_bootstrap") or "")
+
+    def ours(environment: Mapping[str, str]) -> bool:
+        """Not of another stack, whose world may have the same name: somebody will be told to end it."""
+        if environment.get("CLEARLINE_WORLD", world) != world:
+            return False
+        if at := environment.get("CLEARLINE_KAFKA__BOOTSTRAP"):
+            return at == broker
+        return Path(environment.get("CLEARLINE_DATA_DIR", "")).resolve() == folder.root.resolve()
+
+    return tuple(p for p in _pids_as(kind, slot, ours) if p != pid)
 
 
-def _pids_as(kind: str, slot: str, world: str) -> Iterable[int]:
+def _pids_as(kind: str, slot: str, ours: Callable[[Mapping[str, str]], bool]) -> Iterable[int]:
     for process in psutil.process_iter(["pid", "cmdline", "status"]):
         words = process.info["cmdline"] or []
         if "--role" not in words or process.info["status"] == psutil.STATUS_ZOMBIE:
@@ -103,7 +115,7 @@ def _pids_as(kind: str, slot: str, world: str) -> Iterable[int]:
         if options.get("--role") != kind or options.get("--slot", "0") != slot:
             continue
         with suppress(psutil.Error):
-            if process.environ().get("CLEARLINE_WORLD", world) == world:
+            if ours(process.environ()):
                 yield int(process.info["pid"])
 
 

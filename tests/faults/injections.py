@@ -368,14 +368,16 @@ class TopicWrong(Injection):
         return len(found.partitions) if found is not None else 0
 
     def _delete(self) -> None:
+        admin = self.ground.admin()  # it must live until it has answered
         if self._there():
-            self.ground.admin().delete_topics([self.topic])[self.topic].result(60)
+            admin.delete_topics([self.topic])[self.topic].result(60)
         wait_for(f"{self.topic} to be gone", lambda: not self._there(), PATIENCE_S)
 
     def inject(self) -> None:
         self._delete()
         if self.partitions:
-            self.ground.admin().create_topics([NewTopic(self.topic, self.partitions, 1)])[self.topic].result(60)
+            admin = self.ground.admin()
+            admin.create_topics([NewTopic(self.topic, self.partitions, 1)])[self.topic].result(60)
 
     def cure(self) -> None:
         if self._there() not in (0, self.ground.settings.partitions):

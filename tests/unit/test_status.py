@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from functools import cache
@@ -342,6 +345,32 @@ def test_a_role_that_waits_may_be_quiet_for_longer(tmp_path: Path) -> None:
     assert role_here("sealer", child, folder, {}, "live").state == "silent"
     waits = {"waiting_for": "Kafka does not answer"}
     assert role_here("sealer", child, folder, waits, "live").state == "ready"
+
+
+def test_a_worker_of_another_stack_is_no_stranger(tmp_path: Path) -> None:
+    """Somebody will be told to end a stranger: it must not be a worker that does its own work elsewhere."""
+    here = DataFolder(tmp_path)
+    here.write_run({"addresses": {"kafka_bootstrap": "127.0.0.1:9"}})
+    fenced = {"dropped": {"fenced": 3, "last_fenced_at_ms": int(time.time() * 1000)}}
+    worker = [sys.executable, "-c", "import time; print(flush=True); time.sleep(60)", "--role", "worker", "--slot", "7"]
+    environments = [
+        {"CLEARLINE_KAFKA__BOOTSTRAP": "127.0.0.1:9"},
+        {"CLEARLINE_DATA_DIR": str(tmp_path)},
+        {"CLEARLINE_KAFKA__BOOTSTRAP": "127.0.0.1:10", "CLEARLINE_DATA_DIR": str(tmp_path)},
+        {"CLEARLINE_DATA_DIR": str(tmp_path / "other")},
+        {"CLEARLINE_KAFKA__BOOTSTRAP": "127.0.0.1:9", "CLEARLINE_WORLD": "other"},
+    ]
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("CLEARLINE_")}
+    started = [subprocess.Popen(worker, env={**clean, **e}, stdout=subprocess.PIPE) for e in environments]
+    try:
+        for process in started:
+            assert process.stdout is not None and process.stdout.readline()
+        found = role_here("worker-7", {"state": "ready", "pid": os.getpid()}, here, fenced, "live")
+        assert set(found.strangers) == {process.pid for process in started[:2]}
+    finally:
+        for process in started:
+            process.kill()
+            process.communicate()
 
 
 def test_figures_are_taken_by_the_names_that_roles_use() -> None:
