@@ -63,6 +63,7 @@ class Bench:
     took_s: dict[str, float] = field(default_factory=dict)
     code: int = 0
     last: dict[str, Any] = field(default_factory=dict)
+    well: bool = False  # so it was seen, and nothing was broken since
 
     @property
     def settings(self) -> Settings:
@@ -134,7 +135,9 @@ class Bench:
         return found["state"] == "running" and not wrong and not troubled
 
     def await_well(self) -> None:
-        self.wait("a system that is well", self.is_well)
+        if not self.well:
+            self.wait("a system that is well", self.is_well)
+        self.well = True
 
     def type(self, line: str) -> None:
         """Types a command line as an operator would; it must end with 0. On a busy machine a part may miss the second
@@ -198,6 +201,7 @@ def injected(bench: Bench, injection: Injection) -> Iterator[None]:
     """The incident is there in the block, and cured after it, however it ends; then all must be well again."""
     if why := injection.impossible():
         pytest.skip(why)
+    bench.well = False
     try:
         injection.inject()
         yield
