@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -26,9 +25,10 @@ def test_what_a_killed_run_has_left_is_cleared_away_and_what_runs_is_not() -> No
         assert holder.stdout is not None
         outside = Path(holder.stdout.readline().strip()).parent
         disk = outside / "data" / "kafka"
-        assert disk.is_dir() and disk.is_mount() == (os.getuid() == 0)
+        assert disk.is_dir()
+        mounted = disk.is_mount()  # where that is allowed
         assert outside not in clear_away()
-        assert disk.is_dir() and disk.is_mount() == (os.getuid() == 0)
+        assert disk.is_dir() and disk.is_mount() == mounted
     finally:
         holder.kill()
         holder.communicate()
@@ -37,8 +37,15 @@ def test_what_a_killed_run_has_left_is_cleared_away_and_what_runs_is_not() -> No
     assert not outside.exists()
 
 
-def test_nothing_stays_when_a_block_fails() -> None:
-    with pytest.raises(ZeroDivisionError), data_folder("kafka", 8) as (folder, _):
+def fail_in(seen: list[Path]) -> None:
+    with data_folder("kafka", 8) as (folder, _):
         (folder / "kafka" / "file").touch()
+        seen.append(folder.parent)
         raise ZeroDivisionError
-    assert not folder.parent.exists()
+
+
+def test_nothing_stays_when_a_block_fails() -> None:
+    seen: list[Path] = []
+    with pytest.raises(ZeroDivisionError):
+        fail_in(seen)
+    assert not seen[0].exists()
