@@ -39,7 +39,7 @@ from tests.faults.full_disk import fill
 from tests.faults.stack import wait_for
 
 PARTNER = "acme"
-PATIENCE_S = 180.0  # guards against a hang and judges nothing
+PATIENCE_S = 300.0  # guards against a hang and judges nothing
 _WAITS = Path(__file__).parents[1] / "integration" / "clock_waits.c"
 
 

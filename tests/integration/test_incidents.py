@@ -47,7 +47,7 @@ from tests.faults.small_disk import data_folder
 from tests.runbook import blocks
 from tests.sink_servers import wait_for
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(1_200)]
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(1_800)]
 
 NAMED_S = 30.0  # what is promised
 BROKER_DISK_MB = 320
