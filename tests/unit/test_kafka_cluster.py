@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults import network
 from tests.kafka_cluster import TLS, Cluster, compose_environment, env_file, properties_of, property_of
 
 
@@ -55,14 +54,3 @@ def test_a_broker_here_differs_from_production_by_its_addresses_only(tmp_path: P
     differ = {k for k in here if here[k] != production[k] and "jaas" not in k}
     assert differ == {"advertised.listeners", "controller.quorum.voters", "listeners", "log.dirs"}
     assert "kafka-" not in here["advertised.listeners"] + here["controller.quorum.voters"]
-
-
-def test_scenarios_of_the_network_are_drawn_from_the_seed() -> None:
-    found = network.scenarios(3, 40)
-    assert found == network.scenarios(3, 40)
-    assert found != network.scenarios(4, 40)
-    kinds = {(s.target, s.toxic) for s in found}
-    assert kinds == {
-        (t, k) for t in network.TARGETS for k in ("latency", "reset_peer", "timeout", "slicer", "bandwidth", "cut")
-    }
-    assert {s.target for s in network.scenarios(3, 7, "redis")} == {"redis"}
