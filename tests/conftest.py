@@ -25,11 +25,16 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 # Starting, making 60 topics and taking 15,000 records in 150 transactions took 14.6 s of processor with it, 6.2 s without.
 os.environ.setdefault("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1")
 
-_INTEGRATION = Path(__file__).parent / "integration"
+_INTEGRATION, _CONTRACT = (Path(__file__).parent / name for name in ("integration", "contract"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whatever lies in tests/integration needs a running part."""
+    """Whatever lies in tests/integration needs a running part. Elsewhere only tests of a contract may: `./run test` looks
+    for them nowhere else."""
     for item in items:
         if _INTEGRATION in item.path.parents:
             item.add_marker(pytest.mark.stack)
+        elif item.get_closest_marker("stack") and _CONTRACT not in item.path.parents:
+            raise pytest.UsageError(
+                f"{item.nodeid} needs a running part: it belongs into tests/contract or tests/integration"
+            )
