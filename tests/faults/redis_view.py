@@ -148,7 +148,7 @@ class RedisRun(FaultRun):
 
         def rebuilt() -> None:
             wait_for("the view to be whole", self._whole, BACK_S)
-            self._timed_rebuild("the sink", time.monotonic() - began)
+            self._timed_rebuild("by the sink", time.monotonic() - began)
 
         return rebuilt
 
@@ -304,10 +304,10 @@ class RedisRun(FaultRun):
         with self._balances() as balances:
             count = sum(len(balances.shards(p)) for p in range(self.settings.partitions))
         bound = REBUILD_S_PER_100_000 * max(1.0, count / 100_000)
-        self._sample(f"FLUSHALL, built up by {who}", seconds)
-        self._note(f"{count:,} balances built up again by {who} in {seconds:.1f} s (passes at {bound:.0f} s)")
+        self._sample(f"FLUSHALL, built up {who}", seconds)
+        self._note(f"{count:,} balances built up again {who} in {seconds:.1f} s (passes at {bound:.0f} s)")
         if seconds > bound:
-            self.report.late.append(f"{count:,} balances took {who} {seconds:.1f} s")
+            self.report.late.append(f"{count:,} balances took {seconds:.1f} s {who}")
 
 
 class _Proxied(FaultStack):
@@ -367,7 +367,8 @@ def main(arguments: list[str] | None = None) -> int:
     print(
         f"{run.done} of {len(run.todo)} faults passed; {run.stale} stale answers, each true as of the offset it named"
     )
-    print(f"longest time without an outcome in a partition: {run.longest_s:.1f} s", flush=True)
+    gap = f"longest time without an outcome in a partition: {run.longest_s:.1f} s"
+    print(f"{gap}, as seen by this process, which compares balances as well", flush=True)
     return 0 if report.ok else 1 if not report.exact else 3
 
 
