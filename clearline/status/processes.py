@@ -17,6 +17,7 @@ from clearline.embedded.folder import DataFolder
 from clearline.lag import SILENT_S, WAITING_S
 from clearline.status.model import Role
 
+_FOLLOWER_SILENT_S = 20.0  # who writes a batch into a store says nothing while a busy machine does it
 _FENCED_S = 60.0  # for so long after a fencing the stranger is looked for
 
 
@@ -45,7 +46,8 @@ def role_here(name: str, child: Mapping[str, Any], folder: DataFolder, figures: 
     silent_s = 0.0
     if state == "ready":
         silent_s = _silent_s(folder.ready / f"{name}.json")
-        if silent_s > (WAITING_S if figures.get("waiting_for") and not paused else SILENT_S):
+        patience_s = SILENT_S if name.startswith(("worker-", "gateway-")) else _FOLLOWER_SILENT_S
+        if silent_s > (WAITING_S if figures.get("waiting_for") and not paused else patience_s):
             state = "silent"
             error = f"silent for {silent_s:.0f} s: end it with `kill -9 {pid}`, it is started again"
         elif figures.get("stopped"):

@@ -347,6 +347,19 @@ def test_a_role_that_waits_may_be_quiet_for_longer(tmp_path: Path) -> None:
     assert role_here("sealer", child, folder, waits, "live").state == "ready"
 
 
+@pytest.mark.parametrize(("name", "seconds", "state"), [
+    ("worker-0", 9, "ready"), ("worker-0", 15, "silent"), ("gateway-0", 15, "silent"),
+    ("sink-clickhouse", 15, "ready"), ("sink-clickhouse", 25, "silent"), ("sealer", 25, "silent"),
+])  # fmt: skip
+def test_a_follower_may_be_quiet_while_it_writes(tmp_path: Path, name: str, seconds: int, state: str) -> None:
+    folder = DataFolder(tmp_path)
+    folder.ready.mkdir()
+    told = folder.ready / f"{name}.json"
+    told.write_text("{}")
+    os.utime(told, (time.time() - seconds,) * 2)
+    assert role_here(name, {"pid": os.getpid(), "state": "ready"}, folder, {}, "live").state == state
+
+
 def test_a_worker_of_another_stack_is_no_stranger(tmp_path: Path) -> None:
     """Somebody will be told to end a stranger: it must not be a worker that does its own work elsewhere."""
     here = DataFolder(tmp_path)
