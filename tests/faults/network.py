@@ -147,7 +147,7 @@ class ProxiedRun(FaultRun):
                 return
             self.tried += 1
             try:
-                took = self._one(s)
+                steps = self._one(s)
             except (ClearlineError, TimeoutError) as e:
                 self._heal()
                 self.report.late.append(f"{s}: {e}")
@@ -155,8 +155,12 @@ class ProxiedRun(FaultRun):
                 self._given_up.set()
                 return
             bound = 2 * s.seconds + GRACE_S
+            took = max(steps.values())
+            told = ", ".join(f"{who} {seconds:.1f}" for who, seconds in steps.items())
             self._sample(f"{s.target} {s.toxic}", took)
-            self._note(f"{s}: caught up after {took:.1f} s (passes at {bound:.0f} s; load {os.getloadavg()[0]:.0f})")
+            self._note(
+                f"{s}: caught up after {took:.1f} s ({told}; passes at {bound:.0f} s; load {os.getloadavg()[0]:.0f})"
+            )
             if took > bound:
                 self.report.late.append(f"{s}: {took:.1f} s, passes at {bound:.0f} s")
             else:
@@ -165,8 +169,8 @@ class ProxiedRun(FaultRun):
                 self.report.problems.append(f"the publisher ended early, with exit code {publisher.returncode}")
                 return
 
-    def _one(self, s: Scenario) -> float:
-        """Poisons, waits, heals; the seconds until everybody had what came before the end. Late is told, and waited for:
+    def _one(self, s: Scenario) -> dict[str, float]:
+        """Poisons, waits, heals; after how many seconds each had what came before the end. Late is told, and waited for:
         the next scenario must not begin in what is left of this one."""
         if s.toxic == "cut":
             self._proxies.cut(s.target)
@@ -180,11 +184,13 @@ class ProxiedRun(FaultRun):
         began = time.monotonic()
         moment, everywhere = time.time_ns() // 1_000_000, list(range(self.settings.partitions))
         wait_for("every partition to settle", lambda: self.watch.settled_since(moment, everywhere), BACK_S)
+        steps = {"settled": time.monotonic() - began}
         kafka, topics = self.link.kafka, self.link.topics
         for role, topic in (("sink-clickhouse", topics.journal), ("sink-redis", topics.state)):
             ends = end_offsets(kafka, topic)
             wait_for(f"{role} to have it", lambda: self._verified(role, ends), BACK_S)  # noqa: B023 - at once
-        return time.monotonic() - began
+            steps[role] = time.monotonic() - began
+        return steps
 
     def _heal(self) -> None:
         self._proxies.heal()
