@@ -154,7 +154,8 @@ def _by_sink(config: ClickHouseConfig, journal: Journal) -> None:
     """The sink takes over, stores and proves all of it."""
     sink = LedgerSink(config, journal.topic, journal.codec)
     sink.take_over()
-    stored = sum(sink.write(journal.arrivals[i : i + BATCH]) for i in range(0, len(journal.arrivals), BATCH))
+    starts = range(0, len(journal.arrivals), BATCH)
+    stored = sum(sink.write(journal.arrivals[i : i + BATCH], more=True) for i in starts) + sink.flush()
     sink.close()
     if stored != len(journal.arrivals):
         raise BenchError(f"{len(journal.arrivals)} records, {stored} stored")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -106,14 +107,34 @@ class _InsertClient(Client):  # type: ignore[misc]
 class _BlockClient(_InsertClient):
     """A client whose inserts bring columns that are bytes already; see `sinks.native_block`."""
 
-    def send_data(self, sample_block: Any, data: Any, types_check: bool = False, columnar: bool = False) -> int:
-        failpoint("sink_clickhouse.mid_insert")
-        rows = send_block(self.connection, sample_block.columns_with_types, data)
-        self.receive_profile_events()
-        self.connection.send_data(ColumnOrientedBlock())  # an empty block: that is all
-        self.receive_profile_events()
-        failpoint("sink_clickhouse.after_send")
-        return rows
+    def begin_insert(self, query: str, columns: Sequence[Any], settings: dict[str, Any]) -> None:
+        """Sends an insert with all its rows, and leaves the server to it."""
+        with self.disconnect_on_error(query, settings):
+            self.connection.send_query(query)
+            self.connection.send_external_tables(None)
+            wanted = self.receive_sample_block().columns_with_types
+            failpoint("sink_clickhouse.mid_insert")
+            send_block(self.connection, wanted, columns)
+            self.receive_profile_events()
+            self.connection.send_data(ColumnOrientedBlock())  # an empty block: that is all
+
+    def finish_insert(self) -> None:
+        """Waits for the server's word on it."""
+        try:
+            self.receive_profile_events()
+            failpoint("sink_clickhouse.after_send")
+            self.receive_end_of_insert_query()
+        except BaseException:
+            self.disconnect()
+            raise
+
+
+@dataclass(frozen=True, slots=True)
+class Insert:
+    """Rows on their way into a table. `finish` waits until they are in, and raises as `Database.insert`; until it has
+    returned nobody knows."""
+
+    finish: Callable[[], None]
 
 
 class Database:
@@ -140,9 +161,9 @@ class Database:
         self._reader = reader
         self._database = config.database if with_database else "default"
         self._client = self._connection(raw=False)
-        self._inserter: Client | None = None
+        self._inserters: dict[str, _BlockClient] = {}  # by table: inserts into several run at once
 
-    def _connection(self, *, raw: bool) -> Client:
+    def _connection(self, *, raw: bool) -> Any:
         config = self.config
         client = _BlockClient if raw else _InsertClient
         return client(
@@ -196,12 +217,23 @@ class Database:
     def insert(self, table: str, columns: Sequence[str], data: Sequence[Any]) -> None:
         """One block of rows into a table. A column is a numpy array, Texts, Coded, or whatever has `tolist`. It lands
         whole or not at all if it is of one month."""
+        self.begin(table, columns, data).finish()
+
+    def begin(self, table: str, columns: Sequence[str], data: Sequence[Any]) -> Insert:
+        """The same, sent and not waited for: one at a time into each table. `close` gives up those that are not
+        finished, and the server may still store them."""
         query = f"INSERT INTO {self.name}.{table} ({', '.join(columns)}) VALUES"
-        if self._inserter is None:
-            self._inserter = self._connection(raw=True)
+        if table not in self._inserters:
+            self._inserters[table] = self._connection(raw=True)
+        client = self._inserters[table]
         with self._errors():
             blocks: list[Any] = [c if isinstance(c, np.ndarray | Texts | Coded) else c.tolist() for c in data]
-            self._inserter.execute(query, blocks, columnar=True, settings={"async_insert": 0})
+            client.begin_insert(query, blocks, {"async_insert": 0})
+        return Insert(partial(self._finish, client))
+
+    def _finish(self, client: _BlockClient) -> None:
+        with self._errors():
+            client.finish_insert()
 
     def insert_columns(self, table: str, columns: dict[str, Sequence[Any]]) -> None:
         """One block of rows into a table, a list of values by column. It lands whole or not at all."""
@@ -211,8 +243,8 @@ class Database:
 
     def close(self) -> None:
         self._client.disconnect()
-        if self._inserter is not None:
-            self._inserter.disconnect()
+        for client in self._inserters.values():
+            client.disconnect()
 
     @contextmanager
     def _errors(self, *, typed: bool = False) -> Iterator[None]:

@@ -4,12 +4,16 @@ Order of a batch: control changes, postings and what is pending are inserted and
 make it count; then those are read back too. So whatever is killed in between, the last outcome of each partition is the
 point to go on from, and what a torn batch had already brought beyond it is found by its offset and left out the second
 time. Nothing is ever retried blindly: after any error the sink takes over anew (see `fence`) and reads what is there.
+
+While more is waiting, the server works on two batches and this process on the next: the outcomes of one are on their
+way beside the postings of the one after it. In each table the batches still come one after the other, each proven
+before the next is sent, so that what a kill leaves is the same as before, of one batch more.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -18,7 +22,7 @@ import numpy as np
 from schemas.codec import Codec
 from schemas.errors import BadInputError, InvariantError, PartUnavailableError
 from schemas.failpoints import failpoint
-from sinks.clickhouse import ClickHouseConfig, Database
+from sinks.clickhouse import ClickHouseConfig, Database, Insert
 from sinks.columnar import Ints, decode_journal
 from sinks.fence import take_over
 from sinks.rows import (
@@ -33,7 +37,8 @@ from sinks.rows import (
 )
 
 TABLES = ("postings", "pending", "outcomes", "control_changes")
-_BEFORE = ("postings", "pending", "control_changes")  # what a torn batch may have more of than its outcomes say
+_BEFORE = ("control_changes", "postings", "pending")  # what a torn batch may have more of than its outcomes say
+_STEPS = {"control_changes": "changes"}  # fail points are called after the table, but for this one
 POSTINGS_PER_INSERT = 400_000
 
 
@@ -56,6 +61,16 @@ class Position:
     pending: int = 0
 
 
+@dataclass(slots=True)
+class _Chunk:
+    """What is inserted at once, and on its way: first into the tables before the outcomes, then the outcomes."""
+
+    j: JournalRows
+    expected: list[Expected]
+    outcomes: Columns
+    inserts: dict[str, Insert] = field(default_factory=dict)
+
+
 class LedgerSink:
     """Writes journal records. `topic`: the journal's name and id, as `name@id`. Call `take_over` first, and again
     after any error of `write`."""
@@ -67,6 +82,15 @@ class LedgerSink:
         self.run = 0
         self.positions: dict[int, Position] = {}
         self._torn: dict[str, dict[int, Ints]] = {}
+        self._ends: dict[int, tuple[int, int]] = {}  # next offset and last sequence, with what is on its way
+        self._first: _Chunk | None = None  # its postings are on their way
+        self._second: _Chunk | None = None  # its outcomes are: the chunk before
+        self._proven = 0
+
+    @property
+    def under_way(self) -> bool:
+        """Whether records were sent that are not proven yet."""
+        return self._first is not None or self._second is not None
 
     def take_over(self) -> dict[int, int]:
         """Becomes the one sink and reads where each partition stands: the next offset, for those that have any.
@@ -75,37 +99,56 @@ class LedgerSink:
         journal, FencedError, PartUnavailableError.
         """
         self.run = 0
+        self._give_up()
         run = take_over(self._db, TABLES)
         failpoint("sink_clickhouse.after_fence")
         self.positions = self._read_positions()
         self._torn = {t: self._read_torn(t) for t in _BEFORE}
         for table in ("postings", "pending"):
             self._check_totals(table)
+        self._ends = {p: (at.next_offset, at.sequence) for p, at in self.positions.items()}
         self.run = run
         return {p: at.next_offset for p, at in self.positions.items()}
 
-    def write(self, arrivals: Sequence[Arrival]) -> int:
-        """Stores and proves these records; what is stored already is left out. Returns the number of new records.
+    def write(self, arrivals: Sequence[Arrival], *, more: bool = False) -> int:
+        """Stores and proves these records; what is stored already is left out. Returns how many were proven.
 
-        Raises what `take_over` raises, and UnknownSchemaError before anything was written.
+        `more`: others are waiting, so what was sent last is not waited for; the next `write` does, and `flush`.
+        Raises what `take_over` raises, and UnknownSchemaError before anything of these was written.
         """
         assert self.run, "take_over comes before write"
-        if not arrivals:
-            return 0
-        columns = decode_journal([a.value for a in arrivals], self._codec)
+        columns = decode_journal([a.value for a in arrivals], self._codec) if arrivals else None
+        before = self._proven
         run, self.run = self.run, 0  # whatever is raised below: only take_over makes this sink writable again
-        j = JournalRows(
-            self._topic.encode(),
-            run,
-            np.fromiter((a.partition for a in arrivals), np.int64, len(arrivals)),
-            np.fromiter((a.offset for a in arrivals), np.int64, len(arrivals)),
-            columns,
-        )
-        fresh = self._fresh(j)
-        for rows in chunks(j, fresh):
-            self._write_chunk(j, rows)
+        try:
+            if columns is not None:
+                j = JournalRows(
+                    self._topic.encode(),
+                    run,
+                    np.fromiter((a.partition for a in arrivals), np.int64, len(arrivals)),
+                    np.fromiter((a.offset for a in arrivals), np.int64, len(arrivals)),
+                    columns,
+                )
+                for rows in chunks(j, self._fresh(j)):
+                    self._send(j, rows)
+            while self.under_way and not more:
+                self._advance()
+        except BaseException:
+            self._give_up()
+            raise
         self.run = run
-        return len(fresh)
+        return self._proven - before
+
+    def flush(self) -> int:
+        """Waits for what is under way. Returns how many records were proven. Raises as `write`."""
+        return self.write(())
+
+    def _give_up(self) -> None:
+        """Forgets what is under way: it may land or not, and only `take_over` can tell."""
+        if self.under_way:
+            self._db.close()
+        self._first = self._second = None
+        self._ends = {p: (at.next_offset, at.sequence) for p, at in self.positions.items()}
 
     def close(self) -> None:
         self._db.close()
@@ -116,10 +159,10 @@ class LedgerSink:
         sequence = j.columns.numbers["sequence"]
         for p in np.unique(j.partition).tolist():
             rows = np.flatnonzero(j.partition == p)
-            at = self.positions.setdefault(p, Position())
-            seen = np.maximum.accumulate(np.concatenate(([at.next_offset - 1], j.offset[rows])))[:-1]
+            next_offset, last = self._ends.get(p, (0, 0))
+            seen = np.maximum.accumulate(np.concatenate(([next_offset - 1], j.offset[rows])))[:-1]
             rows = rows[j.offset[rows] > seen]
-            wanted = np.arange(at.sequence + 1, at.sequence + 1 + len(rows), dtype=np.int64)
+            wanted = np.arange(last + 1, last + 1 + len(rows), dtype=np.int64)
             wrong = np.flatnonzero(sequence[rows] != wanted)
             if wrong.size:
                 i = int(wrong[0])
@@ -130,36 +173,55 @@ class LedgerSink:
             keep.append(rows)
         return np.sort(np.concatenate(keep))
 
-    def _write_chunk(self, j: JournalRows, rows: Ints) -> None:
+    def _send(self, j: JournalRows, rows: Ints) -> None:
+        """Sends what comes before the outcomes, when the chunk before is as far as its outcomes."""
         failpoint("sink_clickhouse.before_insert")
-        expected = list(expectations(j, rows))
-        self._insert("control_changes", changes_block(j, rows, self._present(j, rows, "control_changes")))
-        failpoint("sink_clickhouse.after_insert_changes")
-        self._insert("postings", postings_block(j, rows, self._present(j, rows, "postings")))
-        failpoint("sink_clickhouse.after_insert_postings")
-        self._insert("pending", pending_block(j, rows, self._present(j, rows, "pending")))
-        failpoint("sink_clickhouse.after_insert_pending")
-        self._prove("postings", expected)
-        if any(e.pending[0] for e in expected):
-            self._prove("pending", expected)
-        if any(e.changes[0] for e in expected):
-            self._prove("control_changes", expected)
-        self._insert("outcomes", outcomes_block(j, rows))
+        chunk = _Chunk(j, list(expectations(j, rows)), outcomes_block(j, rows))
+        blocks = {table: _BLOCKS[table](j, rows, self._present(j, rows, table)) for table in _BEFORE}
+        self._advance()
+        self._first = chunk
+        for e in chunk.expected:
+            self._ends[e.partition] = e.last_offset + 1, e.last_sequence
+        for table, block in blocks.items():
+            if len(block["run"]):
+                chunk.inserts[table] = self._begin(table, block)
+
+    def _advance(self) -> None:
+        """Proves the outcomes that are under way, then the postings, of which it sends the outcomes."""
+        if self._second is not None:
+            self._prove_outcomes(self._second)
+            self._second = None
+        if self._first is not None:
+            chunk = self._first
+            for table in _BEFORE:
+                if table in chunk.inserts:
+                    chunk.inserts[table].finish()
+                failpoint(f"sink_clickhouse.after_insert_{_STEPS.get(table, table)}")
+            self._prove("postings", chunk.expected)
+            if any(e.pending[0] for e in chunk.expected):
+                self._prove("pending", chunk.expected)
+            if any(e.changes[0] for e in chunk.expected):
+                self._prove("control_changes", chunk.expected)
+            chunk.inserts = {"outcomes": self._begin("outcomes", chunk.outcomes)}
+            self._first, self._second = None, chunk
+
+    def _prove_outcomes(self, chunk: _Chunk) -> None:
+        chunk.inserts["outcomes"].finish()
         failpoint("sink_clickhouse.after_insert_outcomes")
-        self._prove("outcomes", expected)
+        self._prove("outcomes", chunk.expected)
         failpoint("sink_clickhouse.after_proof")
-        for e in expected:
-            at = self.positions[e.partition]
+        for e in chunk.expected:
+            at = self.positions.setdefault(e.partition, Position())
             at.next_offset, at.sequence = e.last_offset + 1, e.last_sequence
             at.records += e.outcomes[0]
             at.postings += e.postings[0]
             at.pending += e.pending[0]
-        self._note(j, expected)
+            self._proven += e.outcomes[0]
+        self._note(chunk.j, chunk.expected)
         failpoint("sink_clickhouse.after_audit")
 
-    def _insert(self, table: str, block: Columns) -> None:
-        if len(block["run"]):
-            self._db.insert(table, list(block), list(block.values()))
+    def _begin(self, table: str, block: Columns) -> Insert:
+        return self._db.begin(table, list(block), list(block.values()))
 
     def _present(self, j: JournalRows, rows: Ints, table: str) -> Ints:
         """Those of these records that a torn batch had already brought into `table`."""
@@ -269,6 +331,7 @@ class LedgerSink:
         return self.positions[partition].next_offset if partition in self.positions else 0
 
 
+_BLOCKS = {"control_changes": changes_block, "postings": postings_block, "pending": pending_block}
 _PROOFS = {  # sums to read back, the column that bounds the range, and the field of Expected that must be found
     "postings": (
         "count(), sumIf(amount, side = 'debit'), sumIf(amount, side = 'credit'), sum(toUInt64(line))",

@@ -220,7 +220,10 @@ def _clickhouse_loop(
     full_at = 0.0
     while not stop.is_set():
         wait = 0.1 if not batch else max(0.0, min(0.1, full_at - time.monotonic()))
-        records = journal.poll(min(options.poll_records_max, options.batch_records_max - len(batch)), wait)
+        records = journal.poll(
+            min(options.poll_records_max, options.batch_records_max - len(batch)),
+            min(wait, 0.02) if ledger.under_way else wait,
+        )
         if records:
             failpoint("sink_clickhouse.after_read")
             if not batch:
@@ -230,23 +233,36 @@ def _clickhouse_loop(
                 followed += [
                     traces.Traced(r.partition, r.offset, p) for r in records if (p := traces.parent_of(r.headers))
                 ]
-        if batch and (len(batch) >= options.batch_records_max or time.monotonic() >= full_at):
-            began = time.perf_counter()
-            new = learner(lambda: ledger.write(batch))  # noqa: B023 - called at once
-            report.records += new
-            report.stored(new, began)
-            if traces.active is not None and followed:
-                now = time.time_ns()
-                took = int((time.perf_counter() - began) * 1e9)
-                traces.active.inserted(now - took, now, new, followed)
-                followed = []
+        full = len(batch) >= options.batch_records_max
+        if batch and (full or time.monotonic() >= full_at):
+            followed = _stored(lambda: learner(lambda: ledger.write(batch, more=full)), ledger, report, followed)  # noqa: B023 - called at once
             batch = []
-        if not batch:
+        elif ledger.under_way and not records:  # nothing more is waiting
+            followed = _stored(ledger.flush, ledger, report, followed)
+        if not batch and not ledger.under_way:
             report.verified = dict(journal.position)
         for b in beside:
             b.step(options.poll_records_max)
         report.serves()
         report.tell()
+
+
+def _stored(
+    write: Callable[[], int], ledger: LedgerSink, report: Report, followed: list[traces.Traced]
+) -> list[traces.Traced]:
+    """Writes, and tells what is proven by now. Returns those that are followed and are not."""
+    began = time.perf_counter()
+    new = write()
+    report.records += new
+    if new:
+        report.stored(new, began)
+    ends = {p: at.next_offset for p, at in ledger.positions.items()}
+    done = [t for t in followed if t.offset < ends.get(t.partition, 0)]
+    if traces.active is not None and done:
+        now = time.time_ns()
+        took = int((time.perf_counter() - began) * 1e9)
+        traces.active.inserted(now - took, now, new, done)
+    return [t for t in followed if t.offset >= ends.get(t.partition, 0)] if len(done) < len(followed) else []
 
 
 def run_redis_sink(

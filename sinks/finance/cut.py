@@ -9,8 +9,10 @@ replayed from its commands has the same ones.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, time, timedelta
+from types import MappingProxyType
 from typing import NamedTuple
 
 from schemas.errors import BadInputError
@@ -23,6 +25,20 @@ _ENDS = """
     SELECT 'outcomes', partition, max(sequence), max(offset), count() FROM outcomes GROUP BY topic, partition
     UNION ALL SELECT 'postings', partition, 0, max(offset), count() FROM postings GROUP BY topic, partition
     UNION ALL SELECT 'pending', partition, 0, max(offset), count() FROM pending GROUP BY topic, partition
+"""
+# The same of the head, where the outcomes are read by day: the last day is known then, and no day is beyond. Their last
+# offsets are those of the places that are looked up next.
+_HEAD = """
+    SELECT 'outcomes', partition, max(high), 0, sum(n), max(day) FROM
+    (
+        SELECT partition, booked_date AS day, max(sequence) AS high, count() AS n FROM outcomes
+        GROUP BY topic, partition, booked_date
+    )
+    GROUP BY partition
+    UNION ALL
+    SELECT 'postings', partition, 0, max(offset), count(), toDate32(0) FROM postings GROUP BY topic, partition
+    UNION ALL
+    SELECT 'pending', partition, 0, max(offset), count(), toDate32(0) FROM pending GROUP BY topic, partition
 """
 _TABLES = ("outcomes", "postings", "pending")
 _ROWS = " UNION ALL ".join(f"SELECT '{table}', count() FROM {table}" for table in _TABLES)
@@ -46,11 +62,13 @@ class Place(NamedTuple):
 
 class Stored(NamedTuple):
     """What was stored at some moment: the last sequence by partition, the last offset by table and partition, and how
-    many rows `outcomes`, `postings` and `pending` had. Tables only grow: while they have as many, nothing came in."""
+    many rows `outcomes`, `postings` and `pending` had. Tables only grow: while they have as many, nothing came in.
+    `days`: the last day of booking by partition, asked for a head only."""
 
     sequences: dict[int, int]
     ends: dict[tuple[str, int], int]
     rows: tuple[int, ...]
+    days: Mapping[int, date] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,18 +110,21 @@ def bounds(db: Database, cut: Cut, stored: Stored | None = None) -> Bounds:
     Sums of days before `whole_before` come from projections; only from that day on each row is compared with the cut.
     Exact for what is stored when it is asked; ask `again` after the figures, and make them again when the day moved
     back: then a record came in between that a broker's clock had put into the past. Rows of a batch that is being
-    written or was torn, which have no outcomes yet, are in no cut either. `stored`: what is stored, if that was asked
-    already; exact for that moment then.
+    written or was torn, which have no outcomes yet, are in no cut either. `stored`: what the cut is the head of; exact
+    for that moment then, at which no outcome was beyond it.
     """
     beyond: list[date] = []
     last = date(1970, 1, 1)
-    stored = stored or _stored(db)
-    for partition, day, low, high in db.rows(_DAYS):
-        end = cut.places[partition].sequence if partition in cut.places else 0
-        if high > end:
-            beyond.append(day)
-        if low <= end:
-            last = max(last, day)
+    if stored is not None:
+        last = max([last, *stored.days.values()])
+    else:
+        stored = _stored(db)
+        for partition, day, low, high in db.rows(_DAYS):
+            end = cut.places[partition].sequence if partition in cut.places else 0
+            if high > end:
+                beyond.append(day)
+            if low <= end:
+                last = max(last, day)
     for (table, partition), offset in stored.ends.items():
         through = stored.ends.get(("outcomes", partition), -1)
         if offset > through:
@@ -144,8 +165,19 @@ def _first_day_beyond(db: Database, table: str, partition: int, offset: int) -> 
 
 def head(db: Database, known_at: datetime = LAST_MOMENT) -> Cut:
     """As far as everything is in now."""
-    stored = _stored(db)
-    return replace(at(db, stored.sequences, known_at), stored=stored)
+    sequences: dict[int, int] = {}
+    ends: dict[tuple[str, int], int] = {}
+    days: dict[int, date] = {}
+    rows = dict.fromkeys(_TABLES, 0)
+    for table, partition, sequence, offset, count, day in db.rows(_HEAD):
+        rows[table] += count
+        if table == "outcomes":
+            sequences[partition], days[partition] = sequence, day
+        else:
+            ends[table, partition] = offset
+    found = at(db, sequences, known_at, since=min(days.values(), default=None))
+    ends |= {("outcomes", p): place.journal_offset for p, place in found.places.items()}
+    return replace(found, stored=Stored(sequences, ends, tuple(rows.values()), days))
 
 
 def parse(text: str) -> dict[int, int]:
@@ -160,11 +192,16 @@ def parse(text: str) -> dict[int, int]:
     return dict(pairs)
 
 
-def at(db: Database, sequences: dict[int, int], known_at: datetime = LAST_MOMENT) -> Cut:
-    """The cut at these sequences. Raises BadInputError when one is not stored (yet)."""
+def at(db: Database, sequences: dict[int, int], known_at: datetime = LAST_MOMENT, *, since: date | None = None) -> Cut:
+    """The cut at these sequences. `since`: the day from which on they are looked for first, so that older months are
+    not touched. Raises BadInputError when one is not stored (yet)."""
     wanted = {p: s for p, s in sequences.items() if s > 0}
     pairs = " OR ".join(f"(partition = {p} AND sequence = {s})" for p, s in wanted.items())
-    places = _places(db, pairs) if wanted else {}
+    places: dict[int, Place] = {}
+    if wanted and since is not None:
+        places = _places(db, f"booked_at >= toDateTime64('{since}', 3, 'UTC') AND ({pairs})")
+    if len(places) < len(wanted):
+        places = _places(db, pairs)
     for p, s in wanted.items():
         if p not in places:
             raise BadInputError(f"cut: partition {p} has no record {s} in ClickHouse yet")

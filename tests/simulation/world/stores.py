@@ -18,7 +18,7 @@ import lupa.lua51 as lua
 import redis
 
 from schemas.errors import PartUnavailableError
-from sinks.clickhouse import ClickHouseConfig, FencedError
+from sinks.clickhouse import ClickHouseConfig, FencedError, Insert
 from tests.simulation.world.clients import Faults
 from tests.simulation.world.scheduler import Scheduler
 
@@ -95,6 +95,9 @@ class Database:
         if table == "ingest_batches":
             self._sim.step("insert")
             return
+        self.begin(table, columns, data).finish()
+
+    def begin(self, table: str, columns: Sequence[str], data: Sequence[Any]) -> Insert:
         t, sim = self._tables, self._sim
         rows = [dict(zip(columns, values, strict=True)) for values in zip(*(c.tolist() for c in data), strict=True)]
         sim.step("insert begins")
@@ -113,13 +116,17 @@ class Database:
         t.running[name] = land
         takes_s = 0.01 * r * (1 if r < 0.95 else 30)
         sim.later(takes_s, land)
-        if t.happens("insert_answer_lost"):
-            sim.sleep(takes_s * r)
-            raise self._down("the connection broke")
-        sim.sleep(takes_s)
-        while name in t.running:
-            sim.sleep(0.001)
-        sim.step("insert ends")
+        lost = t.happens("insert_answer_lost")
+
+        def finish() -> None:
+            if lost:
+                sim.sleep(takes_s * r)
+                raise self._down("the connection broke")
+            while name in t.running:
+                sim.sleep(0.001)
+            sim.step("insert ends")
+
+        return Insert(finish)
 
     def close(self) -> None:
         """There is no connection."""
