@@ -241,6 +241,9 @@ def _clickhouse_loop(
             followed = _stored(ledger.flush, ledger, report, followed)
         if not batch and not ledger.under_way:
             report.verified = dict(journal.position)
+        else:  # in a backlog there is no moment at which all that was read is proven
+            proven = {p: max(at.next_offset, report.verified.get(p, 0)) for p, at in ledger.positions.items()}
+            report.verified = {**report.verified, **proven}
         for b in beside:
             b.step(options.poll_records_max)
         report.serves()

@@ -3,7 +3,7 @@
     python -m tests.faults.publisher --seed 7 --rate 400 --least 20000 --acks FILE
 
 It goes on after `--least` commands until it gets SIGTERM, so that every fault of a schedule meets traffic, then at a
-quarter of the rate: on a slow machine the faults take their time, and the auditor recomputes everything that was sent.
+tenth of the rate: on a slow machine the faults take their time, and the auditor recomputes everything that was sent.
 The pace is open-loop: what a dead broker held up is sent as soon as it is back. A line of FILE per acknowledged record:
 partition, offset, digest of the bytes, and the outcome that the generator expects of it.
 """
@@ -29,7 +29,7 @@ from schemas.records import AdmitPartner
 PARTNERS_MAX, ACCOUNTS_MAX = 40, 1_500
 ENDLESS = 100_000_000
 DELIVERY_TIMEOUT_S = 300.0
-AFTERWARDS = 3  # so many times the pause between two commands is added after the least
+AFTERWARDS = 9  # so many times the pause between two commands is added after the least
 CONTROL_EVERY = 50  # a control command now and then, so that every step of the sinks is walked
 
 

@@ -14,7 +14,7 @@ from sinks.rows import Expected, JournalRows
 class RetriesBlindly(LedgerSink):
     """An insert whose answer did not come is sent again, without a look at what is there: its rows stand twice."""
 
-    def write(self, arrivals: Sequence[Arrival]) -> int:
+    def write(self, arrivals: Sequence[Arrival], *, more: bool = False) -> int:
         mine = self.run
         try:
             return super().write(arrivals)
