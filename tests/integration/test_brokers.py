@@ -60,7 +60,7 @@ def test_sixty_brokers_die(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 def test_workers_come_and_go_for_two_minutes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = storm.StormRun(Plan(_seed(), 400, 48_000, (), ()), tmp_path / "data", 120.0, say=_say)
     _judge(run, capsys)
-    assert run.changes >= 20
+    assert run.shared >= run.changes // 2 >= 5, "each time before they went, workers that came had partitions"
     assert 0 < run.longest_s <= run.session_s + storm.GRACE_S
 
 
