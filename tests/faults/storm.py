@@ -3,8 +3,9 @@
     python -m tests.faults.storm [--seed N] [--seconds N] [--every S] [--rate N]
 
 Worker 0 stays. Every `--every` seconds three more come, or go: by SIGTERM one time, by kill -9 the next; they do not go
-before one of them has a partition, which takes longer where many others want the processor. The longest gap of a partition is the longest time in which no outcome of it appeared although commands did; it passes at the session
-timeout plus ten seconds. Exit codes are those of `tests.faults.run`.
+before one of them has a partition, which takes longer where many others want the processor. The longest gap of a
+partition is the longest time in which no outcome of it appeared although commands did; it passes at the session timeout
+plus ten seconds. Exit codes are those of `tests.faults.run`.
 """
 
 from __future__ import annotations
