@@ -211,7 +211,9 @@ class Child:
                 process.kill()
                 process.wait()
             self.spec.after()
-        return f"{self.spec.name} ended {_how(code)}{self._tail()}"
+        # Whoever is killed says nothing of it: the last error in its log is of something that it had lived through.
+        said = f" (log: {self.log})" if code == -signal.SIGKILL else self._tail()
+        return f"{self.spec.name} ended {_how(code)}{said}"
 
     def _spawn(self) -> subprocess.Popen[bytes]:
         self.log.parent.mkdir(parents=True, exist_ok=True)

@@ -34,7 +34,8 @@ STUCK_S = 20.0  # nothing of a partition is settled for so long though something
 LAG_S = 30.0
 RESTARTS_MANY = 3
 DISK_FREE_SHARE = 0.05
-EXIT_INVARIANT = 78
+EXIT_INVARIANT = 78  # a role ended because an invariant is broken: that is not over with its next start
+ENDED_MAX = 160
 
 _NAMES = {"kafka": "Kafka", "registry": "The schema registry", "clickhouse": "ClickHouse", "redis": "Redis"}
 # Topics that nothing else can be made of again: whoever makes them anew, empty, has another ledger.
@@ -120,10 +121,16 @@ def _how_ended(part: Part) -> str:
     if part.paused:
         return f", its process {part.pid} is paused by a signal"
     if part.process in ("restarting", "failed", "stopped"):
-        return f", its process is {part.process}" + (f" ({part.ended[:160]})" if part.ended else "")
+        return f", its process is {part.process}" + (f" ({_brief(part.ended)})" if part.ended else "")
     if part.process == "starting":
         return ", its process is starting"
     return ""
+
+
+def _brief(ended: str) -> str:
+    """How a process ended, without the path of its log, which is shown with the process."""
+    said = ended.rpartition(" (log: ")[0] or ended
+    return said if len(said) <= ENDED_MAX else said[:ENDED_MAX] + " ..."
 
 
 def _evidence_of(part: Part) -> tuple[str, ...]:
@@ -390,7 +397,7 @@ def _flood(status: Status) -> Iterator[Incident]:
         return
     key, n = max(dead.keys.items(), key=lambda x: x[1], default=("", 0))
     reason = max(dead.reasons.items(), key=lambda x: x[1], default=("", 0))[0]
-    who = f"{n} of them come from {key}, " if key else ""
+    who = f"{n} of them carry the key {key}, " if key else ""
     yield Incident(
         "poison_flood", WARNING, key or "transactions.dead",
         f"{dead.half_minute} records in half a minute could not be taken and became dead letters: {who}mostly for "

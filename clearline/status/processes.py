@@ -15,6 +15,7 @@ import psutil
 from clearline.config import Settings
 from clearline.embedded.folder import DataFolder
 from clearline.lag import SILENT_S, WAITING_S
+from clearline.status.incidents import EXIT_INVARIANT
 from clearline.status.model import Role
 
 _FOLLOWER_SILENT_S = 20.0  # who writes a batch into a store says nothing while a busy machine does it
@@ -52,13 +53,20 @@ def role_here(name: str, child: Mapping[str, Any], folder: DataFolder, figures: 
             error = f"silent for {silent_s:.0f} s: end it with `kill -9 {pid}`, it is started again"
         elif figures.get("stopped"):
             state = "halted"
-            error = "; ".join(f"partition {p}: {why}" for p, why in figures["stopped"].items())
+            error = "; ".join(_of_partition(p, str(why)) for p, why in figures["stopped"].items())
+        elif f"exit code {EXIT_INVARIANT}" not in error:
+            error = ""  # how the process before it ended: `restarts` counts that, and nothing is wrong with this one
     elif state in ("restarting", "starting", "failed"):
         figures = {}  # of the process before
     return role_of(
         name, state, figures, error=error, pid=pid, restarts=int(child.get("restarts") or 0), paused=paused,
         silent_s=silent_s, log=str(child.get("log") or ""), strangers=_strangers(name, pid, figures, world, folder),
     )  # fmt: skip
+
+
+def _of_partition(partition: str, why: str) -> str:
+    """What stopped a partition; some reasons name it themselves."""
+    return why if why.startswith(f"partition {partition}:") else f"partition {partition}: {why}"
 
 
 def role_of(name: str, state: str, figures: Mapping[str, Any], **more: Any) -> Role:

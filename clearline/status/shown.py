@@ -13,6 +13,7 @@ from clearline.status.incidents import CRITICAL, Incident
 from clearline.status.model import Lag, Part, Role, Status
 
 _ERROR_MAX = 100
+_FRESH_S = 5.0
 
 
 def readable(status: Status, *, addresses: bool = True) -> list[RenderableType]:
@@ -122,7 +123,10 @@ def _to_zero(lag: Lag) -> str:
         return ""
     if lag.to_zero_s is not None:
         return f"{lag.to_zero_s:,.0f} s"
-    return "?" if lag.rate is None else "never at this rate"
+    if lag.rate is None:
+        return "?"
+    # A rate is that of a moment: with what has only just come in it says nothing.
+    return "moments" if lag.seconds is not None and lag.seconds < _FRESH_S else "never at this rate"
 
 
 def _rate(value: float | None) -> str:

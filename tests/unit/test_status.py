@@ -135,7 +135,7 @@ CASES = {
         replace(GOOD, lags=settlement(25, 7), partitions=(Partition(0),)),
         "stuck_consumer", "critical", "Nobody settles partition 0", "clearline status --json",
     ),
-    "flood": (replace(GOOD, dead=DEAD), "poison_flood", "warning", "18 of them come from acme", "clearline dlq ls --reason undecodable"),
+    "flood": (replace(GOOD, dead=DEAD), "poison_flood", "warning", "18 of them carry the key acme", "clearline dlq ls --reason undecodable"),
     "second process in a slot": (
         role("worker-0", strangers=(777,), dropped={"fenced": 3, "last_fenced_at_ms": NOW, "last_why": "fenced"}),
         "zombie_worker", "critical", "pid 100 is the stack's, pid 777 is a stranger", "kill -9 777",
@@ -334,6 +334,24 @@ def test_figures_of_a_process_before_are_not_those_of_the_one_that_starts(tmp_pa
     assert (found.state, found.halted, found.partitions) == ("starting", {}, ())
 
 
+def test_why_the_process_before_ended_is_no_trouble_of_one_that_is_ready(tmp_path: Path) -> None:
+    folder = DataFolder(tmp_path)
+    folder.ready.mkdir()
+    (folder.ready / "worker-0.json").write_text("{}")
+    child = {"pid": os.getpid(), "state": "ready", "restarts": 1, "error": "worker-0 ended with exit code 1: no space"}
+    assert role_here("worker-0", child, folder, {}, "live").error == ""
+    broken = child | {"error": "worker-0 ended with exit code 78: a leg is missing"}
+    assert "exit code 78" in role_here("worker-0", broken, folder, {}, "live").error
+    halted = role_here("worker-0", child, folder, {"stopped": {"0": "partition 0: moved", "1": "lost"}}, "live")
+    assert halted.error == "partition 0: moved; partition 1: lost"
+
+
+def test_a_part_that_was_killed_is_not_said_to_have_ended_by_an_older_error() -> None:
+    ended = "kafka ended by SIGKILL (log: /data/logs/kafka.log)"
+    (found,) = incidents(part("kafka", state="down", process="restarting", ended=ended))
+    assert "its process is restarting (kafka ended by SIGKILL)" in found.cause
+
+
 def test_a_role_that_waits_may_be_quiet_for_longer(tmp_path: Path) -> None:
     import os
 
@@ -483,7 +501,7 @@ def test_what_others_wrote_steers_no_terminal_and_is_no_markup() -> None:
         Group(*readable(replace(status, incidents=incidents(status))))
     )
     shown = r"\x1b]0;title\x07\x1b[2J\u202e[/red]"
-    assert f"seen: {shown}" in out.getvalue() and f"come from {shown}, mostly" in out.getvalue()
+    assert f"seen: {shown}" in out.getvalue() and f"carry the key {shown}, mostly" in out.getvalue()
     assert not {"\x1b", "\x07", "\u202e"} & set(out.getvalue())
 
 
