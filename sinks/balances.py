@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import redis
 from redis.backoff import NoBackoff
+from redis.exceptions import OutOfMemoryError
 from redis.retry import Retry
 
 from schemas.codec import Codec
@@ -253,7 +254,7 @@ class Balances:
             yield
         except (redis.RedisError, OSError) as e:
             self._redis.connection_pool.disconnect()
-            full = isinstance(e, redis.exceptions.OutOfMemoryError)  # its text holds the whole script
+            full = isinstance(e, OutOfMemoryError)  # its text holds the whole script
             why = "it refuses to write, its memory is full (maxmemory)" if full else str(e)
             raise PartUnavailableError("Redis", self.config.address, why) from None
 
