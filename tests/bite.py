@@ -62,7 +62,7 @@ NAMED = (
 def seeded() -> list[Seeded]:
     """All of them."""
     out = list(NAMED)
-    out += [Seeded(_words(b), f"{SIMULATED}: 400 seeds at most", f"{WORLD}[{b}]", True) for b in WORLD_BUGS]
+    out += [Seeded(_words(b), f"{SIMULATED}: 2,000 seeds at most", f"{WORLD}[{b}]", True) for b in WORLD_BUGS]
     for bug in LEDGER_BUGS:
         name = bug.__name__[1:]
         out.append(Seeded(_words(name), f"{MODEL}: 32 runs of 512 commands", f"{LEDGER}[{name}]", True))

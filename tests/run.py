@@ -33,9 +33,9 @@ SYSTEMS = [
     for name in ("exactly_once", "incidents", "unsure_clients", "demo", "restore", "embedded", "access", "gateway",
                  "gateway_reads", "metrics", "sandbox", "known_bugs", "bench_smoke", "brokers")
 ]  # fmt: skip
-# What of tests/contract walks the lines of sinks/; the rest of it is not traced.
-SINKS = [*(f"tests/contract/{p.name}" for p in sorted((ROOT / "tests/contract").glob("test_sinks_*.py"))),
-         "tests/contract/test_gate.py"]  # fmt: skip
+# What of tests/contract walks the lines of sinks/ and of the tie-out; the rest of it is not traced.
+SINKS = [*(f"tests/contract/{p.name}" for kind in ("test_sinks_*.py", "test_tieout*.py")
+           for p in sorted((ROOT / "tests/contract").glob(kind))), "tests/contract/test_gate.py"]  # fmt: skip
 LANES = 2
 MODULE_S_MIN = 10.0  # what a module must take to be named at the end of its part
 STATIC: dict[str, list[str]] = {
@@ -113,7 +113,7 @@ def run_whole_suite(long: bool, scratch: Path) -> list[tuple[int, int, int, int]
 
     To count lines makes Python 1.7 times as slow (73 s of processor instead of 43 for the tests of auditor, ledger, products
     and gateway), so they are counted where they are reached for the first time: of schemas, ledger, processors and clearline
-    by the plain tests, of sinks by those of tests/contract/test_sinks_*.py, of streams by the roles. Searches and whole
+    by the plain tests, of sinks and the tie-out by those of SINKS, of streams by the roles. Searches and whole
     systems would only go through the same lines again, millions of times.
     """
     tier = "" if long else " and not long"
