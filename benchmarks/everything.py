@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import ROOT, World, rate, rss_mb
+from benchmarks.harness import ROOT, World, rate, rss_mb, settled_stack
 from benchmarks.load import Plan
 from benchmarks.report import Report
 from clearline.config import Settings, settings_env
@@ -91,22 +91,17 @@ def run_everything(settings: Settings, report: Report, data_dir: Path, offered: 
     """Starts a whole stack in `data_dir`, offers `offered` transactions per second for `seconds`, and watches."""
     settings = settings.model_copy(update={"world": "everything", "data_dir": data_dir, "workers": 2})
     plan = Plan(partitions=settings.partitions)
-    with Stack(settings) as stack:
-        report.say("starting all parts and roles")
-        stack.start(roles=True)
-        with World.around(stack, plan) as world:
-            world.setup()
-            world.settle_all()
-            report.say(f"{offered:,} transactions per second for {seconds:.0f} s")
-            tie_out = TieOut(stack.resolved())
-            try:
-                found = _under_load(world, stack, tie_out, offered, seconds)
-                found["caught_up_s"] = _until_caught_up(stack)
-                tie_out.finish()
-            finally:
-                tie_out.close()
-            found["tie_outs"] = tie_out.runs
-            found["outcomes"] = world.outcomes()
+    with settled_stack(settings, plan, report) as (stack, world):
+        report.say(f"{offered:,} transactions per second for {seconds:.0f} s")
+        tie_out = TieOut(stack.resolved())
+        try:
+            found = _under_load(world, stack, tie_out, offered, seconds)
+            found["caught_up_s"] = _until_caught_up(stack)
+            tie_out.finish()
+        finally:
+            tie_out.close()
+        found["tie_outs"] = tie_out.runs
+        found["outcomes"] = world.outcomes()
     _report(report, found, offered)
 
 

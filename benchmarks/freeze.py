@@ -14,33 +14,36 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import shutil
-import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from random import Random
 from statistics import median
 from typing import Any, NamedTuple
 
 import httpx
 
-from benchmarks.harness import ROOT, BenchError, World, chosen_parts, common_arguments
+from benchmarks.harness import (
+    ROOT,
+    BenchError,
+    World,
+    chosen_parts,
+    common_arguments,
+    run_benchmark,
+    settled_stack,
+    unlimited_settings,
+)
 from benchmarks.load import Plan
-from benchmarks.machine import Results
 from benchmarks.report import Report
 from clearline import keys
-from clearline.config import load_settings, settings_env
+from clearline.config import settings_env
 from clearline.connection import Connection, connect
 from clearline.control import give
 from clearline.freezing import set_freeze
 from clearline.product_file import read_product
 from clearline.stack import Stack
-from schemas.errors import ClearlineError
 from schemas.identity import BANK, owner_of
 from schemas.records import JournalRecord, PublishProduct
 from streams.reader import read_to_end
@@ -252,35 +255,24 @@ def behind(records: Sequence[JournalRecord]) -> int:
     return wrong
 
 
-def _run(options: argparse.Namespace, report: Report) -> bool:
-    folder = Path(tempfile.mkdtemp(prefix="clearline-bench-"))
-    settings = load_settings(data_dir=folder / "stack", world="freeze")
-    unlimited = {"rate_per_s": 1e6, "burst": 10_000_000, "calls_per_day": 10**9}
-    settings = settings.model_copy(update={"gateway": settings.gateway.model_copy(update=unlimited)})
-    plan = Plan(options.seed, partners=16, accounts=32, partitions=settings.partitions)
-    try:
-        with Stack(settings) as stack:
-            report.say("starting all parts and roles")
-            stack.start(roles=True)
-            with World.around(stack, plan) as world:
-                world.setup()
-                world.settle_all()
-                number = int(options.rate * 3_600)
-                with world.job("send", tag="freeze", number=number, rate=options.rate) as sender:
-                    sender.hear()
-                    sender.tell({"start_at": time.monotonic() + 0.5})
-                    bench = Bench(stack, world, options)
-                    try:
-                        rows = [_measure(bench, level, route, options, report)
-                                for level in options.only for route in options.routes]  # fmt: skip
-                    finally:
-                        bench.close()
-                wrong = behind([bench.system.codec.decode(r.value)
-                                for r in read_to_end(world.kafka, world.topics.journal)])  # fmt: skip
-                _report(report, rows, options, wrong)
-                return not wrong
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+def _run(options: argparse.Namespace, report: Report) -> int:
+    with unlimited_settings("freeze") as settings:
+        plan = Plan(options.seed, partners=16, accounts=32, partitions=settings.partitions)
+        with settled_stack(settings, plan, report) as (stack, world):
+            number = int(options.rate * 3_600)
+            with world.job("send", tag="freeze", number=number, rate=options.rate) as sender:
+                sender.hear()
+                sender.tell({"start_at": time.monotonic() + 0.5})
+                bench = Bench(stack, world, options)
+                try:
+                    rows = [_measure(bench, level, route, options, report)
+                            for level in options.only for route in options.routes]  # fmt: skip
+                finally:
+                    bench.close()
+            journal = read_to_end(world.kafka, world.topics.journal)
+            wrong = behind([bench.system.codec.decode(r.value) for r in journal])
+            _report(report, rows, options, wrong)
+            return int(wrong > 0)
 
 
 def _measure(bench: Bench, level: str, route: str, options: argparse.Namespace, report: Report) -> dict[str, Any]:
@@ -323,15 +315,7 @@ def _arguments(arguments: Sequence[str]) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs what is asked for; returns the exit code: 1 when a payment settled behind a freeze."""
-    # A timeout's SIGTERM must end what was started as well as Ctrl-C does.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        options = _arguments(sys.argv[1:] if arguments is None else arguments)
-        report = Report(Results("freeze", options.seed, options.results), options.json)
-        return 0 if _run(options, report) else 1
-    except ClearlineError as e:
-        print(f"error: {e}", file=sys.stderr)
-        return e.exit_code
+    return run_benchmark("freeze", arguments, _arguments, _run)
 
 
 if __name__ == "__main__":

@@ -11,30 +11,33 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
-import signal
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import psutil
 
 from benchmarks.everything import TieOut
-from benchmarks.harness import BenchError, Helper, World, chosen_parts, common_arguments
+from benchmarks.harness import (
+    BenchError,
+    Helper,
+    World,
+    chosen_parts,
+    common_arguments,
+    run_benchmark,
+    settled_stack,
+    unlimited_settings,
+)
 from benchmarks.http_load import HttpJob
 from benchmarks.load import Plan
-from benchmarks.machine import Results
 from benchmarks.report import Report
 from clearline import keys
-from clearline.config import Settings, load_settings
+from clearline.config import Settings
 from clearline.connection import connect
 from clearline.stack import Stack
-from schemas.errors import ClearlineError
 from streams.table import Table
 
 PARTS = ("single", "batch")
@@ -44,7 +47,6 @@ _WARM_UP_S = 1.0
 _WARM_RATE = 200  # before anything is counted: a broker that was just started compiles itself, on the same cores
 _WARM_S = 90.0
 _NARROWINGS = 4
-_LARGE = 10**9  # limits of calls, so that they are looked at and refuse nothing
 
 
 @dataclass(slots=True)
@@ -225,43 +227,24 @@ def _arguments(arguments: Sequence[str]) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the parts that are asked for; returns the exit code: 1 when the ledger is not what was answered."""
-    # A timeout's SIGTERM must end what was started as well as Ctrl-C does.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        options = _arguments(sys.argv[1:] if arguments is None else arguments)
-        report = Report(Results("gateway", options.seed, options.results), options.json)
-        return 0 if _run(options, report) else 1
-    except ClearlineError as e:
-        print(f"error: {e}", file=sys.stderr)
-        return e.exit_code
+    return run_benchmark("gateway", arguments, _arguments, _run)
 
 
-def _run(options: argparse.Namespace, report: Report) -> bool:
-    folder = Path(tempfile.mkdtemp(prefix="clearline-bench-"))
-    settings = load_settings(data_dir=folder / "stack", world="gateway")
-    unlimited = {"rate_per_s": 1e6, "burst": 10_000_000, "calls_per_day": _LARGE}
-    settings = settings.model_copy(update={"gateway": settings.gateway.model_copy(update=unlimited)})
-    plan = Plan(options.seed, partners=options.partners, partitions=settings.partitions)
-    try:
-        with Stack(settings) as stack:
-            report.say("starting all parts and roles")
-            stack.start(roles=True)
-            with World.around(stack, plan) as world:
-                world.setup()
-                world.settle_all()
-                funded = world.outcomes().get("settled", 0)
-                if not funded:
-                    raise BenchError("the partners' opening balances did not settle")
-                tokens = make_keys(stack.resolved(), plan.partner_ids())
-                bench = Bench(stack, world, report, tokens, options.rate_seconds, options.batch, Counter())
-                _warm_up(bench)
-                if "single" in options.only:
-                    run_kind(bench, "single", [float(r) for r in options.rates.split(",")])
-                if "batch" in options.only:
-                    run_kind(bench, "batch", [float(r) for r in options.batch_rates.split(",")])
-                return check(bench, funded)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+def _run(options: argparse.Namespace, report: Report) -> int:
+    with unlimited_settings("gateway") as settings:
+        plan = Plan(options.seed, partners=options.partners, partitions=settings.partitions)
+        with settled_stack(settings, plan, report) as (stack, world):
+            funded = world.outcomes().get("settled", 0)
+            if not funded:
+                raise BenchError("the partners' opening balances did not settle")
+            tokens = make_keys(stack.resolved(), plan.partner_ids())
+            bench = Bench(stack, world, report, tokens, options.rate_seconds, options.batch, Counter())
+            _warm_up(bench)
+            if "single" in options.only:
+                run_kind(bench, "single", [float(r) for r in options.rates.split(",")])
+            if "batch" in options.only:
+                run_kind(bench, "batch", [float(r) for r in options.batch_rates.split(",")])
+            return 0 if check(bench, funded) else 1
 
 
 def _warm_up(bench: Bench) -> None:

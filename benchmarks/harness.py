@@ -10,12 +10,15 @@ import argparse
 import json
 import os
 import queue
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -26,8 +29,9 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.cimpl import NewTopic
 
 from benchmarks.load import Job, Plan
-from benchmarks.machine import RESULTS
-from clearline.config import Settings
+from benchmarks.machine import RESULTS, Results
+from benchmarks.report import Report
+from clearline.config import Settings, load_settings
 from clearline.stack import Addresses, Stack
 from schemas.codec import HEADER_BYTES, JOURNAL_PREFIX_BYTES, schema_of
 from schemas.errors import BadInputError, ClearlineError
@@ -330,6 +334,50 @@ def rss_mb(pids: Iterable[tuple[str, int | None]]) -> dict[str, float]:
 def prepare_registry(addresses: Addresses) -> None:
     """Registers the schemas."""
     Registry(addresses.registry_url).register_all()
+
+
+@contextmanager
+def unlimited_settings(world: str) -> Iterator[Settings]:
+    """Settings of a stack in a folder that goes with it. The gateway counts calls, and refuses none."""
+    folder = Path(tempfile.mkdtemp(prefix="clearline-bench-"))
+    try:
+        settings = load_settings(data_dir=folder / "stack", world=world)
+        unlimited = {"rate_per_s": 1e6, "burst": 10_000_000, "calls_per_day": 10**9}
+        yield settings.model_copy(update={"gateway": settings.gateway.model_copy(update=unlimited)})
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def settled_stack(settings: Settings, plan: Plan, report: Report) -> Iterator[tuple[Stack, World]]:
+    """All parts and roles, and a world in them whose accounts are open and filled."""
+    with Stack(settings) as stack:
+        report.say("starting all parts and roles")
+        stack.start(roles=True)
+        with World.around(stack, plan) as world:
+            world.setup()
+            world.settle_all()
+            yield stack, world
+
+
+def run_benchmark(
+    name: str,
+    arguments: Sequence[str] | None,
+    parse: Callable[[Sequence[str]], argparse.Namespace],
+    run: Callable[[argparse.Namespace, Report], int],
+) -> int:
+    """What the `main` of a benchmark does: returns the exit code of `run`, or that of an error, which is printed.
+
+    `arguments`: those of the process when None; what `parse` makes of them has `common_arguments`.
+    """
+    # A timeout's SIGTERM must end what was started as well as Ctrl-C does.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        options = parse(sys.argv[1:] if arguments is None else arguments)
+        return run(options, Report(Results(name, options.seed, options.results), options.json))
+    except ClearlineError as e:
+        print(f"error: {e}", file=sys.stderr)
+        return e.exit_code
 
 
 def common_arguments(parser: argparse.ArgumentParser, parts: Sequence[str]) -> None:

@@ -14,22 +14,20 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-import signal
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.harness import chosen_parts, common_arguments
+from benchmarks.harness import chosen_parts, common_arguments, run_benchmark
 from benchmarks.ledger_reports import run_reports
 from benchmarks.ledger_sink import run_sink
-from benchmarks.machine import Results
 from benchmarks.report import Report
 from clearline.config import load_settings
 from clearline.connection import clickhouse_config
 from clearline.stack import Stack
-from schemas.errors import BadInputError, ClearlineError
+from schemas.errors import BadInputError
 
 PARTS = ("sink", "reports")
 ROWS_MIN = 20_000
@@ -57,21 +55,17 @@ def _arguments(arguments: Sequence[str]) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the parts that are asked for; returns the exit code."""
-    # A timeout's SIGTERM must end what was started as well as Ctrl-C does.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        options = _arguments(sys.argv[1:] if arguments is None else arguments)
-        report = Report(Results("ledger", options.seed, options.results), options.json)
-        missed = _run(options, report)
-    except ClearlineError as e:
-        print(f"error: {e}", file=sys.stderr)
-        return e.exit_code
+    return run_benchmark("ledger", arguments, _arguments, _run)
+
+
+def _run(options: argparse.Namespace, report: Report) -> int:
+    missed = _missed(options, report)
     for text in missed:
         report.say(f"MISSED: {text}")
     return int(bool(missed) and not options.quick)
 
 
-def _run(options: argparse.Namespace, report: Report) -> list[str]:
+def _missed(options: argparse.Namespace, report: Report) -> list[str]:
     started = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="clearline-bench-"))
     # Nothing else is to run beside it, so the server yields to nobody.

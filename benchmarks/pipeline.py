@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import shutil
-import signal
 import sys
 import tempfile
 import time
@@ -19,15 +18,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.everything import run_everything
-from benchmarks.harness import World, chosen_parts, common_arguments, prepare_registry
+from benchmarks.harness import World, chosen_parts, common_arguments, prepare_registry, run_benchmark
 from benchmarks.latency import run_latency, run_recovery
 from benchmarks.load import Plan
-from benchmarks.machine import Results
 from benchmarks.report import Report
 from benchmarks.throughput import run_backlog, run_rebuild, run_shapes, run_workers
 from clearline.config import Settings, load_settings
 from clearline.stack import Addresses, Stack
-from schemas.errors import ClearlineError
 
 PARTS = ("copy", "backlog", "workers", "skew", "latency", "recovery", "everything")
 _ON_THE_BROKER = set(PARTS) - {"everything"}
@@ -56,19 +53,10 @@ def _arguments(arguments: Sequence[str]) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the parts that are asked for; returns the exit code."""
-    # A timeout's SIGTERM must end what was started as well as Ctrl-C does.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        options = _arguments(sys.argv[1:] if arguments is None else arguments)
-        report = Report(Results("pipeline", options.seed, options.results), options.json)
-        _run(options, report)
-    except ClearlineError as e:
-        print(f"error: {e}", file=sys.stderr)
-        return e.exit_code
-    return 0
+    return run_benchmark("pipeline", arguments, _arguments, _run)
 
 
-def _run(options: argparse.Namespace, report: Report) -> None:
+def _run(options: argparse.Namespace, report: Report) -> int:
     started = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="clearline-bench-"))
     settings = load_settings(data_dir=folder / "parts", world="bench")
@@ -84,6 +72,7 @@ def _run(options: argparse.Namespace, report: Report) -> None:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     report.say(f"done in {time.monotonic() - started:.0f} s; results are in {options.results / 'pipeline.jsonl'}")
+    return 0
 
 
 def _run_on_broker(

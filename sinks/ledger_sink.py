@@ -317,7 +317,7 @@ class LedgerSink:
             int(p): int(n)
             for p, n in self._db.rows(
                 f"SELECT partition, count() FROM {self._db.name}.{table} WHERE "
-                + " OR ".join(f"(partition = {p} AND offset >= {self._next(p)})" for p in self._torn[table])
+                + " OR ".join(f"(partition = {p} AND offset >= {self.next_offset(p)})" for p in self._torn[table])
                 + " GROUP BY partition"
             )
         } if self._torn[table] else {}  # fmt: skip
@@ -327,7 +327,8 @@ class LedgerSink:
             if have != must:
                 raise InvariantError(f"{table} of partition {p}: the outcomes say {must}, {have} are stored")
 
-    def _next(self, partition: int) -> int:
+    def next_offset(self, partition: int) -> int:
+        """Up to where a partition is stored and proven."""
         return self.positions[partition].next_offset if partition in self.positions else 0
 
 

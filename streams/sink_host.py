@@ -259,13 +259,12 @@ def _stored(
     report.records += new
     if new:
         report.stored(new, began)
-    ends = {p: at.next_offset for p, at in ledger.positions.items()}
-    done = [t for t in followed if t.offset < ends.get(t.partition, 0)]
+    done = [t for t in followed if t.offset < ledger.next_offset(t.partition)]
     if traces.active is not None and done:
         now = time.time_ns()
         took = int((time.perf_counter() - began) * 1e9)
         traces.active.inserted(now - took, now, new, done)
-    return [t for t in followed if t.offset >= ends.get(t.partition, 0)] if len(done) < len(followed) else []
+    return [t for t in followed if t.offset >= ledger.next_offset(t.partition)]
 
 
 def run_redis_sink(

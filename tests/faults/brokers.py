@@ -21,7 +21,7 @@ from pathlib import Path
 from clearline.connection import connect, registry_of
 from schemas.errors import ClearlineError
 from streams.topics import Topics
-from tests.faults.plan import Plan
+from tests.faults.plan import Plan, seed_or_drawn
 from tests.faults.run import BACK_S, NOWHERE, WORKERS, FaultRun
 from tests.faults.stack import fault_settings, wait_for
 from tests.faults.watch import JournalWatch
@@ -108,7 +108,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--rate", type=int, default=250, help="transactions a second")
     parser.add_argument("--data-dir", type=Path, help="kept afterwards; a folder of its own, removed, when not given")
     options = parser.parse_args(arguments)
-    seed = options.seed if options.seed is not None else random.SystemRandom().randrange(1_000_000)
+    seed = seed_or_drawn(options.seed)
     plan = Plan(seed, options.rate, options.transactions, (), ())
     with tempfile.TemporaryDirectory(prefix="clearline-brokers-") as scratch:
         report = BrokersRun(plan, options.data_dir or Path(scratch), options.kills).run()

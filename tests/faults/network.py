@@ -30,10 +30,10 @@ from schemas.errors import ClearlineError
 from streams.reader import end_offsets
 from streams.topics import Topics
 from tests.faults.lossy import Lossy, can_drop
-from tests.faults.plan import Plan
+from tests.faults.plan import Plan, seed_or_drawn
 from tests.faults.run import BACK_S, WORKERS, FaultRun
 from tests.faults.stack import fault_settings, wait_for
-from tests.faults.toxiproxy import Toxiproxy, find_server
+from tests.faults.toxiproxy import Toxiproxy, find_server_or_tell
 from tests.faults.watch import JournalWatch
 from tests.kafka_cluster import Cluster, OwnNames, free_ports
 
@@ -233,11 +233,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--rate", type=int, default=100, help="transactions a second")
     parser.add_argument("--target", choices=TARGETS, default="")
     options = parser.parse_args(arguments)
-    server = find_server()
-    if server is None:
-        print("there is no toxiproxy-server on the path and no Go to make it", file=sys.stderr)
+    if (server := find_server_or_tell()) is None:
         return 3
-    seed = options.seed if options.seed is not None else random.SystemRandom().randrange(1_000_000)
+    seed = seed_or_drawn(options.seed)
     plan = Plan(seed, options.rate, 1_000, (), ())
     lossy = can_drop()
     if not lossy:

@@ -19,6 +19,11 @@ CI_POINTS = 4
 POINTS_AT_ONCE = 4  # a sink that died at one point is started for the next: else half of the time goes into starts
 
 
+def seed_or_drawn(seed: int | None) -> int:
+    """The seed that was given, else one of a million."""
+    return seed if seed is not None else random.SystemRandom().randrange(1_000_000)
+
+
 @dataclass(frozen=True, slots=True)
 class Fault:
     """One misfortune. `kind`: worker, worker-points, broker, pause, sink-points, clickhouse, flushall, and rebuild, which

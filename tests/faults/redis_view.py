@@ -37,11 +37,11 @@ from sinks.balances import Balances, Shard, encode_shard
 from streams.reader import committed_offsets, end_offsets, read_to_end
 from streams.sink_host import rebuild_redis
 from tests.faults.network import ROLES
-from tests.faults.plan import Plan
+from tests.faults.plan import Plan, seed_or_drawn
 from tests.faults.run import BACK_S, FaultRun
 from tests.faults.stack import FaultStack, fault_settings, wait_for
 from tests.faults.storm import Gaps
-from tests.faults.toxiproxy import Toxiproxy, find_server
+from tests.faults.toxiproxy import Toxiproxy, find_server_or_tell
 from tests.faults.watch import JournalWatch
 from tests.kafka_cluster import free_ports
 
@@ -353,11 +353,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--balances", type=int, default=100_000)
     parser.add_argument("--rate", type=int, default=100, help="transactions a second")
     options = parser.parse_args(arguments)
-    server = find_server()
-    if server is None:
-        print("there is no toxiproxy-server on the path and no Go to make it", file=sys.stderr)
+    if (server := find_server_or_tell()) is None:
         return 3
-    seed = options.seed if options.seed is not None else random.SystemRandom().randrange(1_000_000)
+    seed = seed_or_drawn(options.seed)
     plan = Plan(seed, options.rate, 1_000, (), ())
     with tempfile.TemporaryDirectory(prefix="clearline-redis-") as scratch:
         run = RedisRun(plan, Path(scratch), server, options.rounds, options.balances)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -37,7 +36,7 @@ from clearline.stack import python_path
 from schemas.errors import ClearlineError, PartUnavailableError
 from streams.reader import committed_offsets, end_offsets
 from tests.faults.acks import check_acknowledged
-from tests.faults.plan import Fault, Plan, ci_plan, long_plan
+from tests.faults.plan import Fault, Plan, ci_plan, long_plan, seed_or_drawn
 from tests.faults.stack import FaultStack, fault_settings, wait_for
 from tests.faults.watch import JournalWatch, percentile
 
@@ -365,7 +364,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--only", choices=("settlement", "projections"), default="")
     parser.add_argument("--data-dir", type=Path, help="kept afterwards; a folder of its own, removed, when not given")
     options = parser.parse_args(arguments)
-    seed = options.seed if options.seed is not None else random.SystemRandom().randrange(1_000_000)
+    seed = seed_or_drawn(options.seed)
     plan = long_plan(seed, options.transactions or 1_000_000, options.kills) if options.long else ci_plan(seed)
     if options.transactions and not options.long:
         plan = replace(plan, transactions=options.transactions)

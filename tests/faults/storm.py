@@ -11,7 +11,6 @@ plus ten seconds. Exit codes are those of `tests.faults.run`.
 from __future__ import annotations
 
 import argparse
-import random
 import signal
 import subprocess
 import sys
@@ -23,7 +22,7 @@ from pathlib import Path
 
 from clearline.connection import connect, kafka_config, registry_of
 from streams.topics import Topics, create_topics
-from tests.faults.plan import Plan
+from tests.faults.plan import Plan, seed_or_drawn
 from tests.faults.run import BACK_S, NOWHERE, SETTLEMENT_PARTS, FaultRun
 from tests.faults.stack import FaultStack, fault_settings, wait_for
 from tests.faults.watch import JournalWatch
@@ -154,7 +153,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--every", type=float, default=5.0, help="seconds from a change to the next")
     parser.add_argument("--rate", type=int, default=400, help="transactions a second")
     options = parser.parse_args(arguments)
-    seed = options.seed if options.seed is not None else random.SystemRandom().randrange(1_000_000)
+    seed = seed_or_drawn(options.seed)
     plan = Plan(seed, options.rate, int(options.rate * options.seconds), (), ())
     with tempfile.TemporaryDirectory(prefix="clearline-storm-") as scratch:
         run = StormRun(plan, Path(scratch) / "data", options.seconds, options.every)

@@ -37,6 +37,14 @@ def find_server() -> Path | None:
     return made if made.exists() else None
 
 
+def find_server_or_tell() -> Path | None:
+    """The same; says on standard error that there is none."""
+    server = find_server()
+    if server is None:
+        print("there is no toxiproxy-server on the path and no Go to make it", file=sys.stderr)
+    return server
+
+
 class Toxiproxy:
     """A server with its proxies. Use it with `with`: it ends it."""
 
