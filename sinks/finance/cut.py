@@ -104,14 +104,14 @@ class Bounds(NamedTuple):
     rows: tuple[int, ...] = ()
 
 
-def bounds(db: Database, cut: Cut, stored: Stored | None = None) -> Bounds:
+def bounds(db: Database, cut: Cut, stored: Stored | None = None, *, today: date | None = None) -> Bounds:
     """The parameters `whole_before` and `known_at` of the views.
 
     Sums of days before `whole_before` come from projections; only from that day on each row is compared with the cut.
     Exact for what is stored when it is asked; ask `again` after the figures, and make them again when the day moved
     back: then a record came in between that a broker's clock had put into the past. Rows of a batch that is being
     written or was torn, which have no outcomes yet, are in no cut either. `stored`: what the cut is the head of; exact
-    for that moment then, at which no outcome was beyond it.
+    for that moment then, at which no outcome was beyond it. `today`: UTC, the clock's when not given.
     """
     beyond: list[date] = []
     last = date(1970, 1, 1)
@@ -130,7 +130,7 @@ def bounds(db: Database, cut: Cut, stored: Stored | None = None) -> Bounds:
         if offset > through:
             beyond += _first_day_beyond(db, table, partition, through)
     end_of_last = datetime.combine(last, time(23, 59, 59, 999_000), UTC)
-    yesterday = datetime.now(UTC).date() - timedelta(days=1)
+    yesterday = (today or datetime.now(UTC).date()) - timedelta(days=1)
     whole_before = min([*beyond, cut.known_at.date(), yesterday])
     return Bounds(whole_before, min(cut.known_at, end_of_last), stored.rows)
 
