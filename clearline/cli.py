@@ -25,7 +25,7 @@ EXIT_INTERRUPTED = 130
 _MODULES = (
     "stack", "status", "demo", "publish", "partner", "account", "freeze", "access", "limit", "calendar", "close",
     "product", "key", "reader", "recon", "sandbox", "onboard", "migrate", "prepare", "backup", "report", "operate",
-    "replay", "receipt", "explain", "dlq", "webhook", "document", "bench",
+    "offsets", "replay", "receipt", "explain", "dlq", "webhook", "document", "bench",
 )  # fmt: skip
 # Commands that begin without what all the others import, and the module of each: money moves until they have begun.
 _IN_A_HURRY = {"freeze": "freeze", "unfreeze": "freeze"}

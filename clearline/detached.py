@@ -1,7 +1,7 @@
-"""The stack in the background: `up` starts a supervisor that outlives the terminal, `down` ends it.
+"""The stack in the background: `up` starts a supervisor that outlives the terminal, `restart` ends a part, `down` all.
 
 The supervisor is this same command with --foreground; it says in run.json (in the data folder) what it runs, and that
-file is all that `status` and `down` need.
+file is all that `status`, `restart` and `down` need.
 """
 
 from __future__ import annotations
@@ -10,18 +10,21 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import psutil
 
 from clearline.config import Settings, settings_env
 from clearline.embedded.folder import DataFolder, end_all
+from clearline.embedded.process import State, same_process
 from clearline.stack import components, python_path, supervisor_of
-from schemas.errors import ClearlineError
+from schemas.errors import BadInputError, ClearlineError
 
 START_S = 240.0
 STOP_S = 60.0
+END_S = 15.0  # of one part or role, before it is killed
 
 
 def running(folder: DataFolder) -> dict[str, Any] | None:
@@ -117,3 +120,62 @@ def stop(settings: Settings) -> bool:
     if left:
         raise ClearlineError(f"processes that do not end: {', '.join(str(p.pid) for p in left)}")
     return supervisor is not None
+
+
+def restart(settings: Settings, names: Sequence[str], progress: Callable[[str], None]) -> dict[str, dict[str, Any]]:
+    """Ends parts or roles of the running stack, one after the other, and waits for each until its successor serves;
+    returns both pids and the seconds by name. `progress` is called with each name before.
+
+    One that is paused is woken to end; one that does not end within 15 s is killed, which is as safe. Raises
+    BadInputError for a name that the stack does not have, ClearlineError when nothing runs or no successor comes.
+    """
+    folder = DataFolder(settings.data_dir)
+    _children(folder, names)  # a wrong name is told before anything ends
+    return {name: _restart_one(folder, name, progress) for name in dict.fromkeys(names)}
+
+
+@contextmanager
+def paused(settings: Settings, prefix: str, progress: Callable[[str], None]) -> Iterator[None]:
+    """Pauses the roles of the stack whose names begin with `prefix`, if one runs, and starts them again at the end."""
+    run = running(DataFolder(settings.data_dir)) or {"roles": {}}
+    names = [name for name in run["roles"] if name.startswith(prefix)]
+    try:
+        for name in names:
+            process = same_process(run["roles"][name]["pid"], run["roles"][name]["create_time"])
+            if process is not None:
+                process.suspend()
+        yield
+    finally:
+        if names:
+            restart(settings, names, progress)
+
+
+def _restart_one(folder: DataFolder, name: str, progress: Callable[[str], None]) -> dict[str, Any]:
+    progress(name)
+    began, child = time.monotonic(), _children(folder, [name])[name]
+    process = same_process(child["pid"], child["create_time"])
+    if process is not None:
+        with suppress(psutil.NoSuchProcess):
+            process.terminate()
+            process.resume()
+            try:
+                process.wait(END_S)
+            except psutil.TimeoutExpired:
+                process.kill()
+    while time.monotonic() - began < START_S:
+        now = _children(folder, [name])[name]
+        if now["state"] == State.READY and now["create_time"] != child["create_time"]:
+            return {"ended": child["pid"], "pid": now["pid"], "seconds": round(time.monotonic() - began, 2)}
+        time.sleep(0.05)
+    raise ClearlineError(f"{name} does not come back: it is {now['state']}; {now['error'] or 'it has said nothing'}")
+
+
+def _children(folder: DataFolder, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    run = running(folder)
+    if run is None:
+        raise ClearlineError(f"nothing runs on {folder.root}; `clearline up` starts it")
+    known = {**run.get("parts", {}), **run.get("roles", {})}
+    for name in names:
+        if name not in known:
+            raise BadInputError(f"name: {name} is not part of this stack; it runs {', '.join(known)}")
+    return {name: known[name] for name in names}

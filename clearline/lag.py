@@ -19,10 +19,18 @@ from streams.clients import KafkaConfig
 from streams.reader import LogReader, committed_offsets, end_offsets
 from streams.topics import Topics
 
-SILENT_S = 10.0  # a role writes its ready file once or twice a second
-WAITING_S = 60.0  # one that waits for a part writes it after every try
+_SILENT_S = 10.0  # a role writes its ready file once or twice a second
+_FOLLOWER_SILENT_S = 20.0  # who writes a batch into a store says nothing while a busy machine does it
+_WAITING_S = 60.0  # one that waits for a part writes it after every try
 _FEW = 1_000  # offsets
 _LOOK_S = 3.0
+
+
+def patience_s(name: str, waiting: bool) -> float:
+    """Seconds without a word after which a role counts as silent."""
+    if waiting:
+        return _WAITING_S
+    return _SILENT_S if name.startswith(("worker-", "gateway-")) else _FOLLOWER_SILENT_S
 
 
 def mark_troubled(run: dict[str, Any], folder: DataFolder) -> None:
@@ -40,9 +48,9 @@ def mark_troubled(run: dict[str, Any], folder: DataFolder) -> None:
         if halted:
             role["state"] = "halted"
             role["error"] = "; ".join(f"partition {p}: {why}" for p, why in halted.items())
-        if silent_s > (WAITING_S if waits else SILENT_S):
+        if silent_s > patience_s(name, bool(waits)):
             role["state"] = "silent"
-            role["error"] = f"silent for {silent_s:.0f} s: end it with `kill -9 {role.get('pid')}`, it is started again"
+            role["error"] = f"silent for {silent_s:.0f} s: `clearline restart {name}`"
 
 
 def measure(settings: Settings, folder: DataFolder) -> dict[str, Any]:

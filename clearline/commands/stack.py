@@ -1,4 +1,4 @@
-"""`clearline setup`, `up`, `down`: the embedded stack and its roles."""
+"""`clearline setup`, `up`, `restart`, `down`: the embedded stack and its roles."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 def register(app: typer.Typer) -> None:
     app.command("setup", **example("clearline setup"))(setup)
     app.command("up", **example("clearline up", "clearline up --role worker --slot 0"))(up)
+    app.command("restart", **example("clearline restart worker-0 gateway-0"))(restart)
     app.command("down", **example("clearline down"))(down)
 
 
@@ -97,6 +98,29 @@ def _stay(settings: Settings, as_json: bool) -> None:
         run = stack.status()
         screen.answer({"state": run["state"], **_summary(run)}, as_json, _readable(run))
         ended.wait()
+
+
+def restart(
+    names: Annotated[
+        list[str], typer.Argument(metavar="NAME...", help="Parts or roles, as `clearline status` names them.")
+    ],
+    as_json: screen.JsonFlag = False,
+) -> None:
+    """End parts or roles of the running stack and wait until each serves again, one after the other. Nothing is lost:
+    what a worker had not committed its successor settles; what hangs or is paused is killed after 15 s."""
+    from clearline import detached
+    from clearline.config import load_settings
+    from clearline.embedded.folder import DataFolder
+    from clearline.stack import check_world
+
+    settings = load_settings()
+    run = detached.running(DataFolder(settings.data_dir))
+    if run is not None:
+        check_world(settings, run)
+    done = detached.restart(settings, names, lambda name: screen.say(f"{name} ends and starts again"))
+    rows = [(name, str(x["ended"]), str(x["pid"]), f"{x['seconds']:.1f}") for name, x in done.items()]
+    columns = ("name", "pid before", "pid", "seconds")
+    screen.answer({"restarted": done}, as_json, [screen.table("", columns, rows, right=columns[1:])])
 
 
 def down(as_json: screen.JsonFlag = False) -> None:

@@ -148,12 +148,12 @@ def _commands_for(part: Part, status: Status) -> tuple[str, ...]:
         names = {"kafka": "kafka-1 kafka-2 kafka-3", "clickhouse": "clickhouse clickhouse-2"}.get(part.name, part.name)
         return (f"docker-compose ps {names}", f"docker-compose up -d {names}")
     if part.paused:
-        return (f"kill -CONT {part.pid}", f"kill -9 {part.pid}")
+        return (f"kill -CONT {part.pid}", f"clearline restart {part.name}")
     look = f"tail -n 40 {part.log}"
     if part.state == "read_only":
         return (look, f"df -h {status.data_dir}")
     if part.process == "ready" and part.pid:
-        return (f"kill -9 {part.pid}", look)  # it lives and does not answer; it is started again at once
+        return (f"clearline restart {part.name}", look)  # it lives and does not answer
     return (look, "clearline down", "clearline up")
 
 
@@ -336,7 +336,7 @@ def _stuck(status: Status) -> Iterator[Incident]:
                 "stuck_consumer", CRITICAL if role.kind in ("worker", "gateway") else WARNING, role.name,
                 f"{role.name} (pid {role.pid}) {how}: it has told nothing for {role.silent_s:.0f} s.",
                 (f"its partitions: {', '.join(map(str, role.partitions)) or 'none'}",),
-                (f"kill -CONT {role.pid}", f"kill -9 {role.pid}") if role.paused else (f"kill -9 {role.pid}",),
+                (*((f"kill -CONT {role.pid}",) if role.paused else ()), f"clearline restart {role.name}"),
             )  # fmt: skip
     settlement = next((x for x in status.lags if x.role == "settlement"), None)
     if settlement is None or settlement.seconds is None or settlement.seconds < STUCK_S:
@@ -360,7 +360,7 @@ def _stuck(status: Status) -> Iterator[Incident]:
                 f"the oldest for {settlement.seconds:.0f} s.",
                 (f"its last commit was {_since_commit_s(owner, status):.0f} s ago",
                  str(owner.dropped.get("last_why", ""))[:200]),
-                (f"kill -9 {owner.pid}" if owner.pid else f"docker-compose restart {owner.name}", _log_of(owner)),
+                (f"{'clearline' if owner.pid else 'docker-compose'} restart {owner.name}", _log_of(owner)),
             )  # fmt: skip
 
 

@@ -14,11 +14,10 @@ import psutil
 
 from clearline.config import Settings
 from clearline.embedded.folder import DataFolder
-from clearline.lag import SILENT_S, WAITING_S
+from clearline.lag import patience_s
 from clearline.status.incidents import EXIT_INVARIANT
 from clearline.status.model import Role
 
-_FOLLOWER_SILENT_S = 20.0  # who writes a batch into a store says nothing while a busy machine does it
 _FENCED_S = 60.0  # for so long after a fencing the stranger is looked for
 
 
@@ -47,10 +46,9 @@ def role_here(name: str, child: Mapping[str, Any], folder: DataFolder, figures: 
     silent_s = 0.0
     if state == "ready":
         silent_s = _silent_s(folder.ready / f"{name}.json")
-        patience_s = SILENT_S if name.startswith(("worker-", "gateway-")) else _FOLLOWER_SILENT_S
-        if silent_s > (WAITING_S if figures.get("waiting_for") and not paused else patience_s):
+        if silent_s > patience_s(name, bool(figures.get("waiting_for")) and not paused):
             state = "silent"
-            error = f"silent for {silent_s:.0f} s: end it with `kill -9 {pid}`, it is started again"
+            error = f"silent for {silent_s:.0f} s: `clearline restart {name}`"
         elif figures.get("stopped"):
             state = "halted"
             error = "; ".join(_of_partition(p, str(why)) for p, why in figures["stopped"].items())

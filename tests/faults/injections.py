@@ -286,6 +286,10 @@ class Breach(Injection):
             self._before = None
         self.ground.stack.let_go("worker-0")
 
+    def forget(self) -> None:
+        """Somebody else has cured it."""
+        self._before = None
+
     def _move(self, offset: int) -> int:
         """Moves the group's offset in the partner's partition; returns where it was."""
         topics, admin = self.ground.topics, self.ground.admin()

@@ -261,6 +261,9 @@ def test_up_runs_all_roles_a_killed_one_is_restarted_and_down_leaves_nothing(tmp
 
         wait_for("the worker", lambda: worker()["restarts"] == 1 and worker()["state"] == "ready")
         assert worker()["pid"] != killed
+        code, restarted = clearline(data, "restart", "worker-1", "redis")
+        assert (code, list(restarted["restarted"])) == (0, ["worker-1", "redis"])
+        assert worker()["pid"] == restarted["restarted"]["worker-1"]["pid"] and worker()["restarts"] == 2
         running = [*processes(data), psutil.Process(first["supervisor"])]
         assert len(running) == len(PARTS) + len(first["roles"]) + 1
     finally:

@@ -300,6 +300,11 @@ def test_a_broken_invariant_is_named_and_only_its_partition_stops(bench: Bench) 
         bench.wait(
             "the other partition to be settled", lambda: len(bench.status()["roles"]["worker-0"]["partitions"]) == 1
         )
+        bench.ground.publish()  # it waits, and is settled by whoever takes over behind the repair
+        bench.type("clearline offsets repair")
+        bench.wait("nothing to be said of it", lambda: not bench.named(breach.code))
+        bench.wait("what waited to be settled", bench.ground.settled)
+        breach.forget()
 
 
 def test_a_worker_with_a_wrong_clock_is_named(bench: Bench) -> None:

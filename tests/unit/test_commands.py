@@ -21,14 +21,14 @@ WRITES = frozenset({
     "unfreeze partner", "unfreeze product", "unfreeze world", "limit set", "calendar set", "product publish",
     "key create", "key rotate", "key revoke", "reader add", "reader remove", "recon import", "recon run",
     "recon settle", "recon withdraw", "sandbox join", "sandbox reset", "onboard request", "onboard approve",
-    "migrate apply", "access apply", "backup create", "backup restore", "redis rebuild", "dlq redrive", "dlq discard",
+    "migrate apply", "access apply", "backup create", "backup restore", "redis rebuild", "offsets repair", "dlq redrive", "dlq discard",
     "dlq cancel", "webhook redeliver", "replay apply", "replay resume", "replay cancel", "replay drop",
 })  # fmt: skip
 # They start and stop processes of this machine and write into their own data folder.
-PROCESSES = frozenset({"setup", "up", "down", "demo", "bench"})
+PROCESSES = frozenset({"setup", "up", "restart", "down", "demo", "bench"})
 # They change nothing; some write the file that their line names.
 READS = frozenset({
-    "status", "balance", "sql", "tieout", "verify", "receipt", "explain", "asyncapi", "openapi", "partner list",
+    "status", "balance", "sql", "tieout", "verify", "offsets show", "receipt", "explain", "asyncapi", "openapi", "partner list",
     "partner show", "account list", "account show", "freeze ls", "access show", "access plan", "limit show",
     "calendar show", "product list", "product show", "product test", "key list", "reader list", "reader show",
     "recon list", "recon show", "recon breaks", "recon export", "onboard show", "migrate plan", "migrate status",

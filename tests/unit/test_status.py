@@ -84,7 +84,7 @@ CASES = {
     "paused broker": (
         part("kafka", state="down", paused=True), "broker_down", "critical", "its process 1 is paused by a signal", "kill -CONT 1",
     ),
-    "hanging broker": (part("kafka", state="down"), "broker_down", "critical", "does not answer: nothing is taken", "kill -9 1"),
+    "hanging broker": (part("kafka", state="down"), "broker_down", "critical", "does not answer: nothing is taken", "clearline restart kafka"),
     "a broker of three": (
         replace(GOOD, topics=Topics((Topic("live.journal", 4, 4, short=(1, 2)),), 2)),
         "broker_down", "warning", "2 partitions have fewer replicas", "docker-compose ps kafka-1 kafka-2 kafka-3",
@@ -97,8 +97,8 @@ CASES = {
         replace(part("kafka", state="down", process="", pid=None), embedded=False, state="external"),
         "broker_down", "critical", "does not answer", "docker-compose ps kafka-1 kafka-2 kafka-3",
     ),
-    "registry": (part("registry", state="down"), "registry_down", "warning", "no role can start", "kill -9 2"),
-    "clickhouse": (part("clickhouse", state="down"), "clickhouse_down", "critical", "settlement goes on", "kill -9 3"),
+    "registry": (part("registry", state="down"), "registry_down", "warning", "no role can start", "clearline restart registry"),
+    "clickhouse": (part("clickhouse", state="down"), "clickhouse_down", "critical", "settlement goes on", "clearline restart clickhouse"),
     "clickhouse read-only": (
         part("clickhouse", state="read_only", why="readonly = 2"),
         "clickhouse_read_only", "critical", "refuses to write (readonly = 2)", "rm /data/clickhouse/read-only",
@@ -107,7 +107,7 @@ CASES = {
         role("sink-clickhouse", waiting_for="ClickHouse is read-only", waiting_part="ClickHouse", waiting_code="read_only"),
         "clickhouse_read_only", "critical", "ClickHouse is read-only", "rm /data/clickhouse/read-only",
     ),
-    "redis": (part("redis", state="down"), "redis_down", "warning", "settlement goes on", "kill -9 4"),
+    "redis": (part("redis", state="down"), "redis_down", "warning", "settlement goes on", "clearline restart redis"),
     "redis refuses": (
         part("redis", state="read_only", why="its memory is full"),
         "redis_down", "warning", "answers and refuses to write (its memory is full): settlement goes on",
@@ -122,14 +122,14 @@ CASES = {
         "disk_full", "critical", "ClickHouse has no space left", "docker-compose exec clickhouse df -h /var/lib/clickhouse",
     ),
     "silent role": (
-        role("webhooks-0", state="silent", silent_s=12.0), "stuck_consumer", "warning", "lives and does nothing", "kill -9 107",
+        role("webhooks-0", state="silent", silent_s=12.0), "stuck_consumer", "warning", "lives and does nothing", "clearline restart webhooks-0",
     ),
     "paused worker": (
         role("worker-0", paused=True), "stuck_consumer", "critical", "is paused by a signal (SIGSTOP)", "kill -CONT 100",
     ),
     "worker that settles nothing": (
         role("worker-0", replace(GOOD, lags=settlement(25, 7)), last_commit_ms=NOW - 60_000),
-        "stuck_consumer", "critical", "settles nothing of partition 0, where 7 commands wait", "kill -9 100",
+        "stuck_consumer", "critical", "settles nothing of partition 0, where 7 commands wait", "clearline restart worker-0",
     ),
     "nobody's partition": (
         replace(GOOD, lags=settlement(25, 7), partitions=(Partition(0),)),

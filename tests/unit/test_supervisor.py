@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -332,6 +333,43 @@ def test_a_folder_that_is_refused_stays_as_it_was(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_part_is_restarted_from_another_process_also_when_it_hangs(data, monkeypatch, capsys):
+    """What `clearline restart` does: it knows the run from its file alone."""
+    me = {"pid": os.getpid(), "create_time": create_time(os.getpid())}
+
+    def told() -> None:
+        data.write_run({"supervisor": me, "parts": parts.describe(), "roles": {}})
+
+    parts = Supervisor(data, told)
+    deaf = "signal.signal(signal.SIGTERM, signal.SIG_IGN)"
+    names = ["good", "paused", "deaf"]
+    parts.wait_ready(parts.add([spec(data, name, deaf if name == "deaf" else "") for name in names]))
+    try:
+        pids = {name: parts.child(name).pid for name in names}
+        parts.kill("paused", signal.SIGSTOP)
+        monkeypatch.setattr(detached, "END_S", 0.5)
+        monkeypatch.setenv("CLEARLINE_DATA_DIR", str(data.root))
+        assert cli.main(["restart", *names, "--json"]) == 0
+        done = json.loads(capsys.readouterr().out)["restarted"]
+        assert {name: x["ended"] for name, x in done.items()} == pids
+        assert {name: x["pid"] for name, x in done.items()} == {name: parts.child(name).pid for name in names}
+        assert all(parts.child(name).state is State.READY and done[name]["pid"] != pids[name] for name in names)
+        assert cli.main(["restart", "good", "nobody"]) == 2
+        assert "nobody is not part of this stack; it runs good, paused, deaf" in " ".join(
+            capsys.readouterr().err.split()
+        )
+        assert parts.child("good").restarts == 1, "a wrong name is told before anything ends"
+    finally:
+        parts.stop(names)
+        parts.close()
+
+
+def test_nothing_is_restarted_where_nothing_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("CLEARLINE_DATA_DIR", str(tmp_path))
+    assert cli.main(["restart", "kafka"]) == 3
+    assert "nothing runs on" in capsys.readouterr().err
+
+
 def test_two_parts_with_one_port_are_refused_before_anything_starts(tmp_path):
     settings = load_settings(data_dir=tmp_path / "d", ports={"kafka": 28001, "redis": 28001})
     with pytest.raises(BadInputError, match="CLEARLINE_PORTS__KAFKA and CLEARLINE_PORTS__REDIS are both 28001"):
@@ -391,7 +429,7 @@ def test_a_role_that_says_nothing_is_silent(tmp_path):
     run = folder.read_run() or {}
     lag.mark_troubled(run, folder)
     assert run["roles"]["worker-0"]["state"] == "silent"
-    assert "kill -9 42" in run["roles"]["worker-0"]["error"]
+    assert "clearline restart worker-0" in run["roles"]["worker-0"]["error"]
     assert run["roles"]["sink-redis"]["state"] == "ready", "it waits for Redis and says so"
     os.utime(folder.ready / "worker-0.json")
     run = folder.read_run() or {}
