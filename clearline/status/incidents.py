@@ -35,6 +35,7 @@ LAG_S = 30.0
 RESTARTS_MANY = 3
 DISK_FREE_SHARE = 0.05
 EXIT_INVARIANT = 78  # a role ended because an invariant is broken: that is not over with its next start
+_MOVED = "they are written together"  # as streams/recovery.py says of a group's offset
 ENDED_MAX = 160
 
 _NAMES = {"kafka": "Kafka", "registry": "The schema registry", "clickhouse": "ClickHouse", "redis": "Redis"}
@@ -317,7 +318,7 @@ def _invariants(status: Status) -> Iterator[Incident]:
                 "invariant_breach", CRITICAL, role.name,
                 f"{role.name} stopped partition {p}, because something is true there that can never be: {why[:200]}",
                 tuple(f"partition {n}: {text}" for n, text in sorted(role.halted.items())),
-                ("clearline verify --json", "clearline tieout --json"),
+                ("clearline verify --json", "clearline offsets show" if _MOVED in why else "clearline tieout --json"),
             )  # fmt: skip
         elif f"exit code {EXIT_INVARIANT}" in role.error:
             yield Incident(
@@ -421,7 +422,7 @@ def _skew(status: Status) -> Iterator[Incident]:
             f"The clock under {role.name} is about {abs(role.skew_ms) / 1000:.0f} s {way} against the broker's: no "
             "balance depends on it, but signatures are refused, and lags and latencies are wrong.",
             (f"{role.skew_ms:.0f} ms between its time and the broker's for what has just been appended",),
-            ("timedatectl status", "chronyc tracking"),
+            ("timedatectl status", "chronyc tracking", *((f"clearline restart {role.name}",) if role.log else ())),
         )  # fmt: skip
 
 
