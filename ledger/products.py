@@ -92,14 +92,13 @@ class Operation(msgspec.Struct, frozen=True):
 
 
 class Product(msgspec.Struct, frozen=True):
-    """One version of a product. `currencies`: empty for every one; `bank_accounts`: the fixed ones of its roles."""
+    """One version of a product. `currencies`: empty for every one."""
 
     product: str
     version: int
     currencies: frozenset[str]
     operations: dict[str, Operation]
     limits: tuple[Limit, ...]
-    bank_accounts: tuple[str, ...]
     offers: dict[str, Offer]
 
 
@@ -134,8 +133,7 @@ def compile_document(d: dict[str, Any]) -> Product:
         Limit(x["window"], x.get("currency", ""), x.get("count_max"), x.get("amount_max")) for x in d.get("limits", ())
     )
     operations = {name: _operation(name, o, roles) for name, o in d["operations"].items()}
-    fixed = tuple(r.account for r in roles.values() if r.owner == "bank" and r.account)
-    p = Product(d["product"], d["version"], frozenset(d.get("currencies", ())), operations, limits, fixed, {})
+    p = Product(d["product"], d["version"], frozenset(d.get("currencies", ())), operations, limits, {})
     for name, o in operations.items():
         p.offers[name] = Offer(o.kind, p.version, o.callers, limits, o, p)
     return p
