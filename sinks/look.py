@@ -32,7 +32,7 @@ class DiskLook:
 
 @dataclass(frozen=True, slots=True)
 class StoreLook:
-    """A store that answered. `read_only`: why nothing can be written, "" when it can."""
+    """A store that answered. `read_only`: why nothing can be written, or would not be kept; "" when all is well."""
 
     version: str
     uptime_s: int
@@ -79,6 +79,8 @@ def look_redis(config: RedisConfig, timeout_s: float = 1.0) -> StoreLook:
         why = "it is a replica"
     elif info.get("maxmemory_policy") == "noeviction" and 0 < info["maxmemory"] < info["used_memory"]:
         why = f"its memory is full, {info['used_memory']:,} bytes of {info['maxmemory']:,}"
+    elif info.get("maxmemory", 0) and str(info.get("maxmemory_policy")).startswith("allkeys-"):
+        why = f"maxmemory-policy {info['maxmemory_policy']} throws balances away; it must be noeviction"
     keep = ("used_memory", "maxmemory", "connected_clients", "loading", "aof_enabled")
     version = str(info.get("valkey_version") or info.get("redis_version", ""))
     return StoreLook(version, int(info.get("uptime_in_seconds", 0)), why, (), {k: info[k] for k in keep if k in info})

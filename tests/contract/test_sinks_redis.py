@@ -230,6 +230,23 @@ def test_a_full_server_is_one_sentence_and_reads_on(balances: Balances, config: 
     assert look_redis(config).read_only == ""
 
 
+def test_a_server_that_may_throw_balances_away_is_no_good_one(config: RedisConfig) -> None:
+    client = redis.Redis.from_url(config.url)
+    before: dict[str, Any] = {name: client.config_get(name)[name] for name in ("maxmemory", "maxmemory-policy")}
+    try:
+        for policy, fits in (("allkeys-lru", False), ("noeviction", True), ("volatile-ttl", True)):
+            client.config_set("maxmemory-policy", policy)
+            client.config_set("maxmemory", "1gb")
+            assert (look_redis(config).read_only == "") is fits, policy
+        client.config_set("maxmemory-policy", "allkeys-lfu")
+        client.config_set("maxmemory", "0")
+        assert look_redis(config).read_only == "", "without a bound nothing is thrown away"
+    finally:
+        for name, value in before.items():
+            client.config_set(name, value)
+        client.close()
+
+
 def test_no_server_is_one_sentence_without_the_password() -> None:
     config = RedisConfig("redis://user:secret@127.0.0.1:1/0", "w")
     with pytest.raises(PartUnavailableError, match=r"Redis at redis://127\.0\.0\.1:1/0 does not answer") as caught:

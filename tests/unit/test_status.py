@@ -110,7 +110,7 @@ CASES = {
     "redis": (part("redis", state="down"), "redis_down", "warning", "settlement goes on", "clearline restart redis"),
     "redis refuses": (
         part("redis", state="read_only", why="its memory is full"),
-        "redis_down", "warning", "answers and refuses to write (its memory is full): settlement goes on",
+        "redis_down", "warning", "answers and must not be written (its memory is full): settlement goes on",
         "tail -n 40 /data/logs/redis.log",
     ),
     "full disk": (
