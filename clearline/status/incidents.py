@@ -106,9 +106,7 @@ def _parts_down(status: Status) -> Iterator[Incident]:
         refuses = part.name == "redis" and part.state == "read_only"
         if refuses or part.state == "down" or (part.state == "slow" and part.name in missed):
             severity = WARNING if part.name in ("registry", "redis") else CRITICAL
-            what = (
-                f"answers and is not to be written to ({part.why})" if refuses else f"does not answer{_how_ended(part)}"
-            )
+            what = f"answers and must not be written ({part.why})" if refuses else f"does not answer{_how_ended(part)}"
             yield Incident(
                 DOWN[part.name],
                 severity,
