@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from selenium import webdriver
-from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException
+from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException, WebDriverException
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.support.wait import WebDriverWait
 
@@ -43,14 +43,35 @@ return found;
 """
 
 
+# What chromedriver says, as an error of no kind of its own, when the document was exchanged between two of its questions.
+_GOING = (
+    "does not belong to the document",
+    "Cannot find context",
+    "uniqueContextId not found",
+    "No node with given id",
+)
+
+
 def scripts(browser: webdriver.Chrome, allowed: bool) -> None:
     """Lets pages run scripts, or not. What the driver is asked to run, runs anyway; its timers do not."""
     browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": not allowed})
 
 
 def soon(browser: webdriver.Chrome, true: Callable[[webdriver.Chrome], object]) -> None:
-    """Waits until it is true."""
-    WebDriverWait(browser, 20, 0.03, (NoSuchElementException, StaleElementReferenceException)).until(true)
+    """Waits until it is true. A page that goes away while it is looked at is not there yet, also where the driver has no
+    better word for it than an inspector error."""
+
+    def looked_at(b: webdriver.Chrome) -> object:
+        try:
+            return true(b)
+        except (NoSuchElementException, StaleElementReferenceException):
+            return False
+        except WebDriverException as e:
+            if any(said in str(e.msg) for said in _GOING):
+                return False
+            raise
+
+    WebDriverWait(browser, 60, 0.03).until(looked_at)
 
 
 @cache
