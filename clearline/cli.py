@@ -12,6 +12,7 @@ import os
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Annotated, Any
 
 import typer
@@ -70,8 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         logging.getLogger("clickhouse_driver").setLevel(logging.CRITICAL)  # it logs what it raises, with a traceback
     try:
         noun = _noun(given)
-        app = build(noun) if noun in _IN_A_HURRY else build()
-        code = app(args=given, prog_name="clearline", standalone_mode=False)
+        tree = _tree(noun if noun in _IN_A_HURRY else "")
+        code = tree(args=given, prog_name="clearline", standalone_mode=False)
         if code == EXIT_INTERRUPTED:  # what typer makes of Ctrl-C
             return _failed("interrupted", code, as_json)
         return code if isinstance(code, int) else 0
@@ -86,6 +87,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (Exception, KeyboardInterrupt) as e:
         sentence, code = _told(e, given)
         return _failed(sentence, code, as_json)
+
+
+@cache
+def _tree(only: str) -> typer.core.TyperGroup:
+    """The commands in the form that runs them. One process may run several: tests do, one after another."""
+    return typer.main.get_group(build(only))
 
 
 def _noun(given: Sequence[str]) -> str:

@@ -24,6 +24,7 @@ from clearline import cli
 from clearline.deadletters import REASONS
 from clearline.demo import empty_folder
 from clearline.generator import DAMAGES
+from clearline.stack import python_path
 from schemas.errors import BadInputError, ClearlineError, PartUnavailableError
 from sinks.clickhouse import ClickHouseConfig, Database
 from streams.topics import TopicMismatchError
@@ -105,7 +106,8 @@ def test_who_is_in_a_hurry_gets_the_same_commands_without_the_others(noun: str, 
     assert run("--world", "elsewhere", noun, "--help") == 0
     assert "account" in capsys.readouterr().out
     code = "import sys; from clearline import cli; cli.main(sys.argv[1:]); print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code, "--debug", noun, "--help"], capture_output=True, text=True)
+    command, env = [sys.executable, "-c", code, "--debug", noun, "--help"], {**os.environ, **python_path()}
+    done = subprocess.run(command, capture_output=True, text=True, env=env)
     loaded = set(done.stdout.split("freeze", 1)[1].split())
     assert {"clearline.commands.freeze", "typer"} <= loaded
     assert not {"clearline.commands.replay", "rich.console", "numpy", "httpx"} & loaded
