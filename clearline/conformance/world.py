@@ -7,6 +7,7 @@ from typing import Any
 
 from clearline.conformance.calculator import Account
 from ledger.book import Book
+from ledger.money import AMOUNT_MAX
 from ledger.state import Draft, PartitionBase
 from schemas.errors import BadInputError
 from schemas.identity import BANK, command_id, payload_digest
@@ -82,10 +83,12 @@ class World:
             self.must(OpenAccount(BANK, self.key(), funds, "equity", a.currency, None))
         side = "debit" if a.debit_normal == (a.available > 0) else "credit"
         other = "credit" if side == "debit" else "debit"
-        amount = abs(a.available)
-        legs = (Posting(a.account_id, side, amount), Posting(funds, other, amount))
-        why = "the ground of a case"
-        self.must(Transaction(BANK, self.key(), "wallet", "adjustment", 0, a.currency, {}, legs, DAY, note=why))
+        left, why = abs(a.available), "the ground of a case"
+        while left:  # an account may hold more than one posting can bring
+            amount = min(left, AMOUNT_MAX)
+            legs = (Posting(a.account_id, side, amount), Posting(funds, other, amount))
+            self.must(Transaction(BANK, self.key(), "wallet", "adjustment", 0, a.currency, {}, legs, DAY, note=why))
+            left -= amount
 
     def use(self, rows: Mapping[str, Record]) -> None:
         """Puts rows of the state, such as what was used of a limit."""

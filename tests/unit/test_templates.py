@@ -10,7 +10,7 @@ from fractions import Fraction
 from typing import Any
 
 import pytest
-from hypothesis import assume, event, given, settings
+from hypothesis import assume, event, example, given, settings
 from hypothesis import strategies as st
 
 from clearline.conformance import suite
@@ -467,8 +467,24 @@ def test_the_legs_of_any_good_document_balance_and_are_what_the_calculator_says(
             assert taken == amount, "the legs of a step sum to its gross"
 
 
+_NEVER_REACHED = {
+    "of": "amount",
+    "percent": "0.000501",
+    "max": {CUR: 46_116_860_193_629},
+}  # half of what a posting can be
+_HUGE = {
+    "product": "try", "version": 142, "currencies": [CUR], "roles": {r: ROLES[r] for r in ("payer", "payee", "fees")},
+    "operations": {
+        "go": {"kind": "transfer", "callers": ["partner"], "steps": [
+            step("payer", "amount", "payee", ("fees", _NEVER_REACHED)),
+        ]},
+    },
+}  # fmt: skip
+
+
 @settings(max_examples=40, deadline=None)
 @given(documents())
+@example(_HUGE)
 def test_the_conformance_suite_of_any_good_document_passes(document):
     results = suite.run(document)
     assert [(r.case.operation, r.case.name, r.differences) for r in results if r.differences] == []
