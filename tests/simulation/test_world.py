@@ -20,7 +20,9 @@ from tests.simulation.world.world import Result, simulate
 
 ROOT = Path(__file__).resolve().parents[2]
 PARTS, SEEDS = 20, 2_000
-BUG_SEEDS_MAX = 2_000  # the rarest, an older balance that wins, shows in about one world of a hundred
+BUG_SEEDS_MAX = 2_000  # the rarest, an older balance that wins, shows in about one world of five hundred
+# Of the rare ones, the world that showed them first is looked at first; then all, for worlds change with the code.
+SHOWN_IN = {"every_worker_has_its_own_transactional_id": 203, "older_balance_overwrites_newer": 516}
 pytestmark = pytest.mark.no_cover  # tracing would triple its time, and the examples cover every line
 
 
@@ -39,7 +41,8 @@ def _with(bug: str, seed: int) -> Result | None:
 
 @pytest.mark.parametrize("bug", BUGS)
 def test_a_bug_put_in_on_purpose_is_found(bug: str) -> None:
-    found = next((r for r in map(partial(_with, bug), range(BUG_SEEDS_MAX)) if r is not None), None)
+    seeds = (SHOWN_IN.get(bug, 0), *range(BUG_SEEDS_MAX))
+    found = next((r for r in map(partial(_with, bug), seeds) if r is not None), None)
     assert found is not None, f"{bug} is not found in {BUG_SEEDS_MAX} seeds"
     print(f"{bug}: {failure(found)[:300]}")
 
