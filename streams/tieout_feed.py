@@ -105,7 +105,7 @@ class Feed:
             return
         deadline = time.monotonic() + STALL_S
         with LogReader(self._kafka, self._topics.journal, {partition: first}) as reader:
-            while reader.position[partition] < end and partition not in reader.at_end:
+            while reader.position[partition] < end:
                 records = reader.poll(RECORDS_PER_POLL, 0.2)
                 inside = [r for r in records if r.offset < end]
                 if inside:
