@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -51,6 +52,15 @@ def take_over(base: PartitionBase, index: KeyIndex, rows: Mapping[str, bytes], j
     bind(index, window)
 
 
+def names_a_field_of(command: Any, record: JournalRecord) -> None:
+    """Whoever is refused is told a field that the command has: its own, or of the transaction that crosses with it."""
+    field = record.detail.get("field")
+    if record.outcome == "rejected" and field is not None:
+        known = {*command.__struct_fields__, *(Transaction.__struct_fields__ if isinstance(command, Crossing) else ())}
+        found = re.fullmatch(r"([a-z_]+)(\[\d+\]|\[[^\]]*\])*(\.[a-z_0-9]+(\[[^\]]*\])*)*", field)
+        assert found is not None and found[1] in known, (type(command).__name__, record.reason, field)
+
+
 class Ledger:
     """One partition, settled batch by batch as a worker does it, without a worker.
 
@@ -86,6 +96,7 @@ class Ledger:
         out = []
         for n, (c, i, at) in enumerate(zip(commands, ids, times, strict=True)):
             record = book.settle(c, i, payload_digest(c), start + n, at)
+            names_a_field_of(c, record)
             out.append(msgspec.structs.replace(record, chain=book.seal(CODEC.journal_body(record))))
         self.outbox = book.outbox
         return draft, out
