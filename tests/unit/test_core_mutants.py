@@ -19,15 +19,20 @@ import pytest
 
 from ledger import control_accounts, crossing, exchange, rules
 from ledger.accounts import Account
+from ledger.book import Book
 from ledger.days import civil
 from ledger.entries import ENTRY, HOLD, EntryLog, Moved, kind_of
+from ledger.invariants import check_accounts
 from ledger.keys import GENERATIONS, KeyIndex
 from ledger.money import AMOUNT_MAX, COUNTER_MAX
 from ledger.posting import Pending
+from ledger.products import compile_document
 from ledger.reasons import MEANING, Rejection, told_of
-from ledger.state import Draft
+from ledger.state import Draft, PartitionBase
 from processors.agents import add_settlement_agent
 from processors.settlement import Batch
+from schemas.codec import UndecodableError
+from schemas.identity import command_id
 from schemas.records import PostedLeg, PublishProduct, SealDay, SealedPlace, SetFreeze, SetPartnerState
 from tests.ledger_world import DAY, Ledger, account, admit, key, pay, small_bank
 from tests.unit.test_closing import close, seal
@@ -117,6 +122,101 @@ def test_an_entry_is_forgotten_when_its_window_is_over() -> None:
     assert log.find(3) == Moved(ENTRY, ("acme:w", "acme:x"), (5, -5), "wallet")
     log.forget(10 * (GENERATIONS + 1))
     assert len(log) == 0
+
+
+def test_many_keys_of_several_generations_are_all_remembered() -> None:
+    """So a worker takes over: a key it does not know is a payment that is made twice."""
+    index = KeyIndex(window_ms=10 * GENERATIONS)
+    n = 600  # more than are put in one by one
+    ids = [command_id("acme", str(i)) for i in range(n)]
+    digests = [i.to_bytes(8, "big") for i in range(n)]
+    index.add(ids, digests, range(n), [i * 40 // n for i in range(n)])
+    assert index.find(ids, 40) == {ids[i]: (digests[i], i) for i in range(n)}
+
+
+def test_entries_that_are_read_back_are_those_that_were_kept() -> None:
+    """A backup of a partition's memory: whoever points at one of them points at the same."""
+    log = EntryLog(window_ms=10 * GENERATIONS)
+    legs = (PostedLeg("acme:w", "debit", 5, "CNY", 0, 5, 0, 0), PostedLeg("acme:x", "credit", 5, "CNY", 0, 0, 0, 5))
+    for offset, kind in ((3, ENTRY), (9, HOLD), (12, ENTRY)):
+        log.add({offset: (kind, offset * 4, legs[: 1 + offset % 2], "wallet" if offset < 10 else "shop")})
+    log.give_back(3, 2)
+    log.lapse(9)
+    again = EntryLog(window_ms=10 * GENERATIONS)
+    again.load(*log.dump())
+    assert [again.find(o) for o in (3, 9, 12, 13)] == [log.find(o) for o in (3, 9, 12, 13)]
+    assert (len(again), again.given_back(3), again.dump()) == (3, 2, log.dump())
+
+
+def test_a_product_of_two_steps_is_not_settled_as_if_it_had_one() -> None:
+    """The quick way of a plain transfer would leave the second step out: the fee, or the tax."""
+    first = {"from": "payer", "amount": "amount", "to": [{"role": "payee"}]}
+    second = {"from": "payee", "amount": {"fixed": {"CNY": 1}}, "to": [{"role": "payer"}]}
+    split = {**first, "to": [{"role": "payee"}, {"role": "payer", "amount": {"fixed": {"CNY": 1}}}]}
+    roles = {"payer": {"owner": "caller"}, "payee": {"owner": "any"}}
+    for steps, plain in (([first], True), ([first, second], False), ([split], False)):
+        operation = {"kind": "transfer", "steps": steps, "callers": ["partner"]}
+        document = {"product": "shop", "version": 1, "roles": roles, "operations": {"pay": operation}}
+        assert compile_document(document).operations["pay"].plain is plain, steps
+
+
+def test_a_number_beyond_every_double_is_refused_wherever_it_stands() -> None:
+    """A reader in another language would read infinity as a price."""
+    roles = {"payer": {"owner": "caller"}, "payee": {"owner": "caller"}}
+    bank = small_bank()
+    for where in ({"title": 10**400}, {"limits": [{"window": "day", "count_max": 10**400}]}):
+        document = {"product": "shop", "version": 1, "roles": roles, "operations": {"pay": PLAIN}, **where}
+        record = bank.one(PublishProduct("bank", key(), "shop", 1, 0, json.dumps(document), "ann", "why"))
+        assert (record.reason, record.detail["rule"]) == (
+            "field_invalid",
+            "JSON, and no number beyond a double's range",
+        )
+
+
+@pytest.mark.parametrize(("length", "taken"), [(200, True), (201, False)])
+def test_the_longest_title_of_a_product_is_one(length: int, taken: bool) -> None:
+    roles = {"payer": {"owner": "caller"}, "payee": {"owner": "caller"}}
+    document = {"product": "shop", "version": 1, "title": "x" * length, "roles": roles, "operations": {"pay": PLAIN}}
+    record = small_bank().one(PublishProduct("bank", key(), "shop", 1, 0, json.dumps(document), "ann", "why"))
+    assert (record.outcome == "applied") is taken, record
+
+
+def test_an_account_below_its_limit_may_stay_where_it_is() -> None:
+    """A limit that was raised above the balance is no breach of anybody who only brings money, or moves none."""
+    base = PartitionBase()
+    base.accounts["acme:w"] = Account.new("acme:w", "liability", "CNY", 100, 0)
+    draft = Draft(base)
+    draft.accounts["acme:w"].credits_blocked = True  # looked at, like every account that a batch changes
+    check_accounts(draft)
+
+
+def test_what_a_command_sent_before_our_own_bug_met_it_is_not_sent_with_the_next() -> None:
+    """It would pay out in another partition for a payment that never was."""
+    world = World()
+    world.settle(admit("acme"))
+    found: list[Any] = []
+    whole = Book.settle
+
+    def broken(book: Book, command: Any, *more: Any) -> Any:
+        if not found:
+            found.append(book)
+            book.outbox.append("half of a payment")  # type: ignore[arg-type]
+            raise ZeroDivisionError("ours")
+        return whole(book, command, *more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Book, "settle", broken)
+        world.settle(admit("beta"), admit("gamma"))
+    assert [len(world.of(t)) for t in ("dead", "submitted")] == [1, 0]
+    assert found[0].outbox == []
+
+
+def test_a_letter_can_be_kept_whatever_was_wrong_with_its_text() -> None:
+    world, taken = World(), list[Any]()
+    world.settlement._bury(
+        world.message(b"x"), 0, UndecodableError("contract", "half a \ud800"), lambda *a, **k: taken.append(k)
+    )
+    assert ("detail", b"half a ?") in taken[0]["headers"]
 
 
 @pytest.mark.parametrize("posts", [True, False])
