@@ -30,7 +30,8 @@ from ledger.products import compile_document
 from ledger.reasons import MEANING, Rejection, told_of
 from ledger.state import Draft, PartitionBase
 from processors.agents import add_settlement_agent
-from processors.settlement import Batch
+from processors.finality import decides, offset_of
+from processors.settlement import Batch, merge
 from schemas.codec import UndecodableError
 from schemas.identity import command_id
 from schemas.records import PostedLeg, PublishProduct, SealDay, SealedPlace, SetFreeze, SetPartnerState
@@ -146,6 +147,38 @@ def test_entries_that_are_read_back_are_those_that_were_kept() -> None:
     again.load(*log.dump())
     assert [again.find(o) for o in (3, 9, 12, 13)] == [log.find(o) for o in (3, 9, 12, 13)]
     assert (len(again), again.given_back(3), again.dump()) == (3, 2, log.dump())
+
+
+def test_entries_of_two_generations_are_forgotten_one_after_the_other() -> None:
+    """One that is forgotten with an older one can no longer be refunded."""
+    log = EntryLog(window_ms=10 * GENERATIONS)
+    legs = (PostedLeg("acme:w", "debit", 5, "CNY", 0, 5, 0, 0), PostedLeg("acme:x", "credit", 5, "CNY", 0, 0, 0, 5))
+    log.add({3: (ENTRY, 9, legs, "wallet"), 4: (ENTRY, 10, legs, "wallet")})
+    log.forget(10 * (GENERATIONS + 1))
+    assert (log.find(3), log.find(4)) == (None, Moved(ENTRY, ("acme:w", "acme:x"), (5, -5), "wallet"))
+
+
+@pytest.mark.parametrize("carries", ["trace", ""])
+def test_the_journal_has_its_record_whatever_travels_beside_it(carries: str) -> None:
+    world = World()
+    world.settlement.carries = carries
+    beside = [("other", b"1"), ("trace", b"t" * 65), ("trace", b"t" * 64), ("trace", b"again")]
+    merge(world.batch([world.message(admit("acme"), head=beside), world.message(admit("beta"))]))
+    sent = [more.get("headers") for _, _, _, _, more in world.of("journal")]
+    assert sent == [[("trace", b"t" * 64)] if carries else None, None]
+
+
+def test_only_a_transaction_is_decided_somewhere_else() -> None:
+    """A caller that waits takes the first record that decides as its answer."""
+    plain = small_bank().one(admit("beta"))
+    for command, offset, outcome, reason, wanted in (
+        ("Transaction", 0, "settled", "", True), ("Transaction", 7, "rejected", "no_route", True),
+        ("Transaction", 7, "rejected", "idempotency_conflict", False), ("Transaction", 7, "repeated", "", False),
+        ("Transaction", -1, "settled", "", False), ("Crossing", 7, "settled", "", False),
+    ):  # fmt: skip
+        r = msgspec.structs.replace(plain, command=command, first_offset=offset, outcome=outcome, reason=reason)
+        assert decides(r) is wanted, r
+        assert offset_of(r) == (offset if wanted else r.source_offset)
 
 
 def test_a_product_of_two_steps_is_not_settled_as_if_it_had_one() -> None:
