@@ -26,7 +26,7 @@ from schemas.records import (
     OpenAccount,
     Transaction,
 )
-from tests.ledger_world import BOOKED_AT, CODEC, DAY, WINDOW_MS, bind, take_over
+from tests.ledger_world import BOOKED_AT, CODEC, DAY, WINDOW_MS, bind, names_a_field_of, take_over
 
 TRANSIT = "bank:crossing:"
 
@@ -88,6 +88,7 @@ class Between:
         records = []
         for n, (c, i, at) in enumerate(zip(batch, ids, times, strict=True)):
             record = book.settle(c, i, payload_digest(c), side.next + n, at)
+            names_a_field_of(c, record)
             records.append(msgspec.structs.replace(record, chain=book.seal(CODEC.journal_body(record))))
         check_records(records)
         check_accounts(draft)
