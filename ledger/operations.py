@@ -94,15 +94,15 @@ def quick_transfer(accounts: Overlay[Account], t: Transaction) -> list[Leg] | No
     return [(payer, "debit", amount), (payee, "credit", amount)]
 
 
-def transfer(draft: Draft, t: Transaction, at: Moment, owners: Mapping[str, str] = TRANSFER_OWNERS) -> Plan:
+def transfer(draft: Draft, t: Transaction, at: Moment) -> Plan:
     """Moves `amount` from payer to payee now, or 2 to 1,000 balanced postings, all or nothing."""
-    quick = quick_transfer(draft.accounts, t) if BANK not in owners.values() else None
+    quick = quick_transfer(draft.accounts, t)
     if quick is not None:
         return Plan(ENTRY, quick, counts=True)
     check_fields(t, _NONE)
     if t.postings:
         return entry(draft, t, at)
-    legs = _by_roles(draft, t, at, owners)
+    legs = _by_roles(draft, t, at, TRANSFER_OWNERS)
     check_moved(draft, legs, at)
     return Plan(ENTRY, legs.legs, away=legs.away, counts=True)
 

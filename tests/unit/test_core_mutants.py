@@ -34,7 +34,18 @@ from processors.finality import decides, offset_of
 from processors.settlement import Batch, merge
 from schemas.codec import UndecodableError
 from schemas.identity import command_id
-from schemas.records import PostedLeg, PublishProduct, SealDay, SealedPlace, SetFreeze, SetPartnerState
+from schemas.records import (
+    Crossing,
+    Limit,
+    PostedLeg,
+    Posting,
+    PublishProduct,
+    SealDay,
+    SealedPlace,
+    SetFreeze,
+    SetLimit,
+    SetPartnerState,
+)
 from tests.ledger_world import DAY, Ledger, account, admit, key, pay, small_bank
 from tests.unit.test_closing import close, seal
 from tests.unit.test_settlement import World, transfer
@@ -191,6 +202,43 @@ def test_a_product_of_two_steps_is_not_settled_as_if_it_had_one() -> None:
         operation = {"kind": "transfer", "steps": steps, "callers": ["partner"]}
         document = {"product": "shop", "version": 1, "roles": roles, "operations": {"pay": operation}}
         assert compile_document(document).operations["pay"].plain is plain, steps
+
+
+def test_whoever_refuses_a_step_between_partitions_names_a_field_that_it_has() -> None:
+    """The home partition tells it to the caller as it stands."""
+    bank = small_bank()
+    step = Crossing(
+        "bank", key(), "reserve", bytes(16), 1, 3, "acme", "p", "wallet", 0, "transfer", DAY, "", {},
+        (Posting("zeta:w:zoe", "debit", 5, "CNY"),),
+    )  # fmt: skip
+    assert bank.one(step).detail["field"] == "legs"
+    bank.one(SetPartnerState("bank", key(), "zeta", "suspended", "ann", "why"))
+    again = msgspec.structs.replace(step, idempotency_key=key(), legs=(Posting("zeta:w:zoe", "credit", 5, "CNY"),))
+    record = bank.one(again)
+    assert (record.reason, record.detail["field"]) == ("owner_state", "accounts")
+
+
+@pytest.mark.parametrize(("level", "named"), [("account", "account"), ("partner", "partner")])
+def test_a_limit_of_nobody_is_refused_with_as_much_of_the_name_as_is_kept(level: str, named: str) -> None:
+    record = small_bank().one(SetLimit("bank", key(), level, "acme:" + "x" * 300, (Limit("day", "", 1, None),)))
+    assert (record.reason, record.detail["field"], len(record.detail[named])) == (
+        f"{level}_unknown", "subject_id", 256,
+    )  # fmt: skip
+
+
+def test_a_product_names_each_of_its_callers_once() -> None:
+    roles = {"payer": {"owner": "caller"}, "payee": {"owner": "caller"}}
+    operations = {"pay": {**PLAIN, "callers": ["partner", "bank", "partner"]}}
+    document = {"product": "shop", "version": 1, "roles": roles, "operations": operations}
+    record = small_bank().one(PublishProduct("bank", key(), "shop", 1, 0, json.dumps(document), "ann", "why"))
+    assert (record.outcome, record.detail["path"]) == ("rejected", "operations.pay.callers")
+
+
+def test_whoever_leaves_a_role_out_is_told_all_that_there_are() -> None:
+    bank = small_bank()
+    on_the_shelf(bank, roles={"payer": {"owner": "caller"}, "payee": {"owner": "caller"}}, operations={"pay": PLAIN})
+    record = bank.one(pay("acme", "", "", 5, product="shop", operation="pay", accounts={"payer": "acme:w:alice"}))
+    assert (record.reason, record.detail["roles"]) == ("role_missing", "payee,payer")
 
 
 def test_a_number_beyond_every_double_is_refused_wherever_it_stands() -> None:
