@@ -45,8 +45,9 @@ from schemas.records import (
     SetFreeze,
     SetLimit,
     SetPartnerState,
+    Transaction,
 )
-from tests.ledger_world import DAY, Ledger, account, admit, key, pay, small_bank
+from tests.ledger_world import DAY, Ledger, account, admit, entry, key, pay, small_bank
 from tests.unit.test_closing import close, seal
 from tests.unit.test_settlement import World, transfer
 
@@ -239,6 +240,24 @@ def test_whoever_leaves_a_role_out_is_told_all_that_there_are() -> None:
     on_the_shelf(bank, roles={"payer": {"owner": "caller"}, "payee": {"owner": "caller"}}, operations={"pay": PLAIN})
     record = bank.one(pay("acme", "", "", 5, product="shop", operation="pay", accounts={"payer": "acme:w:alice"}))
     assert (record.reason, record.detail["roles"]) == ("role_missing", "payee,payer")
+
+
+@pytest.mark.parametrize(
+    ("asked", "reason", "named", "kept"),
+    [
+        (pay("acme", "", "", 5, operation="refund", accounts={}, original="o" * 300), "original_unknown", "original", 128),
+        (entry("bank", ("bank:crossing:" + "x" * 300, "debit", 5), ("acme:w:bob", "credit", 5), operation="adjustment", note="why"),
+         "account_not_owned", "account", 256),
+        (entry("acme", ("acme:w:bob", "debit", 5, "CNY"), ("acme:w:alice", "credit", 5, "CNY"), currency="X" * 30, exponent=2),
+         "exponent_mismatch", "currency", 16),
+    ],
+)  # fmt: skip
+def test_of_a_text_that_somebody_sent_a_refusal_keeps_so_much(
+    asked: Transaction, reason: str, named: str, kept: int
+) -> None:
+    """A journal does not grow by what is sent to it."""
+    record = small_bank().one(asked)
+    assert (record.reason, len(record.detail[named])) == (reason, kept)
 
 
 def test_a_number_beyond_every_double_is_refused_wherever_it_stands() -> None:
