@@ -151,20 +151,22 @@ class StoredSums:
         }
 
     def sums(
-        self, table: Table, parts: Sequence[str], ends: Mapping[int, int], rows: tuple[int, int] | None = None
+        self, table: Table, parts: Sequence[str] | None, ends: Mapping[int, int], rows: tuple[int, int] | None = None
     ) -> dict[str, PartSums]:
-        """Sums by part. A part that is not active any more has none. `ends`: the cut, offset after the last of each
-        partition; `rows`: only these of a part, from and to, numbered as they lie in it."""
+        """Sums by part. A part that is not active any more has none; None: of every part that is active now. `ends`:
+        the cut, offset after the last of each partition; `rows`: only these of a part, from and to, numbered as they
+        lie in it."""
         amount = table.amount[0] if table.amount else "0"
         currency, side = ("currency", "side = 'debit'") if table.amount else ("''", "0")
+        chosen = "1" if parts is None else "_part IN %(parts)s"
         piece = " AND _part_offset >= %(from)s AND _part_offset < %(to)s" if rows else ""
         found = self._ask(
             f"SELECT _part, topic = %(topic)s AS ours, partition, toUInt32OrZero(any(_partition_id)), "
             f"intDiv(offset, {STRETCH}) AS stretch, {currency} AS cur, {_within(ends)} AS inside, count(), "
             f"sumIf({amount}, {side}), sumIf({amount}, NOT ({side})), sum({table.checksum}), max(offset) "
-            f"FROM {{db}}.{table.name} WHERE _part IN %(parts)s{piece} "
+            f"FROM {{db}}.{table.name} WHERE {chosen}{piece} "
             "GROUP BY _part, ours, partition, stretch, cur, inside SETTINGS optimize_use_projections = 0",
-            {"parts": tuple(parts), "from": rows[0] if rows else 0, "to": rows[1] if rows else 0},
+            {"parts": tuple(parts or ()), "from": rows[0] if rows else 0, "to": rows[1] if rows else 0},
         )
         out: dict[str, PartSums] = {}
         for part, ours, p, month, stretch, cur, inside, count, debits, credits_, checksum, last in found:

@@ -23,6 +23,8 @@ from sinks import migrate
 from sinks.balances import RedisConfig
 from sinks.clickhouse import ClickHouseConfig, FencedError
 from sinks.ledger_sink import LedgerSink
+from sinks.month_repair import BESIDE
+from sinks.stored_sums import Part, StoredSums
 from tests.contract.test_sinks_clickhouse import check
 from tests.journals import Line, local_codec
 from tests.sink_servers import ClickHouseServer, ValkeyServer, wait_for
@@ -184,6 +186,27 @@ def test_what_a_sink_writes_meanwhile_is_not_lost(world: TieOutWorld, tmp_path: 
     assert ended(child) == 0
     world.ledger_sink = LedgerSink(world.clickhouse, JOURNAL, local_codec())
     world.fill(90)
+    whole(world)
+
+
+def test_parts_that_are_merged_while_the_repair_is_proven_do_not_stop_it(
+    world: TieOutWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server merges what was filled in whenever it likes, also between two questions."""
+    tamper(world)
+    listed = StoredSums.parts
+
+    def and_merged(store: StoredSums, table: str) -> list[Part]:
+        found = listed(store, table)
+        if table.endswith(BESIDE):
+            world.sql(f"OPTIMIZE TABLE {table} FINAL")
+        return found
+
+    monkeypatch.setattr(StoredSums, "parts", and_merged)
+    machine = world.machine(NEVER)
+    assert said(machine, 2).verdict == Verdict.DIFFERS
+    assert ClickHouseRepair(machine).run().months
+    machine.close()
     whole(world)
 
 
