@@ -53,9 +53,10 @@ def take_over(base: PartitionBase, index: KeyIndex, rows: Mapping[str, bytes], j
 
 
 def names_a_field_of(command: Any, record: JournalRecord) -> None:
-    """Whoever is refused is told a field that the command has: its own, or of the transaction that crosses with it."""
-    field = record.detail.get("field")
-    if record.outcome == "rejected" and field is not None:
+    """Whoever is refused is told a field that the command has: its own, or of the transaction that crosses with it. Only
+    a frozen world and money that is not there are no field's fault."""
+    field = record.detail.get("field", "")
+    if record.outcome == "rejected" and (field or record.reason not in ("world_frozen", "insufficient_funds")):
         known = {*command.__struct_fields__, *(Transaction.__struct_fields__ if isinstance(command, Crossing) else ())}
         found = re.fullmatch(r"([a-z_]+)(\[\d+\]|\[[^\]]*\])*(\.[a-z_0-9]+(\[[^\]]*\])*)*", field)
         assert found is not None and found[1] in known, (type(command).__name__, record.reason, field)
