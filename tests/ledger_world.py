@@ -53,13 +53,18 @@ def take_over(base: PartitionBase, index: KeyIndex, rows: Mapping[str, bytes], j
 
 
 def names_a_field_of(command: Any, record: JournalRecord) -> None:
-    """Whoever is refused is told a field that the command has: its own, or of the transaction that crosses with it. Only
-    a frozen world and money that is not there are no field's fault."""
+    """Whoever is refused is told a field that the command has, except of a frozen world and of money that is not there.
+    A step between partitions may tell what another partition said: only a reserve speaks for itself."""
     field = record.detail.get("field", "")
-    if record.outcome == "rejected" and (field or record.reason not in ("world_frozen", "insufficient_funds")):
-        known = {*command.__struct_fields__, *(Transaction.__struct_fields__ if isinstance(command, Crossing) else ())}
-        found = re.fullmatch(r"([a-z_]+)(\[\d+\]|\[[^\]]*\])*(\.[a-z_0-9]+(\[[^\]]*\])*)*", field)
-        assert found is not None and found[1] in known, (type(command).__name__, record.reason, field)
+    if record.outcome != "rejected" or (not field and record.reason in ("world_frozen", "insufficient_funds")):
+        return
+    known = set(command.__struct_fields__)
+    if isinstance(command, Crossing):
+        if command.step != "reserve":
+            return
+        known |= set(Transaction.__struct_fields__)
+    found = re.fullmatch(r"([a-z_]+)(\[\d+\]|\[[^\]]*\])*(\.[a-z_0-9]+(\[[^\]]*\])*)*", field)
+    assert found is not None and found[1] in known, (type(command).__name__, record.reason, field)
 
 
 class Ledger:
