@@ -47,7 +47,7 @@ def repair(
 
     No number is typed: the state's own is the only right one, and the journal must end where the state does, else
     nothing is changed. Kafka allows it with no worker in the group: those of this machine's stack are paused for their
-    session and then started again, so settlement stands still for some 15 s; stop those that run elsewhere first.
+    session and then started again, and settlement stands still so long; stop those that run elsewhere first.
     """
     if dry_run:
         show(as_json)
