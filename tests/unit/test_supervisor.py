@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any, TypeVar
 import psutil
 import pytest
 
-from clearline import cli, detached, lag
+from clearline import cli, detached
 from clearline import stack as stack_module
 from clearline.config import load_settings
 from clearline.embedded import folder as folder_module
@@ -26,6 +27,8 @@ from clearline.embedded.probes import ready_file
 from clearline.embedded.process import ProcessSpec, State, create_time, same_process
 from clearline.embedded.supervisor import Supervisor
 from clearline.stack import Stack, resolved_settings, role_names
+from clearline.status.model import Role
+from clearline.status.processes import role_here, told
 from schemas.errors import BadInputError, ClearlineError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -337,10 +340,13 @@ def test_a_part_is_restarted_from_another_process_also_when_it_hangs(data, monke
     """What `clearline restart` does: it knows the run from its file alone."""
     me = {"pid": os.getpid(), "create_time": create_time(os.getpid())}
 
-    def told() -> None:
-        data.write_run({"supervisor": me, "parts": parts.describe(), "roles": {}})
+    writing = threading.Lock()  # each child has a thread, as in a Stack
 
-    parts = Supervisor(data, told)
+    def changed() -> None:
+        with writing:
+            data.write_run({"supervisor": me, "parts": parts.describe(), "roles": {}})
+
+    parts = Supervisor(data, changed)
     deaf = "signal.signal(signal.SIGTERM, signal.SIG_IGN)"
     names = ["good", "paused", "deaf"]
     parts.wait_ready(parts.add([spec(data, name, deaf if name == "deaf" else "") for name in names]))
@@ -420,31 +426,31 @@ def test_the_stack_of_another_world_is_not_ours(tmp_path, monkeypatch, capsys):
         assert "serves world live, not sandbox" in capsys.readouterr().err
 
 
+def role_of_run(folder: DataFolder, name: str) -> Role:
+    """What status makes of a role, from run.json and the role's ready file."""
+    run = folder.read_run() or {}
+    return role_here(name, run["roles"][name], folder, told(folder, name), "live")
+
+
 def test_a_role_that_says_nothing_is_silent(tmp_path):
     folder = running(tmp_path)
     for name, age, waits in (("worker-0", 11, ""), ("sink-redis", 30, "Redis does not answer")):
         told = folder.ready / f"{name}.json"
         told.write_text(json.dumps({"pid": 42, "waiting_for": waits}))
         os.utime(told, (time.time() - age,) * 2)
-    run = folder.read_run() or {}
-    lag.mark_troubled(run, folder)
-    assert run["roles"]["worker-0"]["state"] == "silent"
-    assert "clearline restart worker-0" in run["roles"]["worker-0"]["error"]
-    assert run["roles"]["sink-redis"]["state"] == "ready", "it waits for Redis and says so"
+    assert role_of_run(folder, "worker-0").state == "silent"
+    assert "clearline restart worker-0" in role_of_run(folder, "worker-0").error
+    assert role_of_run(folder, "sink-redis").state == "ready", "it waits for Redis and says so"
     os.utime(folder.ready / "worker-0.json")
-    run = folder.read_run() or {}
-    lag.mark_troubled(run, folder)
-    assert run["roles"]["worker-0"]["state"] == "ready"
+    assert role_of_run(folder, "worker-0").state == "ready"
 
 
 def test_a_role_with_a_partition_that_broke_an_invariant_is_halted(tmp_path):
     folder = running(tmp_path)
     why = "acme o-1 at offset 5 does not balance: {'CNY': 1}"
     (folder.ready / "worker-0.json").write_text(json.dumps({"pid": 42, "stopped": {"2": why}}))
-    run = folder.read_run() or {}
-    lag.mark_troubled(run, folder)
-    assert run["roles"]["worker-0"]["state"] == "halted"
-    assert run["roles"]["worker-0"]["error"] == f"partition 2: {why}"
+    assert role_of_run(folder, "worker-0").state == "halted"
+    assert role_of_run(folder, "worker-0").error == f"partition 2: {why}"
 
 
 def test_ports_are_free_and_remembered(data):
