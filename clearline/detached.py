@@ -19,7 +19,7 @@ import psutil
 from clearline.config import Settings, settings_env
 from clearline.embedded.folder import DataFolder, end_all
 from clearline.embedded.process import State, same_process
-from clearline.stack import components, python_path, supervisor_of
+from clearline.stack import check_world, components, python_path, supervisor_of
 from schemas.errors import BadInputError, ClearlineError
 
 START_S = 240.0
@@ -32,6 +32,15 @@ def running(folder: DataFolder) -> dict[str, Any] | None:
     run = folder.read_run()
     if run is None or supervisor_of(run) is None:
         return None
+    return run
+
+
+def running_here(settings: Settings) -> dict[str, Any] | None:
+    """The run on the settings' folder; None when nothing runs there. Raises ClearlineError when it serves another
+    world than the settings'."""
+    run = running(DataFolder(settings.data_dir))
+    if run is not None:
+        check_world(settings, run)
     return run
 
 
@@ -127,8 +136,10 @@ def restart(settings: Settings, names: Sequence[str], progress: Callable[[str], 
     returns both pids and the seconds by name. `progress` is called with each name before.
 
     One that is paused is woken to end; one that does not end within 15 s is killed, which is as safe. Raises
-    BadInputError for a name that the stack does not have, ClearlineError when nothing runs or no successor comes.
+    BadInputError for a name that the stack does not have, ClearlineError when nothing of this world runs or no
+    successor comes.
     """
+    running_here(settings)
     folder = DataFolder(settings.data_dir)
     _children(folder, names)  # a wrong name is told before anything ends
     return {name: _restart_one(folder, name, progress) for name in dict.fromkeys(names)}

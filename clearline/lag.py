@@ -19,38 +19,8 @@ from streams.clients import KafkaConfig
 from streams.reader import LogReader, committed_offsets, end_offsets
 from streams.topics import Topics
 
-_SILENT_S = 10.0  # a role writes its ready file once or twice a second
-_FOLLOWER_SILENT_S = 20.0  # who writes a batch into a store says nothing while a busy machine does it
-_WAITING_S = 60.0  # one that waits for a part writes it after every try
 _FEW = 1_000  # offsets
 _LOOK_S = 3.0
-
-
-def patience_s(name: str, waiting: bool) -> float:
-    """Seconds without a word after which a role counts as silent."""
-    if waiting:
-        return _WAITING_S
-    return _SILENT_S if name.startswith(("worker-", "gateway-")) else _FOLLOWER_SILENT_S
-
-
-def mark_troubled(run: dict[str, Any], folder: DataFolder) -> None:
-    """Marks the roles of a run that live but do not do all of their work: `silent` for long, because they hang or
-    somebody stopped them, or `halted` in a partition that broke an invariant."""
-    for name, role in run.get("roles", {}).items():
-        if role.get("state") != "ready":
-            continue
-        try:
-            silent_s = time.time() - (folder.ready / f"{name}.json").stat().st_mtime
-        except OSError:
-            continue  # it is being started again
-        told = _told(folder, name) or {}
-        waits, halted = told.get("waiting_for"), told.get("stopped")
-        if halted:
-            role["state"] = "halted"
-            role["error"] = "; ".join(f"partition {p}: {why}" for p, why in halted.items())
-        if silent_s > patience_s(name, bool(waits)):
-            role["state"] = "silent"
-            role["error"] = f"silent for {silent_s:.0f} s: `clearline restart {name}`"
 
 
 def measure(settings: Settings, folder: DataFolder) -> dict[str, Any]:

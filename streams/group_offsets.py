@@ -7,10 +7,10 @@ the partition is halted (streams/recovery.py). The only right place is the state
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
-from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicPartition
+from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
 
 from schemas.codec import Codec
 from schemas.errors import BadInputError, PartUnavailableError
@@ -19,7 +19,7 @@ from streams.reader import committed_offsets
 from streams.recovery import recover
 from streams.topics import Topics
 
-_ASK_S = 10.0
+_ASK_S = 120.0  # the client itself gives up earlier
 _AGAIN_S = 0.5
 
 
@@ -53,27 +53,42 @@ def put_back(
     state and journal of a partition do not fit either, and then changes nothing; BadInputError when workers stay.
     """
     recover(kafka, topics, codec, {s.partition: s.state for s in moved}, window_ms)
-    places = [TopicPartition(topics.submitted, s.partition, s.state) for s in moved]
-    admin, deadline = admin_client(kafka), time.monotonic() + patience_s
+    deadline = time.monotonic() + patience_s
     while True:
-        asked = admin.alter_consumer_group_offsets([ConsumerGroupTopicPartitions(topics.group, places)])
         try:
-            done = asked[topics.group].result(_ASK_S).topic_partitions
-        except (KafkaException, TimeoutError) as e:
-            why = told(kafka, e) if isinstance(e, KafkaException) else "no answer"
-        else:
-            if not (why := next((tp.error.str() for tp in done if tp.error is not None), "")):
-                return
-        if time.monotonic() > deadline:
-            members = _members(kafka, topics)
-            if members:
-                raise BadInputError(
-                    f"workers still run: {', '.join(members)} are in {topics.group}; stop them all first"
-                )
-            raise PartUnavailableError("Kafka", kafka.bootstrap, f"it does not move {topics.group}: {why}")
+            return set_group(kafka, topics, {s.partition: s.state for s in moved})
+        except PartUnavailableError:
+            if time.monotonic() > deadline:
+                if who := ", ".join(members(kafka, topics)):
+                    hint = f"workers still run: {who} are in {topics.group}; stop them all first"
+                    raise BadInputError(hint) from None
+                raise
         time.sleep(_AGAIN_S)
 
 
-def _members(kafka: KafkaConfig, topics: Topics) -> list[str]:
-    found = admin_client(kafka).describe_consumer_groups([topics.group])[topics.group].result(_ASK_S)
+def set_group(kafka: KafkaConfig, topics: Topics, offsets: Mapping[int, int]) -> None:
+    """Sets where the settlement's group stands, by partition. Raises PartUnavailableError, also while somebody is in
+    it: then the broker refuses."""
+    places = [TopicPartition(topics.submitted, p, offset) for p, offset in sorted(offsets.items())]
+    admin = admin_client(kafka)  # kept until the answer is there
+    asked = admin.alter_consumer_group_offsets([ConsumerGroupTopicPartitions(topics.group, places)])
+    try:
+        done = asked[topics.group].result(_ASK_S).topic_partitions
+    except KafkaException as e:
+        raise PartUnavailableError("Kafka", kafka.bootstrap, told(kafka, e)) from None
+    except TimeoutError:
+        raise PartUnavailableError("Kafka", kafka.bootstrap, f"{topics.group}: no answer in {_ASK_S:.0f} s") from None
+    if wrong := next((tp for tp in done if tp.error is not None), None):
+        raise PartUnavailableError("Kafka", kafka.bootstrap, f"{topics.group}[{wrong.partition}]: {wrong.error.str()}")
+
+
+def members(kafka: KafkaConfig, topics: Topics) -> list[str]:
+    """Who is in the settlement's group; one that was killed stays for its session. Raises PartUnavailableError."""
+    admin = admin_client(kafka)
+    try:
+        found = admin.describe_consumer_groups([topics.group])[topics.group].result(_ASK_S)
+    except KafkaException as e:
+        if e.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:
+            return []
+        raise PartUnavailableError("Kafka", kafka.bootstrap, told(kafka, e)) from None
     return sorted(f"{m.client_id} on {m.host}" for m in found.members)

@@ -62,12 +62,10 @@ def up(
         _stay(settings, as_json)
         return
     from clearline import detached
-    from clearline.embedded.folder import DataFolder
-    from clearline.stack import Stack, check_world, components
+    from clearline.stack import Stack, components
 
-    run = detached.running(DataFolder(settings.data_dir))
+    run = detached.running_here(settings)
     if run is not None:
-        check_world(settings, run)
         screen.say(f"already running, supervised by pid {run['supervisor']['pid']}")
     else:
         stack = Stack(settings)
@@ -110,14 +108,8 @@ def restart(
     what a worker had not committed its successor settles; what hangs or is paused is killed after 15 s."""
     from clearline import detached
     from clearline.config import load_settings
-    from clearline.embedded.folder import DataFolder
-    from clearline.stack import check_world
 
-    settings = load_settings()
-    run = detached.running(DataFolder(settings.data_dir))
-    if run is not None:
-        check_world(settings, run)
-    done = detached.restart(settings, names, lambda name: screen.say(f"{name} ends and starts again"))
+    done = detached.restart(load_settings(), names, lambda name: screen.say(f"{name} ends and starts again"))
     rows = [(name, str(x["ended"]), str(x["pid"]), f"{x['seconds']:.1f}") for name, x in done.items()]
     columns = ("name", "pid before", "pid", "seconds")
     screen.answer({"restarted": done}, as_json, [screen.table("", columns, rows, right=columns[1:])])
@@ -127,13 +119,9 @@ def down(as_json: screen.JsonFlag = False) -> None:
     """Stop all roles and parts. Data stays; the next `up` goes on where this one ended."""
     from clearline import detached
     from clearline.config import load_settings
-    from clearline.embedded.folder import DataFolder
-    from clearline.stack import check_world
 
     settings = load_settings()
-    run = detached.running(DataFolder(settings.data_dir))
-    if run is not None:
-        check_world(settings, run)
+    detached.running_here(settings)
     stopped = detached.stop(settings)
     text = "everything is stopped" if stopped else f"nothing was running on {settings.data_dir}"
     screen.answer({"stopped": stopped, "data_dir": str(settings.data_dir)}, as_json, [text])

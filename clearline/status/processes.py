@@ -14,10 +14,12 @@ import psutil
 
 from clearline.config import Settings
 from clearline.embedded.folder import DataFolder
-from clearline.lag import patience_s
 from clearline.status.incidents import EXIT_INVARIANT
 from clearline.status.model import Role
 
+_SILENT_S = 10.0  # a role writes its ready file once or twice a second
+_FOLLOWER_SILENT_S = 20.0  # who writes a batch into a store says nothing while a busy machine does it
+_WAITING_S = 60.0  # one that waits for a part writes it after every try
 _FENCED_S = 60.0  # for so long after a fencing the stranger is looked for
 
 
@@ -39,6 +41,13 @@ def is_paused(pid: int | None) -> bool:
     return False
 
 
+def _patience_s(name: str, waiting: bool) -> float:
+    """Seconds without a word after which a role counts as silent."""
+    if waiting:
+        return _WAITING_S
+    return _SILENT_S if name.startswith(("worker-", "gateway-")) else _FOLLOWER_SILENT_S
+
+
 def role_here(name: str, child: Mapping[str, Any], folder: DataFolder, figures: dict[str, Any], world: str) -> Role:
     """A role that the supervisor of this machine runs. `child`: as in run.json; `figures`: of its ready file."""
     pid, state, error = child.get("pid"), str(child.get("state")), str(child.get("error") or "")
@@ -46,7 +55,7 @@ def role_here(name: str, child: Mapping[str, Any], folder: DataFolder, figures: 
     silent_s = 0.0
     if state == "ready":
         silent_s = _silent_s(folder.ready / f"{name}.json")
-        if silent_s > patience_s(name, bool(figures.get("waiting_for")) and not paused):
+        if silent_s > _patience_s(name, bool(figures.get("waiting_for")) and not paused):
             state = "silent"
             error = f"silent for {silent_s:.0f} s: `clearline restart {name}`"
         elif figures.get("stopped"):

@@ -21,7 +21,6 @@ from typing import Any
 
 from confluent_kafka import (
     Consumer,
-    ConsumerGroupTopicPartitions,
     KafkaError,
     KafkaException,
     Message,
@@ -38,6 +37,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # exported, b
 from schemas.errors import BadInputError, PartUnavailableError
 from streams.archive.files import FileFacts, Kept, read_file
 from streams.clients import KafkaConfig, admin_client
+from streams.group_offsets import members, set_group
 from streams.reader import spans_uncommitted
 from streams.topics import DEAD_BYTES_MAX, Topics, create_topics
 
@@ -109,7 +109,7 @@ def put_topics(
     with ThreadPoolExecutor(max_workers=4, thread_name_prefix="restore") as pool:
         total = sum(pool.map(one, files))
     _set_time(kafka, by_broker, "LogAppendTime")
-    _set_group(kafka, topics, cuts)
+    set_group(kafka, topics, cuts)  # where the state stands, as if it had committed both together
     return total
 
 
@@ -258,16 +258,9 @@ class _Writer:
 
 def _refuse_who_runs(kafka: KafkaConfig, topics: Topics) -> None:
     """A worker would settle a log of which only a part is there."""
-    admin = admin_client(kafka)
-    try:
-        found = admin.describe_consumer_groups([topics.group])[topics.group].result(_FLUSH_S)
-    except KafkaException as e:
-        if e.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:
-            return
-        raise PartUnavailableError("Kafka", kafka.bootstrap, e.args[0].str()) from None
-    if found.members:
+    if found := members(kafka, topics):
         raise NotEmptyError(
-            f"{len(found.members)} workers are in the group {topics.group}: stop all roles before a restore (one that "
+            f"{len(found)} workers are in the group {topics.group}: stop all roles before a restore (one that "
             "was killed stays a member for some seconds)"
         )
 
@@ -282,18 +275,6 @@ def _refuse_what_is_there(kafka: KafkaConfig, topics: Topics) -> None:
                     f"{name}[{p}] holds records up to offset {high}: a backup is restored on a cluster where the world "
                     "is empty; delete its topics there if they are what an earlier restore left"
                 )
-
-
-def _set_group(kafka: KafkaConfig, topics: Topics, cuts: Mapping[int, int]) -> None:
-    """The settlement's group stands where the state stands, as if it had committed both together."""
-    places = [TopicPartition(topics.submitted, p, offset) for p, offset in sorted(cuts.items())]
-    admin = admin_client(kafka)
-    try:
-        asked = admin.alter_consumer_group_offsets([ConsumerGroupTopicPartitions(topics.group, places)])
-        for done in asked.values():
-            done.result(_FLUSH_S)
-    except KafkaException as e:
-        raise PartUnavailableError("Kafka", kafka.bootstrap, e.args[0].str()) from None
 
 
 def _set_time(kafka: KafkaConfig, names: Sequence[str], value: str) -> None:

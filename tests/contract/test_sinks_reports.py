@@ -30,6 +30,7 @@ from tests.sink_servers import ClickHouseServer
 pytestmark = pytest.mark.stack
 
 EPOCH = date(1970, 1, 1)
+AMONG, AFTER = date(2026, 11, 20), date(2027, 3, 1)  # a day among the rows of `wide_tables`, and one after all
 
 
 def shapes(report: Report) -> set[str]:
@@ -252,7 +253,7 @@ def test_every_view_is_answered_from_an_index(books: Books, name: str, on: str, 
     report = CATALOGUE[name.split()[0]]
     db = Database(books.wide)
     cut = cuts.at(db, {p: 40_000 + p for p in range(4)}) if place == "old cut" else cuts.head(db)
-    today = date(2027, 3, 1) if place == "head, long after" else date(2026, 11, 20)  # before and after the last row
+    today = AFTER if place == "head, long after" else AMONG
     given = {"since": "2026-11-03", "until": "2026-11-25", "on": on, "by": name.split()[-1]}
     wanted = GIVEN.get(name, {}) | {k: v for k, v in given.items() if k in {p.name for p in report.parameters}}
     text = query(report, values(report, wanted), cut, cuts.bounds(db, cut, today=today), db.name)
@@ -289,9 +290,7 @@ def test_every_data_service_is_answered_from_an_index(books: Books, name: str, o
     cut = cuts.head(db)
     given = {"since": "2026-11-03", "until": "2026-11-25", "on": on, **asked}
     report = shaped(service, given)
-    plan = explained(
-        books.wide, query(report, values(report, given), cut, cuts.bounds(db, cut, today=date(2026, 11, 20)), db.name)
-    )
+    plan = explained(books.wide, query(report, values(report, given), cut, cuts.bounds(db, cut, today=AMONG), db.name))
     db.close()
     for index in indexes:
         assert index in plan, (index, plan)

@@ -51,6 +51,8 @@ from tests.ledger_world import DAY, Ledger, account, admit, entry, key, pay, sma
 from tests.unit.test_closing import close, seal
 from tests.unit.test_settlement import World, transfer
 
+LEGS = (PostedLeg("acme:w", "debit", 5, "CNY", 0, 5, 0, 0), PostedLeg("acme:x", "credit", 5, "CNY", 0, 0, 0, 5))
+
 
 def wide(**counters: int) -> Account:
     """A liability without limit, with these counters."""
@@ -129,8 +131,7 @@ def test_every_key_is_known_after_a_snapshot(together: bool) -> None:
 def test_an_entry_is_forgotten_when_its_window_is_over() -> None:
     """Remembered for ever, a worker's memory grows until it dies."""
     log = EntryLog(window_ms=10 * GENERATIONS)
-    legs = (PostedLeg("acme:w", "debit", 5, "CNY", 0, 5, 0, 0), PostedLeg("acme:x", "credit", 5, "CNY", 0, 0, 0, 5))
-    log.add({3: (ENTRY, 0, legs, "wallet")})
+    log.add({3: (ENTRY, 0, LEGS, "wallet")})
     log.forget(10 * GENERATIONS)
     assert log.find(3) == Moved(ENTRY, ("acme:w", "acme:x"), (5, -5), "wallet")
     log.forget(10 * (GENERATIONS + 1))
@@ -150,9 +151,8 @@ def test_many_keys_of_several_generations_are_all_remembered() -> None:
 def test_entries_that_are_read_back_are_those_that_were_kept() -> None:
     """A backup of a partition's memory: whoever points at one of them points at the same."""
     log = EntryLog(window_ms=10 * GENERATIONS)
-    legs = (PostedLeg("acme:w", "debit", 5, "CNY", 0, 5, 0, 0), PostedLeg("acme:x", "credit", 5, "CNY", 0, 0, 0, 5))
     for offset, kind in ((3, ENTRY), (9, HOLD), (12, ENTRY)):
-        log.add({offset: (kind, offset * 4, legs[: 1 + offset % 2], "wallet" if offset < 10 else "shop")})
+        log.add({offset: (kind, offset * 4, LEGS[: 1 + offset % 2], "wallet" if offset < 10 else "shop")})
     log.give_back(3, 2)
     log.lapse(9)
     again = EntryLog(window_ms=10 * GENERATIONS)
@@ -164,8 +164,7 @@ def test_entries_that_are_read_back_are_those_that_were_kept() -> None:
 def test_entries_of_two_generations_are_forgotten_one_after_the_other() -> None:
     """One that is forgotten with an older one can no longer be refunded."""
     log = EntryLog(window_ms=10 * GENERATIONS)
-    legs = (PostedLeg("acme:w", "debit", 5, "CNY", 0, 5, 0, 0), PostedLeg("acme:x", "credit", 5, "CNY", 0, 0, 0, 5))
-    log.add({3: (ENTRY, 9, legs, "wallet"), 4: (ENTRY, 10, legs, "wallet")})
+    log.add({3: (ENTRY, 9, LEGS, "wallet"), 4: (ENTRY, 10, LEGS, "wallet")})
     log.forget(10 * (GENERATIONS + 1))
     assert (log.find(3), log.find(4)) == (None, Moved(ENTRY, ("acme:w", "acme:x"), (5, -5), "wallet"))
 

@@ -349,7 +349,9 @@ def test_a_part_is_restarted_from_another_process_also_when_it_hangs(data, monke
     parts = Supervisor(data, changed)
     deaf = "signal.signal(signal.SIGTERM, signal.SIG_IGN)"
     names = ["good", "paused", "deaf"]
-    parts.wait_ready(parts.add([spec(data, name, deaf if name == "deaf" else "") for name in names]))
+    parts.wait_ready(
+        parts.add([spec(data, name, deaf if name == "deaf" else "", stop_timeout_s=0.5) for name in names])
+    )
     try:
         pids = {name: parts.child(name).pid for name in names}
         parts.kill("paused", signal.SIGSTOP)
