@@ -31,6 +31,7 @@ _NOT_THE_QUERY = frozenset({
 })  # fmt: skip
 _TOO_MUCH = frozenset({158, 159, 160, 241, 307, 396})  # rows, time, speed, memory, bytes, rows or bytes of a result
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_FENCE = re.compile(r"`run_(\d+)")
 # On a cluster an insert is done when a majority of the replicas of its shard has it, a query sees all of those, and a
 # change of a table is done when every replica has made it. So what was read back stays, whichever replica is lost.
 ON_A_CLUSTER: dict[str, Any] = {
@@ -144,7 +145,8 @@ class Database:
     `connect_s`: how long a connection may take.
 
     Every call raises PartUnavailableError when the server does not answer or cannot serve now, BadInputError for a
-    query that can never work, and FencedError when an insert met another sink's fence.
+    query that can never work, and FencedError when an insert met another sink's fence. A repair's fence is the first of
+    these: it is over when it is met, or soon.
     """
 
     def __init__(
@@ -269,7 +271,9 @@ class Database:
             return BadInputError(f"ClickHouse refuses the query: {text.partition('. In scope ')[0]}")
         if not self._reader and e.code in _REFUSES_WRITES:  # a reader is told that its query may not do that
             return PartUnavailableError("ClickHouse", self.config.address, text, code=_REFUSES_WRITES[e.code])
-        if e.code == VIOLATED_CONSTRAINT and "`run_" in text:
+        if e.code == VIOLATED_CONSTRAINT and (fence := _FENCE.search(text)):
+            if int(fence[1]) % 2 == 0:  # see `sinks.fence`: nobody has taken the sink's place
+                return PartUnavailableError("ClickHouse", self.config.address, "rows were repaired; taking over again")
             return FencedError(f"another ClickHouse sink has taken over the database {self.name}; this one ends")
         if e.code in _MISSING:
             return QueryFaultError(f"ClickHouse lacks a {_MISSING[e.code]} ({text}); run `./run setup` to migrate it")

@@ -28,7 +28,7 @@ def take_over(db: Database, tables: tuple[str, ...]) -> int:
 
     Raises FencedError when another sink takes over at the same time, PartUnavailableError.
     """
-    run = int.from_bytes(os.urandom(8), "big") >> 1 | 1
+    run = _run_of_a_sink()
     refuse_while_repaired(db)
     _refuse_while_full(db)
     for table in tables:
@@ -39,6 +39,11 @@ def take_over(db: Database, tables: tuple[str, ...]) -> int:
             raise FencedError(f"two ClickHouse sinks start at once on {db.name}; this one ends")
     _wait_for_inserts(db, tables)
     return run
+
+
+def _run_of_a_sink() -> int:
+    """63 random bits, odd: the runs of repairs are even."""
+    return int.from_bytes(os.urandom(8), "big") >> 1 | 1
 
 
 def refuse_while_repaired(db: Database) -> None:
@@ -61,9 +66,10 @@ def _refuse_while_full(db: Database) -> None:
 
 
 def take_over_for_repair(db: Database, tables: tuple[str, ...]) -> None:
-    """Locks the tables against sinks and fences the one that runs. Call `unlock` after it."""
+    """Locks the tables against sinks and fences the one that runs. Call `unlock` after it. That sink is not replaced: it
+    takes over again itself, which the number of a repair's run tells it."""
     db.run(f"CREATE TABLE IF NOT EXISTS {db.name}.{REPAIR_LOCK} (since DateTime) ENGINE = Memory")
-    run = int.from_bytes(os.urandom(8), "big") >> 1 | 1
+    run = _run_of_a_sink() + 1
     for table in tables:
         _hold(db, table, run)
     _wait_for_inserts(db, tables)

@@ -91,12 +91,24 @@ def test_everything_that_is_wrong_in_clickhouse_is_built_anew(world: TieOutWorld
     whole(world)
     assert not ClickHouseRepair(machine).run(), "a second one has nothing to do"
     world.grow(50)
-    with pytest.raises(FencedError):
+    with pytest.raises(PartUnavailableError, match="taking over again"):
         world.fill_clickhouse()
-    world.ledger_sink = LedgerSink(world.clickhouse, JOURNAL, local_codec())
-    world.fill()
+    world.fill()  # the same sink, which takes over again
     whole(world)
     machine.close()
+
+
+def test_a_sink_that_a_repair_locked_out_ends_when_another_one_has_its_place(world: TieOutWorld) -> None:
+    machine = world.machine(NEVER)
+    said(machine, 3)
+    ClickHouseRepair(machine).run(every=True)
+    machine.close()
+    successor = LedgerSink(world.clickhouse, JOURNAL, local_codec())
+    successor.take_over()
+    world.grow(50)
+    with pytest.raises(FencedError):
+        world.fill_clickhouse()
+    successor.close()
 
 
 class Child:

@@ -334,7 +334,8 @@ def assert_the_logs_are_what_they_were(d: Drill, found: manifests.Manifest) -> N
 
 def assert_nothing_is_lost_or_doubled(d: Drill, found: manifests.Manifest) -> None:
     """Every command that was ever sent has exactly one outcome that is not a repeat; before the cut it is the old one."""
-    before, now = d.decoded(d.journal), d.decoded(d.read("journal"))
+    journal = d.read("journal")  # once: how the partitions are interleaved differs from one reading to the next
+    before, now = d.decoded(d.journal), d.decoded(journal)
     # A step between partitions is named after the offset that caused it: one that was lost is taken again under another.
     key = [
         (r.partition, record.command_id)
@@ -342,11 +343,11 @@ def assert_nothing_is_lost_or_doubled(d: Drill, found: manifests.Manifest) -> No
         if record.binds_key and record.command not in ("Crossing", "Tick")
     ]
     firsts = Counter(
-        (r.partition, record.command_id) for r, record in zip(d.read("journal"), now, strict=True) if record.binds_key
+        (r.partition, record.command_id) for r, record in zip(journal, now, strict=True) if record.binds_key
     )
     assert not [(k, firsts[k]) for k in key if firsts[k] != 1], "each key is bound once"
     old = by_partition(d.journal)
-    new = by_partition(d.read("journal"))
+    new = by_partition(journal)
     for p, cut in found.cuts.items():
         assert [r.value for r in new[p][: cut.sequence]] == [r.value for r in old[p][: cut.sequence]]
     repeated = sum(record.outcome == "repeated" for record in now)
