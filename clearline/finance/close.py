@@ -37,7 +37,7 @@ Ask = Callable[[Command], Sequence[Outcome]]  # gives a command to every partiti
 Progress = Callable[[str, int, int], None]  # what is waited for, records that are in, records in all
 
 EPOCH = date(1970, 1, 1)
-STALL_S = 30.0
+STALL_S = 60.0
 _LOOK_AGAIN_S = 0.05
 
 
