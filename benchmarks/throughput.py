@@ -147,7 +147,7 @@ def report_rebuild(report: Report, part: str, world: World) -> None:
         "bootstrap": at.kafka_bootstrap,
         "registry_url": at.registry_url,
         "world": world.name,
-        "window_ms": world.settings.settlement.idempotency_days * 86_400_000,
+        "window_ms": world.settings.settlement.keys_window_ms,
     }
     with Helper("rebuild", job) as helper:
         f = helper.hear(300)

@@ -173,6 +173,11 @@ class SettlementSettings(_Section):
     message_bytes_max: int = Field(default=262_144, ge=1024, le=1_000_000)
     tick_ms: int = Field(default=1000, ge=50, le=3_600_000)
 
+    @property
+    def keys_window_ms(self) -> int:
+        """For how long a key is remembered at least, in milliseconds of event time."""
+        return self.idempotency_days * 86_400_000
+
 
 class PortSettings(_Section):
     """Ports of the embedded parts; 0 takes a free one, which the data folder keeps for later starts."""

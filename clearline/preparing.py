@@ -17,7 +17,7 @@ from clearline.connection import clickhouse_config, kafka_config, registry_of
 from schemas.errors import BadInputError
 from sinks import migrate, users
 from streams import access
-from streams.topics import Topics, check_topics, create_topics
+from streams.topics import Topics, check_topics, create_topics, refuse_lost
 
 OF_ROLE = "KAFKA_PASSWORD_"  # begins a variable: KAFKA_PASSWORD_SINK_REDIS is the password of sink-redis
 TRIAL = "only-for-trying-out"  # how the secrets of .env.example begin
@@ -46,7 +46,8 @@ def prepare(settings: Settings, environment: Mapping[str, str], parts: Sequence[
     """Does what is missing; returns it. `settings` hold all addresses; `environment`: KAFKA_PASSWORD_<ROLE>.
 
     Raises BadInputError: an unknown part, a secret that is for trying out in a world that is not, a topic with another
-    number of partitions, a schema that the registry refuses, a migration that was changed; PartUnavailableError.
+    number of partitions or one that was lost, a schema that the registry refuses, a migration that was changed;
+    PartUnavailableError.
     """
     refuse_trial_secrets(settings, environment)
     return _each(settings, environment, parts, dry=False)
@@ -64,9 +65,13 @@ def _each(settings: Settings, environment: Mapping[str, str], parts: Sequence[st
 def _topics(settings: Settings, _environment: Mapping[str, str], dry: bool) -> list[str]:
     kafka, topics, copies = kafka_config(settings), Topics(settings.world), settings.kafka.replication
     missing = check_topics(kafka, topics, settings.partitions)
+    refuse_lost(kafka, topics, missing)
     if not dry:
         create_topics(kafka, topics, settings.partitions, replication=copies)
-    return [f"topic {name}: {settings.partitions} partitions, {copies} of each" for name in missing]
+    # Where the others are there and this version does not bring it, somebody has deleted it.
+    lost = "; the world's others are there: if it was, too, what it held is lost (docs/OPERATING.md, topic missing)"
+    why = lost if 0 < len(missing) < len(topics.settings()) else ""
+    return [f"topic {name}: {settings.partitions} partitions, {copies} of each{why}" for name in missing]
 
 
 def _access(settings: Settings, environment: Mapping[str, str], dry: bool) -> list[str]:

@@ -35,7 +35,6 @@ _ACKNOWLEDGE_S = 5.0  # one try
 _FIRST_RETRY_S, _RETRY_S_MAX = 0.1, 5.0
 _LOOK_AGAIN_S = 0.05
 CHUNK = 250  # of publish_many at a time: what it makes of them stays in the processor's cache, and no GC runs
-_DAY_MS = 86_400_000
 _SLOTS = 1_000_000
 
 
@@ -313,8 +312,7 @@ class Engine:
     def _foreseen(self, command: Command) -> Outcome:
         from clearline.foresight import Foresight  # it brings the whole ledger with it
 
-        window_ms = self._settings.settlement.idempotency_days * _DAY_MS
-        found = Foresight(self._connected(), window_ms).outcome(command)
+        found = Foresight(self._connected(), self._settings.settlement.keys_window_ms).outcome(command)
         return Outcome(
             found.outcome, command.partner_id, command.idempotency_key, found.reason, found.detail, found.partition,
             found.offset, found.sequence, _time(found.booked_at), found.outcome == "repeated",

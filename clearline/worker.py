@@ -16,7 +16,6 @@ from clearline.metrics import metrics_address
 from schemas.errors import BadInputError, PartUnavailableError
 from streams.core import HostOptions
 from streams.host import build_app
-from streams.topics import DAY_MS
 from streams.worker import run_worker
 
 SLOT_VARIABLE = "CLEARLINE_SLOT"
@@ -32,7 +31,7 @@ def host_options(settings: Settings, slot: int) -> HostOptions:
         slot=slot, partitions=settings.partitions, gather_ms=s.gather_ms, batch_records_max=s.batch_records_max,
         producers=s.producers, session_timeout_ms=s.session_timeout_ms,
         transaction_timeout_ms=s.transaction_timeout_ms, watchdog_s=s.watchdog_s,
-        keys_window_ms=s.idempotency_days * DAY_MS, message_bytes_max=s.message_bytes_max,
+        keys_window_ms=s.keys_window_ms, message_bytes_max=s.message_bytes_max,
         tick_ms=s.tick_ms,
     )  # fmt: skip
 

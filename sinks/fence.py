@@ -66,8 +66,8 @@ def _refuse_while_full(db: Database) -> None:
 
 
 def take_over_for_repair(db: Database, tables: tuple[str, ...]) -> None:
-    """Locks the tables against sinks and fences the one that runs. Call `unlock` after it. That sink is not replaced: it
-    takes over again itself, which the number of a repair's run tells it."""
+    """Locks the tables against sinks and fences the one that runs. Call `unlock` after it. That sink does not end: the
+    number of the run tells it that it was a repair, and it takes over again itself."""
     db.run(f"CREATE TABLE IF NOT EXISTS {db.name}.{REPAIR_LOCK} (since DateTime) ENGINE = Memory")
     run = _run_of_a_sink() + 1
     for table in tables:

@@ -19,6 +19,7 @@ Every topic but `replies` has the same number of partitions, and an outcome stan
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from confluent_kafka import KafkaError, KafkaException
@@ -26,6 +27,7 @@ from confluent_kafka.admin import NewTopic  # type: ignore[attr-defined]
 
 from schemas.errors import BadInputError, PartUnavailableError
 from streams.clients import KafkaConfig, admin_client, cluster
+from streams.reader import spans_uncommitted
 
 DAY_MS = 86_400_000
 # A step between partitions has a transaction's own fields (at most 1,000,000 bytes) and up to 1,000 legs of 670 bytes.
@@ -35,6 +37,10 @@ DEAD_BYTES_MAX = 2 * MESSAGE_BYTES_MAX  # original bytes plus headers; a journal
 
 class TopicMismatchError(BadInputError):
     """A topic exists with another number of partitions than the settings say."""
+
+
+class TopicLostError(BadInputError):
+    """A topic that the ledger cannot be without is missing, and the ledger is there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +94,11 @@ class Topics:
         """Consumer group of the settlement workers."""
         return f"{self.world}.settlement"
 
+    @property
+    def truth(self) -> tuple[str, ...]:
+        """What nothing else can bring back: the ledger, and who may call it."""
+        return self.submitted, self.journal, self.state, self.access, self.seals
+
     def settings(self) -> dict[str, dict[str, str]]:
         """Topic settings by name."""
         forever = {"retention.ms": "-1", "retention.bytes": "-1"}
@@ -133,6 +144,18 @@ def check_topics(kafka: KafkaConfig, topics: Topics, partitions: int) -> list[st
                 f"re-partitioned; set CLEARLINE_PARTITIONS={have[name]}"
             )
     return [name for name in topics.settings() if name not in have]
+
+
+def refuse_lost(kafka: KafkaConfig, topics: Topics, missing: Sequence[str]) -> None:
+    """Nobody may make a topic of the truth anew, and empty, where another one holds records: an empty log would pass
+    for what happened. `missing`: what is about to be made. Raises TopicLostError, PartUnavailableError."""
+    lost = [name for name in topics.truth if name in missing]
+    for name in (n for n in topics.truth if lost and n not in missing):
+        if any(end for _, end in spans_uncommitted(kafka, name).values()):
+            raise TopicLostError(
+                f"topic {lost[0]} is missing while {name} holds records: it was lost, and is not made anew empty. Stop "
+                "all roles and restore a backup (docs/production.md#restore)"
+            )
 
 
 def create_topics(kafka: KafkaConfig, topics: Topics, partitions: int, *, replication: int = 1) -> list[str]:

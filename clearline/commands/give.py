@@ -68,10 +68,9 @@ def _foresee(command: Command, as_json: bool) -> None:
     from clearline.connection import connect
     from clearline.control import RejectedError
     from clearline.foresight import Foresight
-    from streams.topics import DAY_MS
 
     settings = live_settings()
-    foresight = Foresight(connect(settings), settings.settlement.idempotency_days * DAY_MS)
+    foresight = Foresight(connect(settings), settings.settlement.keys_window_ms)
     outcome = foresight.outcome(command)
     if outcome.outcome == "rejected":
         raise RejectedError(f"{type(command).__name__} {command.idempotency_key}, which was not given,", outcome)

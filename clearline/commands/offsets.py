@@ -68,10 +68,9 @@ def repair(
 
 def _system(settings: Settings) -> tuple[KafkaConfig, Topics, Codec, int]:
     from clearline.connection import connect
-    from streams.topics import DAY_MS
 
     link = connect(settings)
-    return link.kafka, link.topics, link.codec, settings.settlement.idempotency_days * DAY_MS
+    return link.kafka, link.topics, link.codec, settings.settlement.keys_window_ms
 
 
 def _answer(found: list[Standing], as_json: bool, said: str) -> None:

@@ -325,7 +325,7 @@ def _foreseen(system: Connection) -> Callable[[PublishProduct], str]:
     from clearline.control import RejectedError
     from clearline.foresight import Foresight
 
-    outcome_of = Foresight(system, load_settings().settlement.idempotency_days * 86_400_000).outcome
+    outcome_of = Foresight(system, load_settings().settlement.keys_window_ms).outcome
 
     def decide(command: PublishProduct) -> str:
         found: Outcome = outcome_of(command)

@@ -103,9 +103,8 @@ def publish(
 def _foresee(system: Connection) -> Callable[[Command], Outcome]:
     from clearline.config import load_settings
     from clearline.foresight import Foresight
-    from streams.topics import DAY_MS
 
-    return Foresight(system, load_settings().settlement.idempotency_days * DAY_MS).outcome
+    return Foresight(system, load_settings().settlement.keys_window_ms).outcome
 
 
 def _readable(report: Report, dry: str) -> list[RenderableType]:

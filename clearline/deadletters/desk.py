@@ -52,7 +52,7 @@ class Desk:
     def of(cls, settings: Settings) -> Desk:
         """The desk of a running world, whose settings hold all addresses (`clearline.stack.resolved_settings`)."""
         system = connect(settings)
-        memory_ms = settings.settlement.idempotency_days * DAY_MS
+        memory_ms = settings.settlement.keys_window_ms
         try:
             answered: Answered = AnsweredBefore(system, clickhouse_config(settings), memory_ms)
         except PartUnavailableError:

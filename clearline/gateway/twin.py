@@ -127,7 +127,7 @@ class LedgerTwin:
         self.journal: list[JournalRecord] = []  # of all partitions, in the order in which they were written
         self.published = 0  # records that callers wrote into the logs
         self.calls = Calls()
-        window_ms = settings.settlement.idempotency_days * DAY_MS
+        window_ms = settings.settlement.keys_window_ms
         self._sides = [_Side(PartitionBase(window_ms), KeyIndex(window_ms)) for _ in range(partitions)]
         outlets = Outlets(
             "submitted", "journal", "state", "dead", "replies", partitions, reply_partitions=1,

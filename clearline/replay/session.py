@@ -21,7 +21,7 @@ from clearline.replay.shadow import Ground
 from streams.clients import KafkaConfig
 from streams.reader import offsets_at
 from streams.registry import learn_schemas
-from streams.topics import DAY_MS, MESSAGE_BYTES_MAX, Topics, topic_ids
+from streams.topics import MESSAGE_BYTES_MAX, Topics, topic_ids
 
 Tell = Callable[[Run], bool]
 
@@ -100,7 +100,7 @@ def open_session(settings: Settings) -> Session:
         learn_schemas(system.codec, registry, schema_ids, refused)
         return refused
 
-    window_ms = settings.settlement.idempotency_days * DAY_MS
+    window_ms = settings.settlement.keys_window_ms
     # What was too large died of the limit of its time, as its dead letter says; today's says nothing of it.
     ground = Ground(system.codec, learn, settings.partitions, window_ms, MESSAGE_BYTES_MAX)
     log = LiveLog(kafka, system.topics, settings.partitions)

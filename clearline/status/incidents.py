@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from clearline.status.causes import DOWN, PART_OF, with_causes_only
+from streams.topics import Topics
 
 if TYPE_CHECKING:
     from clearline.status.model import Disk, Part, Role, Status
@@ -39,8 +40,6 @@ _MOVED = "they are written together"  # as streams/recovery.py says of a group's
 ENDED_MAX = 160
 
 _NAMES = {"kafka": "Kafka", "registry": "The schema registry", "clickhouse": "ClickHouse", "redis": "Redis"}
-# Topics that nothing else can be made of again: whoever makes them anew, empty, has another ledger.
-_TRUTH = ("transactions.submitted", "journal", "ledger.state", "access", "seals")
 _ROLES_COMPOSED = "worker-0 worker-1 sink-clickhouse sink-redis sealer tieout gateway-0 webhooks-0"
 _PREPARE = ("clearline prepare --dry-run", "clearline prepare")
 _WRITABLE = "clearline sql \"SELECT name, value FROM system.settings WHERE name = 'readonly'\""
@@ -265,7 +264,7 @@ def _topics(status: Status) -> Iterator[Incident]:
 
 def _topic_commands(name: str, status: Status) -> tuple[str, ...]:
     """What is only kept in the topic comes back from a backup; everything else is made anew, empty."""
-    if name.removeprefix(f"{status.world}.") in _TRUTH:
+    if name in Topics(status.world).truth:
         stop = ("clearline down",) if status.embedded else (f"docker-compose stop {_ROLES_COMPOSED}",)
         return (*stop, "clearline backup restore DIR --dry-run")
     return _PREPARE

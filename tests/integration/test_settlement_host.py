@@ -12,7 +12,9 @@ import pytest
 from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
+from clearline.bootstrap import prepare_world
 from clearline.lag import unsettled
+from clearline.preparing import plan, prepare
 from schemas.errors import InvariantError, PartUnavailableError
 from schemas.identity import partition_of
 from schemas.records import (
@@ -28,7 +30,14 @@ from streams.clients import KafkaConfig
 from streams.publisher import CommandPublisher
 from streams.reader import committed_offsets, end_offsets, read_to_end
 from streams.recovery import recover
-from streams.topics import TopicMismatchError, Topics, check_topics, create_topics, partition_counts
+from streams.topics import (
+    TopicLostError,
+    TopicMismatchError,
+    Topics,
+    check_topics,
+    create_topics,
+    partition_counts,
+)
 from tests.integration.conftest import World
 from tests.sink_servers import wait_for
 from tests.unit.test_metrics import samples
@@ -253,12 +262,29 @@ def test_a_worker_refuses_a_journal_that_was_lost_and_made_anew(world: World) ->
     world.start()
     world.outcomes(OPENED)
     world.kill()
-    admin = AdminClient(world.kafka.base())  # kept until the answer is there
-    admin.delete_topics([world.topics.journal])[world.topics.journal].result(30)
-    wait_for("the topic to be gone", lambda: world.topics.journal not in partition_counts(world.kafka))
+    delete(world, world.topics.journal)
+    for prepares in (lambda: prepare_world(world.settings), lambda: prepare(world.settings, {}, ("topics",))):
+        with pytest.raises(TopicLostError, match=rf"{world.topics.journal} is missing while .* holds records"):
+            prepares()
+    assert world.topics.journal not in partition_counts(world.kafka)
     create_topics(world.kafka, world.topics, world.settings.partitions)
     with pytest.raises(InvariantError, match="made anew"):
         _recovered(world)
+
+
+def delete(world: World, topic: str) -> None:
+    admin = AdminClient(world.kafka.base())  # kept until the answer is there
+    admin.delete_topics([topic])[topic].result(30)
+    wait_for("the topic to be gone", lambda: topic not in partition_counts(world.kafka))
+
+
+def test_a_topic_beside_the_ledger_is_made_anew_and_it_is_told_what_that_means(world: World) -> None:
+    delete(world, world.topics.triage)
+    told = plan(world.settings, {}, ("topics",))
+    assert prepare(world.settings, {}, ("topics",)) == told
+    assert [s.what.partition(":")[0] for s in told] == [f"topic {world.topics.triage}"]
+    assert "what it held is lost" in told[0].what
+    assert prepare(world.settings, {}, ("topics",)) == []
 
 
 def test_topics_with_another_number_of_partitions_are_named(world: World) -> None:

@@ -24,7 +24,6 @@ from schemas.errors import BadInputError
 from sinks.clickhouse import ClickHouseConfig
 from streams.registry import Registry
 from streams.state_rows import StateRows
-from streams.topics import DAY_MS
 
 log = structlog.get_logger()
 
@@ -42,7 +41,7 @@ class LiveWorks:
     ) -> None:  # fmt: skip
         self._rows = rows
         self._system, self._registry, self._house, self._now_ms = system, registry, house, now_ms
-        self._memory_ms = settings.settlement.idempotency_days * DAY_MS
+        self._memory_ms = settings.settlement.keys_window_ms
         self._desk = self._new_desk()
         self._under_way: dict[str, tuple[Work, threading.Thread]] = {}
         self._failed: dict[str, LetterTask] = {}
