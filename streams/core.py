@@ -14,7 +14,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -72,8 +72,9 @@ class Flow:
     """What the cores of a worker did so far, for status and benchmarks. Seconds and counts.
 
     `latency`: from the broker's time of a command to its commit; `skew_ms`: when a message was taken by this machine's
-    clock less when it was appended by the broker's, so never less than the clocks differ; `taken_ms`: the broker's time
-    of the oldest message of each Kafka transaction under way.
+    clock less when it was appended by the broker's, of messages that were not there yet when the ends of the partitions
+    were last asked for (`ends`), so a little more than the clocks differ; `taken_ms`: the broker's time of the oldest
+    message of each Kafka transaction under way.
     """
 
     cores: int = 0
@@ -86,6 +87,7 @@ class Flow:
     last_commit_at: float = 0.0
     latency: Times = field(default_factory=Times)
     skew_ms: Least = field(default_factory=Least)
+    ends: Callable[[], Mapping[int, int]] = dict
     taken_ms: deque[int] = field(default_factory=deque)
 
 
@@ -377,7 +379,9 @@ class TransactionalCore:
             by_partition.setdefault(m.partition(), []).append(m)
         parts = {}
         self.flow.taken_ms.append(min(ms[0].timestamp()[1] for ms in by_partition.values()))
-        self.flow.skew_ms.see(time.time() * 1000 - max(ms[-1].timestamp()[1] for ms in by_partition.values()))
+        ends = self.flow.ends()
+        if new := [ms[-1].timestamp()[1] for p, ms in by_partition.items() if p in ends and ms[-1].offset() >= ends[p]]:
+            self.flow.skew_ms.see(time.time() * 1000 - max(new))
         for p, ms in by_partition.items():
             ledger = self.ledgers[p]
             below = under.batch.parts.get(p) if under is not None else None

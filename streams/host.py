@@ -125,7 +125,8 @@ class SettlementService(mode.Service):
         except BadInputError as e:
             log.critical("wrong settings, this worker ends", error=str(e))
             _exit(EXIT_SETTINGS)
-        self._watch = EndsWatch(self.kafka, self.topics.submitted, self._partitions)
+        watch = self._watch = EndsWatch(self.kafka, self.topics.submitted, self._partitions)
+        self.flow.ends = lambda: {} if watch.why else watch.ends
         loop = asyncio.get_running_loop()
         self._thread = threading.Thread(target=self._main, args=(loop,), name="core", daemon=True)
         self._thread.start()

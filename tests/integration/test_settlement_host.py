@@ -228,6 +228,28 @@ def test_a_worker_refuses_offsets_ahead_of_the_state(world: World) -> None:
     assert f"clearline_partition_next_offset{{{wrong}}}" not in told
 
 
+def test_what_waited_in_the_log_tells_nothing_of_the_clock(world: World) -> None:
+    """A worker that comes back to old commands is not told to have a fast clock."""
+    open_all(world)
+    time.sleep(1.5)
+    ready = world.folder / "ready.json"
+    world.start(CLEARLINE_READY_FILE=str(ready))
+    world.outcomes(OPENED)
+
+    def figures(count: int) -> Any:
+        found = json.loads(ready.read_text()) if ready.exists() else {}
+        return found if found.get("commands", 0) >= count and len(found["end_offset"]) == 4 else {}
+
+    assert wait_for("the figures of the old ones", lambda: figures(OPENED))["clock_skew_ms"] is None
+
+    def seen() -> bool:
+        publish(world, transfer("acme", str(time.time_ns())))
+        found = json.loads(ready.read_text())["clock_skew_ms"]
+        return found is not None and abs(found) < 1_500
+
+    wait_for("a command that came while it was at the end", seen)
+
+
 def test_offsets_behind_the_state_do_not_settle_anything_again(world: World) -> None:
     """Kafka can forget a group's offsets, or answer with old ones after a crash; the state knows better."""
     open_all(world)
