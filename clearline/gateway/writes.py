@@ -29,6 +29,7 @@ from schemas.records import COMMANDS, Command, Transaction
 
 STALE_S = 2.0  # a call without an outcome for so long is asked for again by the next try under its key
 CONTEST_S = 5  # two payloads under one key at once: for so long the ledger's word is waited for
+LOOK_UP_S = 5.0  # for so long a first outcome is looked for in the journal, whoever wants to wait less
 POLL_S = 0.05  # how often the journal is looked at for another gateway's transaction between partitions
 _JSON_OVERHEAD = 4_096  # a command's record is never this much longer than its JSON
 
@@ -277,7 +278,7 @@ async def _first(parts: Parts, t: _Try, place: Place, deadline: float) -> Writte
         return Written(kept.document, kept.detail, True)
     loop = asyncio.get_running_loop()
     while True:
-        found = await parts.finder.at(*place)
+        found = await _looked_up(parts, place, max(deadline - loop.time(), LOOK_UP_S))
         written = _replay(parts, found) if found is not None else None
         if written is not None:
             return written
@@ -292,6 +293,15 @@ async def _first(parts: Parts, t: _Try, place: Place, deadline: float) -> Writte
                 return Written(kept.document, kept.detail, True)
         else:
             await asyncio.sleep(min(left, POLL_S))
+
+
+async def _looked_up(parts: Parts, place: Place, seconds: float) -> Found | None:
+    """What the journal has of the command at this place; None as well when it was not found in this time. A search that
+    takes longer goes on in its thread, and nobody hears of it."""
+    search = asyncio.ensure_future(parts.finder.at(*place))
+    search.add_done_callback(lambda done: done.cancelled() or done.exception())  # it may be nobody's when it fails
+    done, _ = await asyncio.wait((search,), timeout=seconds)
+    return search.result() if done else None
 
 
 def _replay(parts: Parts, found: Found) -> Written | None:

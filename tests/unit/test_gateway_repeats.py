@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Sequence
 import httpx
 import pytest
 
+from clearline.gateway import writes
 from clearline.gateway.outcomes import UnderWay
 from clearline.gateway.writes import STALE_S
 from schemas.errors import PartUnavailableError
@@ -412,6 +413,29 @@ async def test_who_joined_a_call_that_was_a_repeat_has_its_answer():
             else:
                 assert {a.json()["code"] for a in answers} == {"idempotency_conflict"}
     assert gate.records("k") == ["settled", "repeated", "rejected"]
+
+
+@in_loop
+async def test_a_search_of_the_journal_that_hangs_keeps_nobody_for_longer_than_he_waits(monkeypatch):
+    gate = Gate()
+    async with gate.client() as client:
+        first = await settled(client.post("/v1/transactions", json=pay(), headers=keyed("k")))
+        gate.other_gateway()
+        gate.parts.gate.outcomes.clear()  # type: ignore[attr-defined]
+        monkeypatch.setattr(writes, "LOOK_UP_S", 0.05)
+        look, goes_on = gate.ledger.at, asyncio.Event()
+
+        async def hangs(partition, offset):
+            await goes_on.wait()
+            return await look(partition, offset)
+
+        monkeypatch.setattr(gate.ledger, "at", hangs)
+        again = await client.post("/v1/transactions", json=pay(), headers=keyed("k", 1))
+        assert again.status_code == 202
+        assert again.headers[REPLAYED] == "true"
+        assert again.json()["position"] == first.json()["position"] | {"sequence": None}
+        goes_on.set()
+        assert (await client.post("/v1/transactions", json=pay(), headers=keyed("k"))).content == first.content
 
 
 @in_loop
