@@ -8,7 +8,7 @@ principals begin with their world, so nobody of the sandbox can name a topic of 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -213,11 +213,12 @@ def table(topics: Topics, principals: Mapping[str, Iterable[str]] = NAMED_BY_ROL
 class AccessPlan:
     """What the brokers have against what the table says. `missing` is to be made, `surplus` to be taken away: grants of
     the world's principals that the table does not have; `foreign` are others' on the world's topics, groups and
-    transactional ids, which are shown and left alone."""
+    transactional ids, which are shown and left alone; `blocked` is what `block` made, and stands until it is lifted."""
 
     missing: tuple[Grant, ...]
     surplus: tuple[Grant, ...]
     foreign: tuple[Grant, ...]
+    blocked: tuple[Grant, ...] = ()
 
     @property
     def equal(self) -> bool:
@@ -243,16 +244,71 @@ def apply(kafka: KafkaConfig, topics: Topics, principals: Mapping[str, Iterable[
         _each(kafka, admin.create_acls([_binding(g) for g in todo.missing], request_timeout=_ANSWER_S))
     if todo.surplus:
         _each(kafka, admin.delete_acls([_filter(g) for g in todo.surplus], request_timeout=_ANSWER_S))
+
+    def left(found: set[Grant]) -> int:
+        now = _compare(topics, wanted, found)
+        return len(now.missing) + len(now.surplus)
+
+    _until_seen(kafka, admin, left)
+    return todo
+
+
+def _until_seen(kafka: KafkaConfig, admin: AdminClient, left: Callable[[set[Grant]], int]) -> None:
+    """Waits until a broker has what was changed: the controllers have it, the brokers hear of it in a moment. `left`:
+    how many changes are not in these rules."""
     deadline = time.monotonic() + _ANSWER_S
-    while (left := _compare(topics, wanted, _found(kafka, admin))).missing or left.surplus:
-        # The controllers have it; the brokers hear of it in a moment.
+    while count := left(_found(kafka, admin)):
         if time.monotonic() > deadline:
-            hint = (
-                f"{len(left.missing) + len(left.surplus)} rules were changed and are not seen after {_ANSWER_S:.0f} s"
-            )
+            hint = f"{count} rules were changed and are not seen after {_ANSWER_S:.0f} s"
             raise PartUnavailableError("Kafka", kafka.bootstrap, hint)
         time.sleep(0.05)
-    return todo
+
+
+def block(
+    kafka: KafkaConfig, topics: Topics, who: str, principals: Mapping[str, Iterable[str]] = NAMED_BY_ROLE, *,
+    lift: bool = False, dry: bool = False,
+) -> bool:  # fmt: skip
+    """Takes from a principal the right to give commands, whatever allows it, or (`lift`) ends that; whether there was
+    anything to change (`dry`: would be). A denial, because brokers ask those first, and `apply` leaves it.
+
+    Raises BadInputError for a worker, and for who may not write the topic anyway; PartUnavailableError.
+    """
+    admin = admin_client(kafka)
+    found, grant = _found(kafka, admin), _denial(topics, f"User:{who}")
+    if not lift:
+        _refuse_to_block(topics, who, principals, found)
+    if (grant in found) is not lift or dry:
+        return (grant in found) is lift
+    changed: Mapping[Any, Future[Any]] = (
+        admin.delete_acls([_filter(grant)], request_timeout=_ANSWER_S)
+        if lift
+        else admin.create_acls([_binding(grant)], request_timeout=_ANSWER_S)
+    )
+    _each(kafka, changed)
+    _until_seen(kafka, admin, lambda now: int((grant in now) is lift))
+    return True
+
+
+def _denial(topics: Topics, principal: str) -> Grant:
+    return Grant(principal, Rule("topic", topics.submitted, "literal", "write"), "deny")
+
+
+def _refuse_to_block(topics: Topics, who: str, principals: Mapping[str, Iterable[str]], found: Iterable[Grant]) -> None:
+    if who in principals.get("worker", (user_of(topics.world, "worker"),)):
+        raise BadInputError(f"{who} settles: nobody's money would move. Stop the workers, or freeze the world")
+    allowed = {
+        g.principal.removeprefix("User:")
+        for g in found
+        if g.permission == "allow" and _lets_write(g.rule, topics.submitted)
+    }  # fmt: skip
+    if not allowed & {who, "*"}:
+        names = ", ".join(sorted(allowed)) or "nobody"
+        raise BadInputError(f"{who} may not write {topics.submitted} anyway; those who may: {names}")
+
+
+def _lets_write(rule: Rule, topic: str) -> bool:
+    named = rule.name in (topic, "*") or (rule.pattern == "prefixed" and topic.startswith(rule.name))
+    return named and rule.resource == "topic" and rule.operation in ("write", "all")
 
 
 def set_users(kafka: KafkaConfig, passwords: Mapping[str, str]) -> list[str]:
@@ -296,9 +352,13 @@ def _may_look(kafka: KafkaConfig, admin: AdminClient) -> None:
 
 def _compare(topics: Topics, wanted: set[Grant], found: set[Grant]) -> AccessPlan:
     ours = {g.principal for g in wanted}
-    own = {g for g in found if g.principal in ours or g.principal.startswith(f"User:{topics.world}.")}
-    foreign = {g for g in found - own if _touches(topics.world, g.rule)}
-    return AccessPlan(tuple(sorted(wanted - found)), tuple(sorted(own - wanted)), tuple(sorted(foreign)))
+    blocked = {g for g in found if g == _denial(topics, g.principal)}
+    others = found - blocked
+    own = {g for g in others if g.principal in ours or g.principal.startswith(f"User:{topics.world}.")}
+    foreign = {g for g in others - own if _touches(topics.world, g.rule)}
+    return AccessPlan(
+        tuple(sorted(wanted - found)), tuple(sorted(own - wanted)), tuple(sorted(foreign)), tuple(sorted(blocked))
+    )
 
 
 def _touches(world: str, rule: Rule) -> bool:

@@ -9,6 +9,7 @@ import typer
 
 from clearline import screen
 from clearline.commands.common import example, looks_only
+from clearline.commands.give import ByOption, WhyOption, asked_by
 
 if TYPE_CHECKING:
     from clearline.config import Settings
@@ -24,6 +25,8 @@ def register(app: typer.Typer) -> None:
     group.command("show", **example("clearline access show --role worker"))(show)
     group.command("plan", **example("clearline access plan --json"))(plan)
     group.command("apply", **example("clearline access apply --passwords /run/secrets"))(apply)
+    group.command("block", **example('clearline access block live.shop --note "incident 12"'))(block)
+    group.command("unblock", **example('clearline access unblock live.shop --note "incident 12 is over"'))(unblock)
 
 
 def show(
@@ -89,6 +92,54 @@ def apply(
     _answer(settings, done, as_json, "was", users=given)
 
 
+WhoArgument = Annotated[str, typer.Argument(metavar="PRINCIPAL", help="As the brokers know it, such as live.shop.")]
+BlockDryRun = Annotated[bool, looks_only("Say whether it would change anything")]
+
+
+def block(
+    who: WhoArgument, note: WhyOption, by: ByOption = "", dry_run: BlockDryRun = False, as_json: screen.JsonFlag = False
+) -> None:
+    """Take from a principal the right to give commands, at once and until `unblock`, whatever the table allows it.
+
+    Recorded in the journal with who and why. Nothing that it gave before is taken back. Needs a super user of the
+    brokers, as `plan` does."""
+    _block(who, asked_by(by), note, lift=False, dry=dry_run, as_json=as_json)
+
+
+def unblock(
+    who: WhoArgument, note: WhyOption, by: ByOption = "", dry_run: BlockDryRun = False, as_json: screen.JsonFlag = False
+) -> None:
+    """End what `block` began: the principal may again what the table says."""
+    _block(who, asked_by(by), note, lift=True, dry=dry_run, as_json=as_json)
+
+
+def _block(who: str, by: str, note: str, *, lift: bool, dry: bool, as_json: bool) -> None:
+    from clearline.acts import record_act
+    from clearline.connection import connect, kafka_config
+    from schemas.errors import PartUnavailableError
+    from streams import access
+    from streams.topics import Topics
+
+    settings = _settings()
+    topics = Topics(settings.world)
+    changed = access.block(kafka_config(settings), topics, who, settings.kafka.principals, lift=lift, dry=dry)
+    state = "not blocked" if lift else "blocked"
+    document = {
+        "principal": who, "blocked": not lift, "changed": changed, "dry_run": dry, "requested_by": by, "note": note,
+    }  # fmt: skip
+    if dry:
+        screen.answer(document, as_json, [f"{who} {'would be' if changed else 'is'} {state}"])
+        return
+    try:
+        act = f"access.{'unblock' if lift else 'block'}"
+        outcome = record_act(connect(settings), act=act, subject_id=who, digest="", requested_by=by, note=note)
+    except PartUnavailableError as e:
+        hint = f"{e}. {who} is {state}, but who did it and why stands nowhere yet: give the same command again"
+        raise PartUnavailableError("Settlement", topics.submitted, hint) from e
+    where = f"recorded in partition {outcome.partition}, record {outcome.sequence}"
+    screen.answer(document | {"outcome": outcome.to_dict()}, as_json, [f"{who} is {state} ({where})"])
+
+
 def _settings() -> Settings:
     """With an address of Kafka in the settings nothing else need run."""
     from clearline.commands.common import live_settings
@@ -102,8 +153,10 @@ def _answer(settings: Settings, p: AccessPlan, as_json: bool, tense: str, **more
     lines = [f"{user} has its password" for user in more.get("users", ())]
     lines += [f"{tense} added:   {g}" for g in p.missing] + [f"{tense} removed: {g}" for g in p.surplus]
     lines += [f"not ours, left alone: {g}" for g in p.foreign]
+    lines += [f"blocked: {g.principal.removeprefix('User:')} may give no command (`access unblock`)" for g in p.blocked]
     document = {
         "world": settings.world, "equal": p.equal, "missing": [g.to_dict() for g in p.missing],
-        "surplus": [g.to_dict() for g in p.surplus], "foreign": [g.to_dict() for g in p.foreign], **more,
+        "surplus": [g.to_dict() for g in p.surplus], "foreign": [g.to_dict() for g in p.foreign],
+        "blocked": [g.to_dict() for g in p.blocked], **more,
     }  # fmt: skip
     screen.answer(document, as_json, lines or [f"the ACLs of {settings.world} are those of the table"])

@@ -4,6 +4,7 @@ and transactional id, exactly as the table says; then a small world whose roles 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -23,10 +24,11 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     UserScramCredentialDeletion,
 )
 
-from clearline import preparing
-from clearline.config import load_settings
-from clearline.publisher import Publisher
-from schemas.errors import PartUnavailableError
+from clearline import cli, preparing
+from clearline.config import load_settings, settings_env
+from clearline.connection import kafka_config, registry_of
+from clearline.publisher import DeliveryError, Publisher
+from schemas.errors import BadInputError, PartUnavailableError
 from streams import access
 from streams.clients import KafkaConfig
 from streams.reader import end_offsets, read_to_end
@@ -272,10 +274,72 @@ def test_what_somebody_changed_by_hand_is_seen_and_put_right(cluster: Cluster) -
     assert access.plan(cluster.admin(), WORLD).equal
 
 
+def test_who_is_blocked_gives_no_command_until_that_is_lifted(cluster: Cluster) -> None:
+    admin, publisher = cluster.admin(), cluster.config("live.publisher")
+    submitted = WORLD.submitted
+
+    def may_write() -> bool:
+        return writes(publisher, [submitted])[submitted]
+
+    assert access.block(admin, WORLD, "live.publisher", dry=True)
+    assert may_write()
+    assert access.block(admin, WORLD, "live.publisher")
+    assert not access.block(admin, WORLD, "live.publisher"), "again changes nothing"
+    assert not may_write()
+    assert writes(cluster.config("live.gateway"), [submitted])[submitted], "nobody else is"
+    found = access.apply(admin, WORLD)
+    assert found.equal
+    assert [g.principal for g in found.blocked] == ["User:live.publisher"]
+    assert not may_write(), "making the table's rules lifts it not"
+    assert access.block(admin, WORLD, "live.publisher", lift=True)
+    assert not access.block(admin, WORLD, "live.publisher", lift=True)
+    assert may_write()
+    assert access.plan(admin, WORLD).blocked == ()
+    for who, why in (
+        ("live.auditor", "live.auditor may not write live.transactions.submitted anyway"),
+        ("live.publsher", "those who may: live.console, live.gateway"),
+        ("live.worker", "live.worker settles"),
+    ):
+        with pytest.raises(BadInputError, match=why):
+            access.block(admin, WORLD, who)
+
+
 # ---- a small world of principals -------------------------------------------------------------------------------------------
 
 
-def test_a_world_in_which_everybody_is_himself_settles_money(cluster: Cluster, tmp_path: Path) -> None:
+def block_and_lift(
+    stack: OwnNames, p: Publisher, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the command line: a publisher that goes on is refused, and the journal says who did it and why."""
+
+    def command(name: str) -> Any:
+        capsys.readouterr()
+        arguments = ["access", name, "sandbox.publisher", "--note", "incident 12", "--by", "li", "--json"]
+        assert cli.main(arguments) == 0, capsys.readouterr().err
+        return json.loads(capsys.readouterr().out)
+
+    for name, value in settings_env(stack.resolved()).items():
+        monkeypatch.setenv(name, value)
+    told = command("block")
+    assert (told["principal"], told["blocked"], told["changed"]) == ("sandbox.publisher", True, True)
+    with pytest.raises(DeliveryError, match="uthorization"):
+        p.settle(payment("o-2", 5), timeout_s=ANSWER_S)
+    assert command("unblock")["changed"] is True
+    assert p.settle(payment("o-3", 5), timeout_s=ANSWER_S).status == "settled"
+    auditor = stack.as_role("auditor")
+    codec = registry_of(auditor).codec()
+    records = [codec.decode(r.value) for r in read_to_end(kafka_config(auditor), SMALL.journal)]
+    acts = [
+        (r.changes["act"], r.subject_id, r.changes["requested_by"], r.changes["note"])
+        for r in records
+        if r.command == "OperatorAct"
+    ]
+    assert acts == [(f"access.{x}", "sandbox.publisher", "li", "incident 12") for x in ("block", "unblock")]
+
+
+def test_a_world_in_which_everybody_is_himself_settles_money(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     prepare = cluster.settings(access.SUPER_USER, "PLAIN")
     settings = load_settings(data_dir=tmp_path / "data", world=SMALL.world, partitions=4, workers=1, kafka=prepare)
     with OwnNames(cluster, settings, ("registry", "clickhouse", "redis")) as stack:
@@ -284,6 +348,7 @@ def test_a_world_in_which_everybody_is_himself_settles_money(cluster: Cluster, t
             opened = [p.publish(document) for document in OPENING]
             assert [s.outcome(ANSWER_S).status for s in opened] == ["applied"] * 6 + ["settled"] * 2
             assert p.settle(payment("o-1", 5), timeout_s=ANSWER_S).status == "settled"
+            block_and_lift(stack, p, monkeypatch, capsys)
 
         from clearline.audit.tieout import tieout
         from clearline.audit.verify import verify

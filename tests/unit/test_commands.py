@@ -21,7 +21,7 @@ WRITES = frozenset({
     "unfreeze partner", "unfreeze product", "unfreeze world", "limit set", "calendar set", "product publish",
     "key create", "key rotate", "key revoke", "reader add", "reader remove", "recon import", "recon run",
     "recon settle", "recon withdraw", "sandbox join", "sandbox reset", "onboard request", "onboard approve",
-    "migrate apply", "access apply", "backup create", "backup restore", "redis rebuild", "offsets repair", "dlq redrive", "dlq discard",
+    "migrate apply", "access apply", "access block", "access unblock", "backup create", "backup restore", "redis rebuild", "offsets repair", "dlq redrive", "dlq discard",
     "dlq cancel", "webhook redeliver", "replay apply", "replay resume", "replay cancel", "replay drop",
 })  # fmt: skip
 # They start and stop processes of this machine and write into their own data folder.
