@@ -64,7 +64,7 @@ def test_every_command_line_can_be_typed(line: str) -> None:
         rest = [w for i, w in enumerate(words) if i not in given and not w.startswith("-") and not w.isdecimal()]
         command, rest = rest[1], rest[2:]
         if "operator" in rest[:-1]:
-            assert_in_the_tree(rest[rest.index("operator") + 1 :])
+            assert_in_the_tree(words[words.index("operator") + 1 :])
         assert command in COMPOSE_COMMANDS, line
         named = rest[:1] if command in ("exec", "run") else rest
         assert set(named) <= set(COMPOSE["services"]), line
