@@ -37,7 +37,7 @@ def _arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="clearline bench ledger", description="Measures the ledger in ClickHouse.")
     common_arguments(parser, PARTS)
     parser.add_argument("--rows", default="1000000,10000000", help="sizes of the ledger in postings, with commas")
-    parser.add_argument("--transactions", type=int, default=300_000, help="what the sink takes (default 300000)")
+    parser.add_argument("--transactions", type=int, default=600_000, help="what the sink takes (default 600000)")
     parser.add_argument("--rounds", type=int, default=3, help="rounds of the sink and of the server in turn")
     parser.add_argument("--draws", type=int, default=20, help="how often each report is asked")
     options = parser.parse_args(arguments)

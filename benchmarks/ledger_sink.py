@@ -32,10 +32,11 @@ from sinks.clickhouse import ClickHouseConfig, Database
 from sinks.ledger_sink import Arrival, LedgerSink
 from streams.reader import read_to_end
 from streams.registry import Registry
+from streams.sink_host import SinkOptions
 
 OF_SETTLEMENT_MIN = 3.0
 OF_ENGINE_MIN = 0.5
-BATCH = 50_000  # records, as the role's
+BATCH = SinkOptions().batch_records_max
 TABLES = ("control_changes", "postings", "pending", "outcomes")
 
 

@@ -108,15 +108,16 @@ class _InsertClient(Client):  # type: ignore[misc]
 class _BlockClient(_InsertClient):
     """A client whose inserts bring columns that are bytes already; see `sinks.native_block`."""
 
-    def begin_insert(self, query: str, columns: Sequence[Any], settings: dict[str, Any]) -> None:
+    def begin_insert(self, query: str, blocks: Sequence[Sequence[Any]], settings: dict[str, Any]) -> None:
         """Sends an insert with all its rows, and leaves the server to it."""
         with self.disconnect_on_error(query, settings):
             self.connection.send_query(query)
             self.connection.send_external_tables(None)
             wanted = self.receive_sample_block().columns_with_types
-            failpoint("sink_clickhouse.mid_insert")
-            send_block(self.connection, wanted, columns)
-            self.receive_profile_events()
+            for columns in blocks:
+                failpoint("sink_clickhouse.mid_insert")
+                send_block(self.connection, wanted, columns)
+                self.receive_profile_events()
             self.connection.send_data(ColumnOrientedBlock())  # an empty block: that is all
 
     def finish_insert(self) -> None:
@@ -219,18 +220,19 @@ class Database:
     def insert(self, table: str, columns: Sequence[str], data: Sequence[Any]) -> None:
         """One block of rows into a table. A column is a numpy array, Texts, Coded, or whatever has `tolist`. It lands
         whole or not at all if it is of one month."""
-        self.begin(table, columns, data).finish()
+        self.begin(table, columns, [data]).finish()
 
-    def begin(self, table: str, columns: Sequence[str], data: Sequence[Any]) -> Insert:
-        """The same, sent and not waited for: one at a time into each table. `close` gives up those that are not
-        finished, and the server may still store them."""
+    def begin(self, table: str, columns: Sequence[str], blocks: Sequence[Sequence[Any]]) -> Insert:
+        """The same, sent and not waited for: one at a time into each table. Of several blocks the server makes one part
+        as long as it gathers inserts (at least a million rows, unless it is set otherwise); else what lands is the
+        first of them. `close` gives up those that are not finished, and the server may still store them."""
         query = f"INSERT INTO {self.name}.{table} ({', '.join(columns)}) VALUES"
         if table not in self._inserters:
             self._inserters[table] = self._connection(raw=True)
         client = self._inserters[table]
         with self._errors():
-            blocks: list[Any] = [c if isinstance(c, np.ndarray | Texts | Coded) else c.tolist() for c in data]
-            client.begin_insert(query, blocks, {"async_insert": 0})
+            ready = [[c if isinstance(c, np.ndarray | Texts | Coded) else c.tolist() for c in data] for data in blocks]
+            client.begin_insert(query, ready, {"async_insert": 0})
         return Insert(partial(self._finish, client))
 
     def _finish(self, client: _BlockClient) -> None:

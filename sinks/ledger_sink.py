@@ -23,7 +23,7 @@ from schemas.codec import Codec
 from schemas.errors import BadInputError, InvariantError, PartUnavailableError
 from schemas.failpoints import failpoint
 from sinks.clickhouse import ClickHouseConfig, Database, Insert
-from sinks.columnar import Ints, decode_journal
+from sinks.columnar import Ints, JournalColumns, decode_journal
 from sinks.fence import take_over
 from sinks.rows import (
     Columns,
@@ -34,12 +34,14 @@ from sinks.rows import (
     outcomes_block,
     pending_block,
     postings_block,
+    together,
 )
 
 TABLES = ("postings", "pending", "outcomes", "control_changes")
 _BEFORE = ("control_changes", "postings", "pending")  # what a torn batch may have more of than its outcomes say
 _STEPS = {"control_changes": "changes"}  # fail points are called after the table, but for this one
 POSTINGS_PER_INSERT = 400_000
+PIECE_RECORDS = 50_000  # so many are decoded at once: arrays of more fall out of the processor's caches
 
 
 class Arrival(NamedTuple):
@@ -61,13 +63,22 @@ class Position:
     pending: int = 0
 
 
-@dataclass(slots=True)
-class _Chunk:
-    """What is inserted at once, and on its way: first into the tables before the outcomes, then the outcomes."""
+class _Piece(NamedTuple):
+    """Records of one month that are not stored yet, and what must be found of them."""
 
     j: JournalRows
+    rows: Ints
     expected: list[Expected]
-    outcomes: Columns
+
+
+@dataclass(slots=True)
+class _Chunk:
+    """What is inserted at once, and on its way: first into the tables before the outcomes, then the outcomes, of which
+    it holds the blocks."""
+
+    run: int
+    expected: list[Expected]
+    outcomes: list[Columns]
     inserts: dict[str, Insert] = field(default_factory=dict)
 
 
@@ -117,20 +128,14 @@ class LedgerSink:
         Raises what `take_over` raises, and UnknownSchemaError before anything of these was written.
         """
         assert self.run, "take_over comes before write"
-        columns = decode_journal([a.value for a in arrivals], self._codec) if arrivals else None
+        parts = [arrivals[i : i + PIECE_RECORDS] for i in range(0, len(arrivals), PIECE_RECORDS)]
+        decoded = [decode_journal([a.value for a in part], self._codec) for part in parts]
         before = self._proven
         run, self.run = self.run, 0  # whatever is raised below: only take_over makes this sink writable again
         try:
-            if columns is not None:
-                j = JournalRows(
-                    self._topic.encode(),
-                    run,
-                    np.fromiter((a.partition for a in arrivals), np.int64, len(arrivals)),
-                    np.fromiter((a.offset for a in arrivals), np.int64, len(arrivals)),
-                    columns,
-                )
-                for rows in chunks(j, self._fresh(j)):
-                    self._send(j, rows)
+            pieces = [p for part, c in zip(parts, decoded, strict=True) for p in self._pieces(run, part, c)]
+            for of_one_insert in _at_once(pieces):
+                self._send(run, of_one_insert)
             while self.under_way and not more:
                 self._advance()
         except BaseException:
@@ -153,6 +158,21 @@ class LedgerSink:
     def close(self) -> None:
         self._db.close()
 
+    def _pieces(self, run: int, arrivals: Sequence[Arrival], columns: JournalColumns) -> Iterator[_Piece]:
+        """What of these records is to be stored; it counts as on its way from here on."""
+        j = JournalRows(
+            self._topic.encode(),
+            run,
+            np.fromiter((a.partition for a in arrivals), np.int64, len(arrivals)),
+            np.fromiter((a.offset for a in arrivals), np.int64, len(arrivals)),
+            columns,
+        )
+        for rows in chunks(j, self._fresh(j)):
+            piece = _Piece(j, rows, list(expectations(j, rows)))
+            for e in piece.expected:
+                self._ends[e.partition] = e.last_offset + 1, e.last_sequence
+            yield piece
+
     def _fresh(self, j: JournalRows) -> Ints:
         """The records not stored yet, in order; holds the sequence without gap or repeat."""
         keep: list[Ints] = []
@@ -173,18 +193,20 @@ class LedgerSink:
             keep.append(rows)
         return np.sort(np.concatenate(keep))
 
-    def _send(self, j: JournalRows, rows: Ints) -> None:
+    def _send(self, run: int, pieces: Sequence[_Piece]) -> None:
         """Sends what comes before the outcomes, when the chunk before is as far as its outcomes."""
         failpoint("sink_clickhouse.before_insert")
-        chunk = _Chunk(j, list(expectations(j, rows)), outcomes_block(j, rows))
-        blocks = {table: _BLOCKS[table](j, rows, self._present(j, rows, table)) for table in _BEFORE}
+        expected = together(e for p in pieces for e in p.expected)
+        chunk = _Chunk(run, expected, [outcomes_block(p.j, p.rows) for p in pieces])
+        blocks = {
+            table: [_BLOCKS[table](p.j, p.rows, self._present(p.j, p.rows, table)) for p in pieces]
+            for table in _BEFORE
+        }  # fmt: skip
         self._advance()
         self._first = chunk
-        for e in chunk.expected:
-            self._ends[e.partition] = e.last_offset + 1, e.last_sequence
-        for table, block in blocks.items():
-            if len(block["run"]):
-                chunk.inserts[table] = self._begin(table, block)
+        for table, found in blocks.items():
+            if filled := [block for block in found if len(block["run"])]:
+                chunk.inserts[table] = self._begin(table, filled)
 
     def _advance(self) -> None:
         """Proves the outcomes that are under way, then the postings, of which it sends the outcomes."""
@@ -217,11 +239,11 @@ class LedgerSink:
             at.postings += e.postings[0]
             at.pending += e.pending[0]
             self._proven += e.outcomes[0]
-        self._note(chunk.j, chunk.expected)
+        self._note(chunk.run, chunk.expected)
         failpoint("sink_clickhouse.after_audit")
 
-    def _begin(self, table: str, block: Columns) -> Insert:
-        return self._db.begin(table, list(block), list(block.values()))
+    def _begin(self, table: str, blocks: Sequence[Columns]) -> Insert:
+        return self._db.begin(table, list(blocks[0]), [list(block.values()) for block in blocks])
 
     def _present(self, j: JournalRows, rows: Ints, table: str) -> Ints:
         """Those of these records that a torn batch had already brought into `table`."""
@@ -257,13 +279,13 @@ class LedgerSink:
                 raise PartUnavailableError("ClickHouse", self._db.config.address, hint)
             raise InvariantError(f"{where}: rows and sums must be {must}, are {have}")
 
-    def _note(self, j: JournalRows, expected: list[Expected]) -> None:
+    def _note(self, run: int, expected: list[Expected]) -> None:
         now = int(datetime.now(UTC).timestamp() * 1000)
         n = len(expected)
         topic = np.empty(n, dtype=object)
-        topic[:] = j.topic
+        topic[:] = self._topic.encode()
         columns: dict[str, Any] = {
-            "run": np.full(n, j.run, dtype=np.uint64),
+            "run": np.full(n, run, dtype=np.uint64),
             "topic": topic,
             "partition": np.array([e.partition for e in expected], dtype=np.uint16),
             "first_offset": np.array([e.first_offset for e in expected], dtype=np.uint64),
@@ -351,6 +373,22 @@ _PROOFS = {  # sums to read back, the column that bounds the range, and the fiel
     ),
     "control_changes": ("count(), sum(sequence)", "sequence", "changes"),
 }
+
+
+def _at_once(pieces: Sequence[_Piece]) -> Iterator[list[_Piece]]:
+    """What goes into one insert each: pieces that follow each other, of one month, with a bounded number of legs."""
+    held: list[_Piece] = []
+    legs = 0
+    for p in pieces:
+        own = int((p.j.legs[p.rows] + p.j.pending[p.rows]).sum())
+        month = p.j.months()[p.rows[0]]
+        if held and (legs + own > POSTINGS_PER_INSERT or month != held[0].j.months()[held[0].rows[0]]):
+            yield held
+            held, legs = [], 0
+        held.append(p)
+        legs += own
+    if held:
+        yield held
 
 
 def chunks(j: JournalRows, rows: Ints) -> Iterator[Ints]:

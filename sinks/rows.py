@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
@@ -258,6 +258,26 @@ def expectations(j: JournalRows, rows: Ints) -> Iterator[Expected]:
             ),
             changes=(len(changed), int(numbers["sequence"][np.array(changed, dtype=np.int64)].sum())),
         )  # fmt: skip
+
+
+def together(found: Iterable[Expected]) -> list[Expected]:
+    """What must be found of stretches that follow each other, each partition once."""
+    out: dict[int, Expected] = {}
+    for e in found:
+        before = out.get(e.partition)
+        if before is None:
+            out[e.partition] = e
+            continue
+        out[e.partition] = replace(
+            before, last_offset=e.last_offset, last_sequence=e.last_sequence,
+            outcomes=_added(before.outcomes, e.outcomes), postings=_added(before.postings, e.postings),
+            pending=_added(before.pending, e.pending), changes=_added(before.changes, e.changes),
+        )  # fmt: skip
+    return list(out.values())
+
+
+def _added(one: tuple[int, ...], other: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(a + b for a, b in zip(one, other, strict=True))
 
 
 def exact_sum(values: Ints) -> int:

@@ -56,7 +56,7 @@ class SinkOptions:
     `places_interval_s`: how often it is noted up to where limits are in, while none change.
     """
 
-    batch_records_max: int = 50_000
+    batch_records_max: int = 150_000
     flush_interval_ms: int = 1000
     balances_late_ms: int = 50
     places_interval_s: float = 5.0

@@ -14,11 +14,13 @@ from pathlib import Path
 
 from schemas import failpoints
 from schemas.errors import PartUnavailableError
+from sinks import ledger_sink
 from sinks.clickhouse import ClickHouseConfig, FencedError
 from sinks.ledger_sink import Arrival, LedgerSink
 from tests.journals import local_codec
 
 TOPIC = "test.journal@one"
+PIECE_RECORDS = 12  # so that an insert has several blocks, between which the process can be killed
 
 
 def feed(sink: LedgerSink, arrivals: list[Arrival], batch: int, pause_s: float = 0.0) -> None:
@@ -44,6 +46,7 @@ def start(config: ClickHouseConfig, file: Path, fail: str, batch: int, pause_s: 
 
 def _main(config: ClickHouseConfig, file: Path, fail: str, batch: int, pause_s: float) -> None:
     failpoints.arm(fail)
+    ledger_sink.PIECE_RECORDS = PIECE_RECORDS
     arrivals = [Arrival(*a) for a in pickle.loads(file.read_bytes())]
     deadline = time.monotonic() + 180
     while time.monotonic() < deadline:

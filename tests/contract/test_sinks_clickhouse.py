@@ -20,7 +20,7 @@ import pytest
 from schemas import failpoints
 from schemas.errors import BadInputError, InvariantError, PartUnavailableError
 from schemas.records import JournalRecord, PendingLeg, PostedLeg
-from sinks import migrate
+from sinks import ledger_sink, migrate
 from sinks.clickhouse import ClickHouseConfig, Database, FencedError
 from sinks.ledger_sink import Arrival, LedgerSink
 from tests import sink_child
@@ -166,7 +166,17 @@ def test_stores_every_field_and_resumes(config: ClickHouseConfig) -> None:
     assert audited == [(900, sum(len(x.record.postings) for x in lines))]
 
 
-def test_redelivered_records_are_left_out(config: ClickHouseConfig) -> None:
+def in_pieces(monkeypatch: pytest.MonkeyPatch, piece: int | None) -> None:
+    """Batches are decoded in pieces of so many records, each a block of its own in the insert."""
+    if piece is not None:
+        monkeypatch.setattr(ledger_sink, "PIECE_RECORDS", piece)
+
+
+@pytest.mark.parametrize("piece", [None, 60])
+def test_redelivered_records_are_left_out(
+    config: ClickHouseConfig, piece: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_pieces(monkeypatch, piece)
     lines = Maker(2).lines(300)
     sink = sink_of(config)
     sink.take_over()
@@ -203,7 +213,11 @@ def changed(line: Line, **fields: Any) -> Line:
     return Line(line.partition, line.offset, value, record)
 
 
-def test_a_month_end_and_a_clock_that_steps_back_over_it(config: ClickHouseConfig) -> None:
+@pytest.mark.parametrize("piece", [None, 17])
+def test_a_month_end_and_a_clock_that_steps_back_over_it(
+    config: ClickHouseConfig, piece: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_pieces(monkeypatch, piece)
     first_of_month = 20_788 * DAY_MS  # 2026-12-01
     lines = Maker(4, start_ms=first_of_month - 6_000, step_ms=60).lines(260)
     moved = [changed(x, booked_at=x.record.booked_at - (1_500 if i % 5 == 0 else 0)) for i, x in enumerate(lines)]
@@ -229,7 +243,9 @@ def test_days_that_no_calendar_has_do_not_stop_it(config: ClickHouseConfig) -> N
     assert set(wanted) == {0, 120_529}
 
 
-def test_one_insert_is_one_part(config: ClickHouseConfig) -> None:
+@pytest.mark.parametrize("piece", [None, 700])
+def test_one_insert_is_one_part(config: ClickHouseConfig, piece: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_pieces(monkeypatch, piece)
     stored(config, "SYSTEM STOP MERGES")
     try:
         sink = sink_of(config)
@@ -246,6 +262,27 @@ def test_one_insert_is_one_part(config: ClickHouseConfig) -> None:
             ("pending", 1),
             ("postings", 1),
         ]
+    finally:
+        stored(config, "SYSTEM START MERGES")
+
+
+def test_an_insert_has_a_bounded_number_of_legs(config: ClickHouseConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_pieces(monkeypatch, 50)
+    monkeypatch.setattr(ledger_sink, "POSTINGS_PER_INSERT", 400)
+    stored(config, "SYSTEM STOP MERGES")
+    try:
+        lines = Maker(25).lines(900)
+        sink = sink_of(config)
+        sink.take_over()
+        assert sink.write(arrivals(lines)) == 900
+        check(config, lines)
+        parts = stored(
+            config, "SELECT count(), max(rows) FROM system.parts WHERE database = currentDatabase() AND active "
+            "AND table = 'postings'",
+        )  # fmt: skip
+        legs = sum(len(x.record.postings) for x in lines)
+        assert legs / 400 < parts[0][0] < legs / 150
+        assert parts[0][1] <= 400
     finally:
         stored(config, "SYSTEM START MERGES")
 
