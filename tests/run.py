@@ -25,7 +25,7 @@ from typing import IO
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 SEARCHES = ["tests/simulation", "tests/property"]
-WORLDS = "tests/simulation/test_world.py"  # takes as long as all other searches, and is looked at beside them
+WORLDS = "tests/simulation/test_world.py"  # takes as long as each of the other two parts that search
 # Those that start whole systems and do them harm: one after the other in one part, so that no two are at it at once.
 # In this order, the longest first. Whoever is not named here runs in the part of roles on a shared broker.
 SYSTEMS = [
@@ -106,7 +106,7 @@ class Pytest:
 
 
 def run_whole_suite(long: bool, scratch: Path) -> list[tuple[int, int, int, int]]:
-    """Seven parts in three lanes; what a part printed is shown when it is done.
+    """Eight parts in three lanes; what a part printed is shown when it is done.
 
     In two lanes they used 70 % of two cores (2,955 s of processor in 2,113 s). The parts that start and kill most come
     first; the searches, which only reckon, last and side by side.
@@ -126,7 +126,10 @@ def run_whole_suite(long: bool, scratch: Path) -> list[tuple[int, int, int, int]
         Pytest("plain", ["-m", f"not stack{tier}", "tests", *ignored], scratch, coverage=True),
         Pytest("sinks", ["-m", f"stack{tier}", *SINKS], scratch, coverage=True),
         Pytest("worlds", ["-m", f"not stack{tier}", WORLDS], scratch, coverage=False),
-        Pytest("searches", ["-m", f"not stack{tier}", *SEARCHES, f"--ignore={WORLDS}"], scratch, coverage=False),
+        Pytest("properties", ["-m", f"not stack{tier}", "tests/property"], scratch, coverage=False),
+        Pytest(
+            "simulations", ["-m", f"not stack{tier}", "tests/simulation", f"--ignore={WORLDS}"], scratch, coverage=False
+        ),
     ]
     began = time.monotonic()
 
