@@ -22,10 +22,12 @@ from ledger.accounts import Account
 from ledger.book import Book
 from ledger.days import civil
 from ledger.entries import ENTRY, HOLD, EntryLog, Moved, kind_of
-from ledger.invariants import check_accounts
+from ledger.invariants import check_accounts, check_limits
 from ledger.keys import GENERATIONS, KeyIndex
 from ledger.money import AMOUNT_MAX, COUNTER_MAX
+from ledger.operations import quick_transfer
 from ledger.posting import Pending
+from ledger.product_sense import check
 from ledger.products import compile_document
 from ledger.reasons import MEANING, Rejection, told_of
 from ledger.state import Draft, PartitionBase
@@ -33,6 +35,7 @@ from processors.agents import add_settlement_agent
 from processors.finality import decides, offset_of
 from processors.settlement import Batch, merge
 from schemas.codec import UndecodableError
+from schemas.errors import InvariantError
 from schemas.identity import command_id
 from schemas.records import (
     Crossing,
@@ -47,6 +50,7 @@ from schemas.records import (
     SetPartnerState,
     Transaction,
 )
+from schemas.states import LimitState, UsageState, Used
 from tests.ledger_world import DAY, Ledger, account, admit, entry, key, pay, small_bank
 from tests.unit.test_closing import close, seal
 from tests.unit.test_settlement import World, transfer
@@ -381,7 +385,7 @@ def test_a_seal_without_a_partition_that_closed_with_its_first_record_is_refused
 def on_the_shelf(bank: Ledger, **document: Any) -> None:
     made = {"product": "shop", "version": 1, "currencies": ["CNY"], **document}
     text = json.dumps(made, sort_keys=True, separators=(",", ":"))
-    record = bank.one(PublishProduct("bank", key(), "shop", 1, 0, text, "ann", "why"))
+    record = bank.one(PublishProduct("bank", key(), made["product"], 1, 0, text, "ann", "why"))
     assert record.outcome == "applied", record
 
 
@@ -417,6 +421,89 @@ def test_a_role_of_many_is_named_with_a_number() -> None:
     on_the_shelf(bank, roles=roles, operations={"split": {"kind": "transfer", "steps": steps}})
     record = bank.one(asked("split", payer="acme:w:alice", payees="acme:w:bob"))
     assert (record.outcome, record.reason) == ("rejected", "role_unknown")
+
+
+# ---- the short ways say no more than the long ones ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("counter", ["payer", "payee"])
+def test_the_short_way_leaves_a_counter_at_its_last_unit_to_the_long_one(counter: str) -> None:
+    """The unit that does not fit would be posted, and the counter be no number that a store takes."""
+    bank = small_bank()
+    payment = pay("acme", "acme:w:alice", "acme:w:bob", 7)
+    accounts = Draft(bank.base).accounts
+    payer, payee = accounts["acme:w:alice"], accounts["acme:w:bob"]
+    payer.min_available = None
+    if counter == "payer":
+        payer.debits_posted = COUNTER_MAX - 7
+    else:
+        payee.credits_posted = COUNTER_MAX - 7
+    assert quick_transfer(accounts, payment) == [(payer, "debit", 7), (payee, "credit", 7)]
+    assert quick_transfer(accounts, msgspec.structs.replace(payment, amount=8)) is None
+
+
+def test_what_one_entry_takes_and_brings_back_is_counted_together() -> None:
+    """An account that stands in three legs may give what it gets in the same entry, what is released there, and no more."""
+    a, b = Account.new("acme:w", "liability", "CNY", 0, 0), Account.new("acme:x", "liability", "CNY", None, 0)
+    a.credits_posted = 40
+
+    def taken(amount: int, released: int = 0) -> None:
+        rules.check_totals([(a, "debit", amount), (a, "credit", 60), (b, "credit", amount - 60)], {"acme:w": released})
+
+    taken(100)
+    with pytest.raises(Rejection, match="insufficient_funds"):
+        taken(101)
+    taken(105, released=5)
+    with pytest.raises(Rejection, match="insufficient_funds"):
+        taken(106, released=5)
+
+
+def test_a_payment_is_refunded_under_its_own_product_only() -> None:
+    """Another one may keep no fees: what was agreed when it was paid would be undone by whoever chooses the refund."""
+    bank = small_bank()
+    roles = {"payer": {"owner": "caller"}, "payee": {"owner": "caller"}}
+    operations = {"pay": PLAIN, "back": {"kind": "refund", "fees": "keep"}}
+    on_the_shelf(bank, roles=roles, operations=operations)
+    on_the_shelf(bank, product="stall", roles=roles, operations=operations)
+    paid = asked("pay", payer="acme:w:alice", payee="acme:w:bob")
+    assert bank.one(paid).outcome == "settled"
+    back = msgspec.structs.replace(asked("back", 2), original=paid.idempotency_key)
+    record = bank.one(msgspec.structs.replace(back, product="stall"))
+    assert (record.reason, record.detail["field"]) == ("original_mismatch", "product")
+    record = bank.one(msgspec.structs.replace(back, currency="JPY", idempotency_key=key()))
+    assert (record.outcome, record.detail["field"]) == ("rejected", "currency")
+    assert bank.one(msgspec.structs.replace(back, idempotency_key=key())).outcome == "settled"
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_what_a_batch_before_had_used_is_no_breach_of_a_limit_that_was_lowered_since(before: bool) -> None:
+    """Looked for in the batches that are not merged yet, then in what is committed."""
+    base = PartitionBase()
+    used = UsageState("partner", "acme", (Used("day", "", 20_000, 9, 0),), 5)
+    lowered = LimitState("partner", "acme", (Limit("day", "", 3, None),), 6)
+    base.put_row("l:partner:acme", lowered)
+    under = Draft(base)
+    if before:
+        under.put_row("u:partner:acme", used)
+    else:
+        base.put_row("u:partner:acme", used)
+    draft = Draft(base, (under,))
+    draft.put_row("u:partner:acme", msgspec.structs.replace(used, source_offset=7))
+    check_limits(draft)
+    more = msgspec.structs.replace(used, used=(msgspec.structs.replace(used.used[0], count=10),))
+    draft.put_row("u:partner:acme", more)
+    with pytest.raises(InvariantError, match="partner acme took"):
+        check_limits(draft)
+
+
+def test_what_is_bought_and_sold_is_of_the_bank() -> None:
+    document = {
+        "product": "fx", "version": 1,
+        "roles": {r: {"owner": "caller"} for r in ("payer", "payee", "sold", "bought")},
+        "operations": {"change": {"kind": "exchange"}},
+    }  # fmt: skip
+    found = {f.rule for f in check(document)}
+    assert {"sold is an account of the bank", "bought is an account of the bank"} <= found
 
 
 # ---- what a refusal tells ----------------------------------------------------------------------------------------
