@@ -89,6 +89,7 @@ class Between:
         for n, (c, i, at) in enumerate(zip(batch, ids, times, strict=True)):
             record = book.settle(c, i, payload_digest(c), side.next + n, at)
             names_a_field_of(c, record)
+            assert record.sequence == book.head.sequence
             records.append(msgspec.structs.replace(record, chain=book.seal(CODEC.journal_body(record))))
         check_records(records)
         check_accounts(draft)

@@ -103,6 +103,7 @@ class Ledger:
         for n, (c, i, at) in enumerate(zip(commands, ids, times, strict=True)):
             record = book.settle(c, i, payload_digest(c), start + n, at)
             names_a_field_of(c, record)
+            assert record.sequence == book.head.sequence
             out.append(msgspec.structs.replace(record, chain=book.seal(CODEC.journal_body(record))))
         self.outbox = book.outbox
         return draft, out

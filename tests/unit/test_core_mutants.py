@@ -45,6 +45,7 @@ from schemas.records import (
     PublishProduct,
     SealDay,
     SealedPlace,
+    SetCalendar,
     SetFreeze,
     SetLimit,
     SetPartnerState,
@@ -84,8 +85,9 @@ def test_an_entry_of_many_legs_that_overflows_one_side_is_refused(side: str) -> 
     full, other = wide(**{f"{side}s_posted": COUNTER_MAX - 7}), Account.new("acme:x", "liability", "CNY", None, 0)
     opposite = "credit" if side == "debit" else "debit"
     rules.check_totals([(full, side, 3), (full, side, 4), (other, opposite, 7)])
-    with pytest.raises(Rejection, match="counter_overflow"):
+    with pytest.raises(Rejection, match="counter_overflow") as caught:
         rules.check_totals([(full, side, 3), (full, side, 5), (other, opposite, 8)])
+    assert caught.value.detail["field"] == "postings"
 
 
 def test_the_largest_credit_limit_is_one() -> None:
@@ -549,6 +551,25 @@ def test_an_exchange_into_the_same_currency_names_it() -> None:
     detail = bank.one(asked).detail
     assert (detail["field"], detail["currency"], detail["account_currency"]) == ("accounts.payee", "CNY", "CNY")
     assert exchange.bought_for(100, "1", "CNY", "CNY") == 100
+
+
+def test_another_payload_under_a_key_and_a_product_that_is_none_are_named() -> None:
+    bank = small_bank()
+    payment = pay("acme", "acme:w:alice", "acme:w:bob", 5)
+    bank.one(payment)
+    record = bank.one(msgspec.structs.replace(payment, amount=6))
+    told = {"field": "idempotency_key", "rule": "a key names one payload"}
+    assert (record.reason, record.detail) == ("idempotency_conflict", told)
+    on_the_shelf(bank, roles={"payer": {"owner": "caller"}, "payee": {"owner": "caller"}}, operations={"pay": PLAIN})
+    record = bank.one(msgspec.structs.replace(asked("pay"), product="shpo"))
+    assert (record.reason, record.detail) == ("product_unknown", {"field": "product", "product": "shpo"})
+
+
+@pytest.mark.parametrize("who", ["bank", "p" * 300])
+def test_of_a_calendars_subject_and_of_who_may_not_set_it_256_characters_are_told(who: str) -> None:
+    record = small_bank().one(SetCalendar(who, key(), "q" * 300, "UTC", (), 96, (), "ann", "why"))
+    assert record.outcome == "rejected"
+    assert record.detail["partner"] == ("q" if who == "bank" else "p") * 256
 
 
 def test_a_name_that_is_too_long_is_told_in_its_first_256_characters() -> None:
