@@ -80,7 +80,7 @@ def in_place(world: Any) -> Iterator[None]:
         (streams.host, "asyncio", SimpleNamespace(run_coroutine_threadsafe=no_coroutine)),
         (sinks.fence, "time", time), (sinks.fence, "random", sim.random),
         (sinks.fence, "os", SimpleNamespace(urandom=sim.random.randbytes)),
-        (sinks.ledger_sink, "Database", database), (sinks.log_sink, "Database", database),
+        (sinks.ledger_sink, "PIECE_RECORDS", 7), (sinks.ledger_sink, "Database", database), (sinks.log_sink, "Database", database),
         (sinks.balances, "redis", SimpleNamespace(
             RedisError=redis.RedisError,
             Redis=SimpleNamespace(from_url=lambda *_, **__: RedisClient(world.redis, sim if sim.task else None)))),

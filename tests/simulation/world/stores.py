@@ -95,11 +95,15 @@ class Database:
         if table == "ingest_batches":
             self._sim.step("insert")
             return
-        self.begin(table, columns, data).finish()
+        self.begin(table, columns, [data]).finish()
 
-    def begin(self, table: str, columns: Sequence[str], data: Sequence[Any]) -> Insert:
+    def begin(self, table: str, columns: Sequence[str], blocks: Sequence[Sequence[Any]]) -> Insert:
         t, sim = self._tables, self._sim
-        rows = [dict(zip(columns, values, strict=True)) for values in zip(*(c.tolist() for c in data), strict=True)]
+        rows = [
+            dict(zip(columns, values, strict=True))
+            for data in blocks
+            for values in zip(*(c.tolist() for c in data), strict=True)
+        ]
         sim.step("insert begins")
         if t.happens("insert_refused"):
             raise self._down("refused")
