@@ -22,7 +22,7 @@ STATES = (OPEN, REDRIVEN, DISCARDED)
 @dataclass(slots=True)
 class Task:
     """A redrive or a discard. `state`: running until it has ended; one that was killed stays so until the next begins.
-    Times in milliseconds UTC."""
+    Times in milliseconds UTC. `rows`: of its letters, as they were read; `done`: how many it says at its end."""
 
     id: str
     what: str
@@ -32,8 +32,15 @@ class Task:
     total: int
     started_at: int
     last_at: int
-    moved: int = 0
+    rows: int = 0
+    done: int = 0
     state: str = "running"
+
+    @property
+    def moved(self) -> int:
+        """How many letters it has moved. Its end can be read before the last of its rows, which stand in other
+        partitions: the markers of one Kafka transaction are not written all at once."""
+        return max(self.rows, self.done)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
@@ -72,7 +79,7 @@ class Moves:
             self._placed[t.to_partition, t.to_offset] = row
         task = self.tasks.get(t.task)
         if task is not None:
-            task.moved, task.last_at = task.moved + 1, max(task.last_at, at)
+            task.rows, task.last_at = task.rows + 1, max(task.last_at, at)
 
     def _task(self, t: Triage, at: int) -> None:
         if t.move == "started":
@@ -84,7 +91,7 @@ class Moves:
             task = self.tasks[t.task]
             task.last_at = at
             if t.move == "ended":
-                task.state = t.state
+                task.state, task.done = t.state, t.done
 
     def of(self, found: Found) -> list[Row]:
         """What was done with this letter, oldest first."""

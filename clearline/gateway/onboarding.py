@@ -64,7 +64,7 @@ def saw(parts: Parts, partner_id: str, check: str) -> None:
     if (partner_id, check) in notes.under_way:
         return
     notes.under_way.add((partner_id, check))
-    task = asyncio.get_running_loop().create_task(_note(parts, notes, partner_id, check))
+    task = asyncio.get_running_loop().create_task(_note(parts, notes, partner_id, check, parts.now_ms()))
     notes.tasks.add(task)
     task.add_done_callback(notes.tasks.discard)
 
@@ -91,13 +91,16 @@ async def current(parts: Parts, partner_id: str) -> Onboarding:
     return row
 
 
-async def change(parts: Parts, partner_id: str, check: str = "", **fields: Any) -> Onboarding:
-    """Adds a check, and sets fields. Returns the row as it is now. Raises PartUnavailableError."""
+async def change(
+    parts: Parts, partner_id: str, check: str = "", seen_at_ms: int | None = None, **fields: Any
+) -> Onboarding:
+    """Adds a check, seen then (None: now), and sets fields. Returns the row as it is. Raises PartUnavailableError."""
     async with _notes(parts).lock:
         row = row_of(parts.access, partner_id)
         new = msgspec.structs.replace(row, **fields)
+        at_ms = parts.now_ms() if seen_at_ms is None else seen_at_ms
         if check and check in missing(row):
-            new = msgspec.structs.replace(new, checks=(*new.checks, PassedCheck(check, parts.now_ms())))
+            new = msgspec.structs.replace(new, checks=(*new.checks, PassedCheck(check, at_ms)))
         if new != row:
             await asyncio.to_thread(parts.access.put, PREFIX + partner_id, new)
     return new
@@ -127,9 +130,9 @@ def document(row: Onboarding, state: str | None) -> Document:
     }
 
 
-async def _note(parts: Parts, notes: _Notes, partner_id: str, check: str) -> None:
+async def _note(parts: Parts, notes: _Notes, partner_id: str, check: str, seen_at_ms: int) -> None:
     try:
-        await change(parts, partner_id, check)
+        await change(parts, partner_id, check, seen_at_ms)
     except PartUnavailableError as e:  # it will be seen again
         log.warning("check_not_noted", partner=partner_id, check=check, error=str(e))
     finally:

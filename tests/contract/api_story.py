@@ -44,6 +44,8 @@ _MASKS = (
     (r"(test|live)_([a-z0-9]{16})_[A-Za-z0-9_-]{43}", r"\1_\2_" + "A" * 43),
     (r"whsec_[A-Za-z0-9+/]{43}=", "whsec_" + "A" * 43 + "="),
     (r'("created_at": )"[0-9TZ:.-]+"(,\n +"requested_by": "key)', r'\1"2026-11-22T09:00:00.500Z"\2'),
+    # A signature is made and checked by the clock of the wall.
+    (r'("check": "signature_verified",\n +"passed_at": )"[0-9TZ:.-]+"', r'\1"2026-11-22T09:00:00.094Z"'),
     (r"(-----BEGIN PRIVATE KEY-----\\n)[^-]*(\\n-----END)", r"\1...\2"),
     (r"(-----BEGIN PUBLIC KEY-----\\n)[^-]*(\\n-----END)", r"\1...\2"),
 )

@@ -272,7 +272,9 @@ def test_a_worker_refuses_a_journal_that_does_not_end_at_the_chain_head(world: W
     place = partition_of("acme", world.settings.partitions)
     last = [r for r in read_to_end(world.kafka, world.topics.journal) if r.partition == place][-1]
     forger = Producer(world.kafka.producer())
-    forger.produce(world.topics.journal, (last.value or b"")[:-1] + b"?", last.key, place, timestamp=last.timestamp_ms)
+    value = last.value or b""
+    forged = value[:-1] + bytes([value[-1] ^ 1])
+    forger.produce(world.topics.journal, forged, last.key, place, timestamp=last.timestamp_ms)
     forger.flush(30)
     with pytest.raises(InvariantError, match="chain head"):
         _recovered(world)

@@ -18,7 +18,7 @@ from clearline.deadletters.groups import group
 from clearline.deadletters.judge import Judge
 from clearline.deadletters.letters import Found, found_of
 from clearline.deadletters.match import Match, pattern_of
-from clearline.deadletters.moves import Moves
+from clearline.deadletters.moves import REDRIVEN, Moves
 from clearline.deadletters.plan import PROOF_AFTER_MS, Plan, Planner, Put, Rules, facts_of
 from clearline.deadletters.work import Pace
 from processors.settlement import ATTEMPTS_HEADER, REDRIVE_HEADER
@@ -71,6 +71,18 @@ def letter(
         partition, at,
         DeadLetter("live.transactions.submitted", *source, NOW - age_ms, reason, detail, attempts, b"acme", value),
     )  # fmt: skip
+
+
+def test_a_task_that_has_ended_has_moved_what_it_says_though_its_rows_are_read_later() -> None:
+    """They stand in other partitions, whose markers may come after that of the one with its end."""
+    rows = [Row(Triage("t", REDRIVEN, letter=f"1:{n}", original=f"1:{n}"), n) for n in range(3)]
+    moves = Moves([Row(Triage("t", "started", state="redrive", total=9), 0), rows[0]])
+    assert moves.tasks["t"].moved == 1
+    moves.take(Row(Triage("t", "ended", done=3, state="cancelled"), 5))
+    assert moves.tasks["t"].moved == 3
+    for row in rows[1:]:
+        moves.take(row)
+    assert moves.tasks["t"].moved == 3
 
 
 class Table:

@@ -33,6 +33,11 @@ EVERYTHING = Selection()
 assert partition_of(ACME, 2) != partition_of(ZETA, 2)
 
 
+def another(value: bytes) -> bytes:
+    """The same bytes but for the last one."""
+    return value[:-1] + bytes([value[-1] ^ 1])
+
+
 def rule(free: int, fee: int) -> Rule:
     """Transfers above `free` cost `fee`."""
     text = parse_product(Path("new.yaml"), wallet_document(free, fee).encode()).text
@@ -136,7 +141,7 @@ def test_a_changed_live_row_or_record_is_seen(world: MemoryWorld, tmp_path: Path
         """The journal's last record is another one once the walk is through."""
         found = original(topic, partition, start, end)
         changed = topic == "journal" and partition == 1 and start == place.offset
-        return (r._replace(value=(r.value or b"")[:-1] + b"\0") for r in found) if changed else found
+        return (r._replace(value=another(r.value or b"")) for r in found) if changed else found
 
     world.read = another_record  # type: ignore[method-assign]
     with pytest.raises(InvariantError, match="another record"):
@@ -418,7 +423,7 @@ def test_a_checkpoint_that_was_changed_is_not_gone_on_from(world: MemoryWorld, t
     marks = live.marks(world, CODEC, CODEC.decode, range(2))
     run.execute(one, world.eyes(), marks)
     file = one.folder / "checkpoint-1.bin"
-    file.write_bytes(file.read_bytes()[:-1] + b"\0")
+    file.write_bytes(another(file.read_bytes()))
     with pytest.raises(InvariantError, match="is not what was written"):
         run.execute(one, world.eyes(), marks)
 
