@@ -134,6 +134,15 @@ def test_every_key_is_known_after_a_snapshot(together: bool) -> None:
         assert known.find(ids[:3], 5) == {i: wanted[i] for i in ids[:3]}
 
 
+def test_many_keys_looked_up_at_once_are_found_with_their_own_digests_and_offsets() -> None:
+    """A repeat that met another key's digest would be refused as another payload, in large batches only."""
+    ids = [n.to_bytes(8, "big") * 2 for n in range(1, 601)]
+    digests = [(7 * n).to_bytes(8, "big") for n in range(1, 601)]
+    index = KeyIndex(1_000)
+    index.add(ids, digests, list(range(5_000, 5_600)), [500] * 600)
+    assert index.find(ids, 500) == dict(zip(ids, zip(digests, range(5_000, 5_600), strict=True), strict=True))
+
+
 def test_an_entry_is_forgotten_when_its_window_is_over() -> None:
     """Remembered for ever, a worker's memory grows until it dies."""
     log = EntryLog(window_ms=10 * GENERATIONS)
