@@ -173,10 +173,10 @@ def _kafka(whole: Sheet, transactions: float, f: Mapping[str, float], mean: floa
 
 def _clickhouse(whole: Sheet, transactions: float, f: Mapping[str, float], commands: float) -> None:
     """Shards and their disks. `commands`: a second, at the peak."""
-    line = whole.add
+    line, sink = whole.add, f"{f['sink_rate']:,.0f} records/s"
     records = line("ClickHouse, journal records a second, peak", "as the workers", commands, f"{commands:,.0f}")
     line(
-        "the sink at the peak", "peak / (174,203 records/s)", v := records / f["sink_rate"],
+        "the sink at the peak", f"peak / ({sink})", v := records / f["sink_rate"],
         f"{v:.0%} of one" if v < 1 else f"behind at the peak by {v:.1f} times, catches up after it",
     )  # fmt: skip
     row = f["postings"] * f["posting_bytes"] + f["other_bytes"]
@@ -193,7 +193,7 @@ def _clickhouse(whole: Sheet, transactions: float, f: Mapping[str, float], comma
     shards = math.ceil(disk * f["years"] / (f["server_tb"] * f["load"]))
     line("**ClickHouse shards**", "10 years of one replica / (20 TB × load)", shards, f"**{shards:,}**")
     hours = transactions * f["journal_records"] / f["sink_rate"] / 3600
-    line("hours to project a year again", "year × commands / 174,203 records/s", hours, f"{hours:,.0f} h")
+    line("hours to project a year again", f"year × commands / {sink}", hours, f"{hours:,.0f} h")
 
 
 def recovery_of(days: float, mean: float, accounts: float, f: Mapping[str, float]) -> float:

@@ -17,11 +17,11 @@ from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 
 from sinks.clickhouse import Database
+from sinks.ledger_sink import POSTINGS_PER_INSERT
 
 DAYS = 365
 DAY_MS = 86_400_000
 PARTITIONS = 4
-POSTINGS_PER_INSERT = 400_000  # as the sink's
 OUTCOME_EVERY = 50
 MEAN = 23_230  # minor units, of the amounts
 

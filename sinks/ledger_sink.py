@@ -70,6 +70,16 @@ class _Piece(NamedTuple):
     rows: Ints
     expected: list[Expected]
 
+    @property
+    def month(self) -> int:
+        """Of booking, as months since 1970."""
+        return int(self.j.months(self.rows[:1])[0])
+
+    @property
+    def legs(self) -> int:
+        """Rows for the two tables of legs."""
+        return sum(e.postings[0] + e.pending[0] for e in self.expected)
+
 
 @dataclass(slots=True)
 class _Chunk:
@@ -380,13 +390,11 @@ def _at_once(pieces: Sequence[_Piece]) -> Iterator[list[_Piece]]:
     held: list[_Piece] = []
     legs = 0
     for p in pieces:
-        own = int((p.j.legs[p.rows] + p.j.pending[p.rows]).sum())
-        month = p.j.months()[p.rows[0]]
-        if held and (legs + own > POSTINGS_PER_INSERT or month != held[0].j.months()[held[0].rows[0]]):
+        if held and (legs + p.legs > POSTINGS_PER_INSERT or p.month != held[0].month):
             yield held
             held, legs = [], 0
         held.append(p)
-        legs += own
+        legs += p.legs
     if held:
         yield held
 
@@ -397,7 +405,7 @@ def chunks(j: JournalRows, rows: Ints) -> Iterator[Ints]:
     Within a partition the order is kept from chunk to chunk, also when the broker's clock steps back over the end of
     a month.
     """
-    months = j.months()[rows]
+    months = j.months(rows)
     wave = np.zeros(len(rows), dtype=np.int64)
     if len(rows) and (months != months[0]).any():
         for p in np.unique(j.partition[rows]):

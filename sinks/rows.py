@@ -47,9 +47,11 @@ class JournalRows:
         """Number of changes of what is pending of each record."""
         return self.columns.pending["count"]
 
-    def months(self) -> Ints:
-        """The month of booking of each record, as months since 1970: one insert may hold one month only."""
-        return self.columns.numbers["booked_at"].astype("datetime64[ms]").astype("datetime64[M]").astype(np.int64)
+    def months(self, rows: Any = slice(None)) -> Ints:
+        """The month of booking of these records, as months since 1970: one insert may hold one month only."""
+        booked_at: Ints = self.columns.numbers["booked_at"][rows]
+        months: Ints = booked_at.astype("datetime64[ms]").astype("datetime64[M]").astype(np.int64)
+        return months
 
     def place(self, rows: Ints) -> Columns:
         """The columns that say where a row comes from."""

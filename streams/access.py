@@ -277,8 +277,9 @@ def block(
     found, grant = _found(kafka, admin), _denial(topics, f"User:{who}")
     if not lift:
         _refuse_to_block(topics, who, principals, found)
-    if (grant in found) is not lift or dry:
-        return (grant in found) is lift
+    to_do = (grant in found) is lift
+    if dry or not to_do:
+        return to_do
     changed: Mapping[Any, Future[Any]] = (
         admin.delete_acls([_filter(grant)], request_timeout=_ANSWER_S)
         if lift

@@ -98,8 +98,8 @@ async def change(
     async with _notes(parts).lock:
         row = row_of(parts.access, partner_id)
         new = msgspec.structs.replace(row, **fields)
-        at_ms = parts.now_ms() if seen_at_ms is None else seen_at_ms
         if check and check in missing(row):
+            at_ms = parts.now_ms() if seen_at_ms is None else seen_at_ms
             new = msgspec.structs.replace(new, checks=(*new.checks, PassedCheck(check, at_ms)))
         if new != row:
             await asyncio.to_thread(parts.access.put, PREFIX + partner_id, new)

@@ -46,7 +46,7 @@ class Stretch:
         names: dict[int, tuple[str, str]] = {}
         for j in self._pieces:
             records = np.flatnonzero(np.isin(j.offset, wrong))
-            in_month = j.months()[records] == (self.key.month // 100 - 1970) * 12 + self.key.month % 100 - 1
+            in_month = j.months(records) == (self.key.month // 100 - 1970) * 12 + self.key.month % 100 - 1
             expected |= expected_rows(self.table, j, records[in_month])
             names |= dict(zip(j.offset[records].tolist(), _transactions(j, records), strict=True))
         for place in sorted({*stored, *expected}, key=str):
